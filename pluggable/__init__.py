@@ -1,0 +1,1 @@
+"""A Twisted library for managed pluggable transports."""

@@ -1,0 +1,1 @@
+"""Tests of `torknock` that need no kernel and no tor."""

@@ -1,0 +1,1 @@
+"""Tests with a real tor, in a private network (root)."""

@@ -1,0 +1,5 @@
+"""`python -m torknock` is the command `torknock`."""
+
+from torknock.cli import main
+
+main()

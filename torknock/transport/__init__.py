@@ -1,0 +1,1 @@
+"""The transports, joined to tor by `pluggable`."""
