@@ -56,7 +56,7 @@ class Segment:
 class ISegmentProtocol(Interface):
     """What stands on top of `TCPProtocol`."""
 
-    def segmentReceived(segment: Segment, source: str, dest: str) -> None:
+    def segmentReceived(segment: Segment, source: str, dest: str) -> None:  # noqa: N805  an interface has no self
         """*segment* came from the address *source* to the address *dest*."""
 
 
