@@ -1,0 +1,136 @@
+"""The gate in nftables: loads the ruleset, changes its tokens, tells when somebody else changed it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.utils import getProcessOutputAndValue
+from zope.interface import implementer
+
+from torknock.gate import ruleset
+from torknock.gate.generation import ruleset_generation
+from torknock.gate.interfaces import GateFailed, IGate
+
+_TOKENS_A_COMMAND = 8192
+"""So many are written, and read by nft, at once: the text of more would hold the reactor up."""
+
+_T = TypeVar("_T")
+
+
+async def loaded_tables(reactor: Any) -> str:
+    """Every table of ours in this network namespace as nft prints it, without elements; "" if there is none."""
+    tables = (await _nft(reactor, ["list", "tables", ruleset.FAMILY])).split("\n")
+    ours = [table.removeprefix("table ") for table in tables if f" {ruleset.PREFIX}" in table]
+    return "".join([await _list(reactor, table.split()[1]) for table in ours])
+
+
+@implementer(IGate)
+class NftablesGate:
+    """A table of nftables in front of *door*. Needs CAP_NET_ADMIN, and the `nft` command."""
+
+    def __init__(self, reactor: Any, door: ruleset.Door) -> None:
+        self._reactor = reactor
+        self._door = door
+        self._one_at_a_time = DeferredLock()
+        self._claim: socket.socket | None = None
+        self._loaded = ""
+        self._generation: int | None = None
+
+    def open(self) -> Deferred[None]:
+        """See `IGate.open`. Fails if another process guards this door."""
+        return self._in_turn(self._open)
+
+    def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
+        """See `IGate.admit`."""
+        return self._in_turn(lambda: self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds)))
+
+    def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
+        """See `IGate.withdraw`."""
+        return self._in_turn(lambda: self._change(tokens, lambda some: ruleset.withdraw(self._door.table, some)))
+
+    def intact(self) -> Deferred[bool]:
+        """See `IGate.intact`. Costs microseconds unless somebody changed something in this network namespace."""
+        return self._in_turn(self._intact)
+
+    def close(self) -> Deferred[None]:
+        """See `IGate.close`."""
+        return self._in_turn(self._close)
+
+    def _in_turn(self, step: Callable[[], Coroutine[Deferred[Any], Any, _T]]) -> Deferred[_T]:
+        return self._one_at_a_time.run(step)
+
+    async def _open(self) -> None:
+        if self._claim is None:
+            self._claim = _claim(self._door)
+        await self._load(ruleset.load(self._door))
+        self._loaded = await _list(self._reactor, self._door.table)
+
+    async def _change(self, tokens: Collection[int], command: Callable[[list[int]], str]) -> None:
+        if self._claim is None:
+            raise GateFailed(f"the gate of port {self._door.port} is closed; nothing can be changed about it")
+        waiting = list(tokens)
+        for start in range(0, len(waiting), _TOKENS_A_COMMAND):
+            await self._load(command(waiting[start : start + _TOKENS_A_COMMAND]))
+
+    async def _load(self, commands: str) -> None:
+        before = _generation()
+        await _nft(self._reactor, ["-f", "-"], commands.encode("ascii"))
+        after = _generation()
+        ours_alone = after == before + 1 and self._generation in (before, None)
+        self._generation = after if ours_alone else None
+
+    async def _intact(self) -> bool:
+        generation = _generation()
+        if generation != self._generation:
+            try:
+                if await _list(self._reactor, self._door.table) != self._loaded:
+                    return False
+            except GateFailed:
+                return False
+            self._generation = generation
+        return True
+
+    async def _close(self) -> None:
+        if self._claim is not None:
+            await _nft(self._reactor, ["-f", "-"], ruleset.remove(self._door.table).encode("ascii"))
+            self._claim.close()
+            self._claim = None
+
+
+def _claim(door: ruleset.Door) -> socket.socket:
+    """The right to guard *door* for as long as the socket is open: its name can be had once in a network namespace."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        claim.bind(f"\0torknock/{door.table}")
+    except OSError as error:
+        claim.close()
+        raise GateFailed(
+            f"another torknock guards port {door.port}; stop it, or give this one another ServerTransportListenAddr"
+        ) from error
+    return claim
+
+
+def _generation() -> int:
+    try:
+        return ruleset_generation()
+    except OSError as error:
+        raise GateFailed(f"nftables cannot be asked: {error.strerror or error}; the kernel needs nf_tables") from error
+
+
+async def _list(reactor: Any, table: str) -> str:
+    return await _nft(reactor, ["--stateless", "--terse", "list", "table", ruleset.FAMILY, table])
+
+
+async def _nft(reactor: Any, arguments: list[str], stdin: bytes = b"") -> str:
+    nft = shutil.which("nft", path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+    if nft is None:
+        raise GateFailed("the command nft is missing; apt-get install nftables")
+    out, err, code = await getProcessOutputAndValue(nft, arguments, env={}, reactor=reactor, stdinBytes=stdin)
+    if code != 0:
+        told = err.decode("utf-8", "replace").strip().partition("\n")[0]
+        raise GateFailed(f"nft {' '.join(arguments)} ended with {code}: {told or 'nothing said'}")
+    return str(out, "utf-8", "replace")

@@ -1,0 +1,185 @@
+"""Keeps a gate in step with the keyring and the calendar: tokens by epoch, lines that come and go, repairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torknock.errors import TorknockError
+from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.tokens import TokenBook
+from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, expand_tokens, extract, seconds_valid
+from torknock.keyring import Issued, Keyring
+
+_log = Logger()
+
+_TICK = 0.5
+"""How often the keyring, the calendar and the gate are looked at."""
+
+_JUMP = 5.0
+"""A wall clock that runs away from the steady one by more than this was set."""
+
+_LINES_A_TURN = 250
+"""So many lines' tokens are derived before the reactor gets its turn."""
+
+
+class Refresh:
+    """Admits what is valid now and withdraws what is not, from `start` to `stop`.
+
+    *clock* times the waits and *now* tells the date: a clock that is set makes the gate be filled anew.
+    """
+
+    def __init__(self, keyring: Keyring, gate: IGate, clock: IReactorTime, now: Callable[[], float]) -> None:
+        self._keyring = keyring
+        self._gate = gate
+        self._clock = clock
+        self._now = now
+        self._book = TokenBook()
+        self._live: dict[str, Issued] = {}
+        self._prks: dict[str, bytes] = {}
+        self._changes: int | None = None
+        self._epoch = 0
+        self._ahead = 0.0
+        self._trouble = ""
+        self._running: Deferred[None] | None = None
+
+    async def start(self) -> None:
+        """Open the gate and fill it; from now on it is kept so. Raises what `Keyring` and `IGate` raise."""
+        await self._fill()
+        self._running = Deferred.fromCoroutine(self._keep())
+        self._running.addErrback(self._ended)
+
+    async def stop(self) -> None:
+        """Close the gate. Connections that came through it live on."""
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+        await self._gate.close()
+
+    def spend(self, isn: int) -> tuple[Issued, ...]:
+        """The live lines that *isn* opens a connection for, this once; empty if there is none."""
+        epochs, names = self._book.spend(isn)
+        valid = [epoch for epoch in epochs if abs(epoch - epoch_at(self._now())) <= NEIGHBOURS]
+        for epoch in epochs:
+            self._keyring.spend(epoch, isn)
+        return tuple(self._live[name] for name in names if name in self._live) if valid else ()
+
+    async def _keep(self) -> None:
+        while True:
+            await deferLater(self._clock, _TICK)
+            try:
+                await self._step()
+            except TorknockError as error:
+                await self._close_for(error)
+            else:
+                self._trouble = ""
+
+    async def _step(self) -> None:
+        now = self._now()
+        epoch = epoch_at(now)
+        set_by = now - self._clock.seconds() - self._ahead
+        if self._trouble or abs(set_by) > _JUMP or not self._epoch <= epoch <= self._epoch + 1:
+            await self._fill()
+            return
+        if not await self._gate.intact():
+            _log.warn("somebody else changed or removed the gate's nftables table; it is loaded anew")
+            await self._fill()
+            return
+        if epoch == self._epoch + 1:
+            self._epoch = epoch
+            self._forget(epoch - NEIGHBOURS)
+            await self._derive(self._live, [epoch + NEIGHBOURS])
+            await self._admit([epoch + NEIGHBOURS])
+        await self._follow(now)
+
+    async def _follow(self, now: float) -> None:
+        """Take up the lines that are new, and drop those that were revoked or have expired."""
+        changes = self._keyring.changes()
+        if changes != self._changes:
+            live = self._keyring.live(now)
+            self._changes = changes
+        elif any(issued.expires is not None and issued.expires <= now for issued in self._live.values()):
+            live = [issued for issued in self._live.values() if issued.expires is None or issued.expires > now]
+        else:
+            return
+        before, self._live = self._live, {issued.name: issued for issued in live}
+        gone = [name for name, issued in before.items() if self._live.get(name) != issued]
+        come = [name for name, issued in self._live.items() if before.get(name) != issued]
+        if gone:
+            nobodys: list[int] = []
+            for name in gone:
+                for epoch in self._book.epochs:
+                    nobodys += self._book.retire(epoch, name, self._tokens(before[name], epoch))
+                self._prks.pop(name, None)
+            await self._gate.withdraw(nobodys)
+        if come:
+            issued_before = {epoch: set(self._book.unspent(epoch)) for epoch in self._book.epochs}
+            await self._derive(come, issued_before)
+            for epoch, known in issued_before.items():
+                await self._admit_tokens(epoch, set(self._book.unspent(epoch)) - known)
+
+    async def _fill(self) -> None:
+        """Open the gate anew, with exactly what is valid now."""
+        now = self._now()
+        self._ahead = now - self._clock.seconds()
+        self._epoch = epoch_at(now)
+        epochs = range(self._epoch - NEIGHBOURS, self._epoch + NEIGHBOURS + 1)
+        self._changes = self._keyring.changes()
+        self._live = {issued.name: issued for issued in self._keyring.live(now)}
+        self._prks.clear()
+        self._book.clear()
+        self._forget(epochs[0])
+        self._book.remember_spent(self._keyring.spent(epochs))
+        await self._gate.open()
+        await self._derive(self._live, epochs)
+        await self._admit(epochs)
+
+    async def _derive(self, names: Collection[str], epochs: Iterable[int]) -> None:
+        waiting = list(names)
+        for epoch in epochs:
+            for start in range(0, len(waiting), _LINES_A_TURN):
+                for name in waiting[start : start + _LINES_A_TURN]:
+                    if name in self._live:
+                        self._book.issue(epoch, name, self._tokens(self._live[name], epoch))
+                await deferLater(self._clock, 0)
+
+    def _tokens(self, issued: Issued, epoch: int) -> tuple[int, ...]:
+        if issued.name not in self._prks:
+            self._prks[issued.name] = extract(issued.line.secret)
+        return expand_tokens(self._prks[issued.name], issued.line.bridge_name, epoch, issued.line.n)
+
+    async def _admit(self, epochs: Iterable[int]) -> None:
+        for epoch in epochs:
+            await self._admit_tokens(epoch, self._book.unspent(epoch))
+
+    async def _admit_tokens(self, epoch: int, tokens: Collection[int]) -> None:
+        left = math.floor(seconds_valid(epoch, self._now()))
+        if tokens and left > 0:
+            await self._gate.admit(tokens, left)
+
+    def _forget(self, before: int) -> None:
+        self._book.forget(before)
+        self._keyring.forget_spent(before)
+
+    async def _close_for(self, error: TorknockError) -> None:
+        if str(error) != self._trouble:
+            _log.error("the port is closed to everyone until this is mended: {reason}", reason=str(error))
+        self._trouble = str(error)
+        self._book.clear()
+        try:
+            await self._gate.close()
+        except GateFailed as worse:
+            _log.error("{reason}; the tokens run out within {seconds} s", reason=str(worse), seconds=2 * EPOCH)
+
+    def _ended(self, failure: Failure) -> Deferred[None] | None:
+        if failure.check(CancelledError):
+            return None
+        _log.failure("the gate is closed, because what keeps it fresh broke", failure=failure)
+        self._book.clear()
+        return self._gate.close()

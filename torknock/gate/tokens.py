@@ -1,0 +1,69 @@
+"""Which ISN opens for which lines, epoch by epoch, and which has done so (protocol.md §2.3). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from attrs import define, field
+
+
+@define
+class TokenBook:
+    """The tokens of all live lines in the epochs that count now. A line is known here by its name."""
+
+    _holders: dict[int, dict[int, tuple[str, ...]]] = field(factory=dict, init=False)
+    """epoch -> unspent ISN -> the lines that derive it; nearly always one."""
+    _spent: dict[int, set[int]] = field(factory=dict, init=False)
+    """epoch -> ISN that opened a connection."""
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The epochs that are written here, oldest first."""
+        return tuple(sorted(self._holders))
+
+    def issue(self, epoch: int, name: str, isns: Iterable[int]) -> None:
+        """Write down that the line *name* derives *isns* in *epoch*; those that are spent stay so."""
+        holders = self._holders.setdefault(epoch, {})
+        spent = self._spent.get(epoch, ())
+        for isn in isns:
+            if isn not in spent:
+                holders[isn] = (*holders[isn], name) if isn in holders else (name,)
+
+    def retire(self, epoch: int, name: str, isns: Iterable[int]) -> list[int]:
+        """Strike the line *name*'s *isns* of *epoch* out; returns those that open for nobody any more, in any epoch."""
+        holders = self._holders.get(epoch, {})
+        for isn in isns:
+            left = tuple(other for other in holders.get(isn, ()) if other != name)
+            if left:
+                holders[isn] = left
+            else:
+                holders.pop(isn, None)
+        return [isn for isn in isns if not any(isn in others for others in self._holders.values())]
+
+    def spend(self, isn: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """The epochs and the lines that *isn* opens for, this once; empty if it is nobody's or was spent before."""
+        epochs = tuple(epoch for epoch in self.epochs if isn in self._holders[epoch])
+        names: dict[str, None] = {}
+        for epoch in epochs:
+            names.update(dict.fromkeys(self._holders[epoch].pop(isn)))
+            self._spent.setdefault(epoch, set()).add(isn)
+        return epochs, tuple(names)
+
+    def remember_spent(self, tokens: Iterable[tuple[int, int]]) -> None:
+        """Take *tokens*, (epoch, ISN), for spent from now on: to be called before they are issued."""
+        for epoch, isn in tokens:
+            self._spent.setdefault(epoch, set()).add(isn)
+
+    def unspent(self, epoch: int) -> Collection[int]:
+        """The ISNs that still open a connection in *epoch*."""
+        return self._holders.get(epoch, {}).keys()
+
+    def forget(self, before: int) -> None:
+        """Tear out the epochs *before* that one, with what was spent in them."""
+        for pages in (self._holders, self._spent):
+            for epoch in [epoch for epoch in pages if epoch < before]:
+                del pages[epoch]
+
+    def clear(self) -> None:
+        """Let no line derive anything; what was spent stays spent."""
+        self._holders.clear()
