@@ -14,6 +14,10 @@ class GateFailed(TorknockError):
     """The gate could not be made what it should be. A port without a gate is closed."""
 
 
+class DoorTaken(GateFailed):
+    """Another process guards this door."""
+
+
 class IGate(Interface):
     """Who gets past the SYN. Calls are made one after the other; each may fail with `GateFailed`."""
 

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from torknock.gate import ruleset
 from torknock.gate.generation import ruleset_generation
-from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 
 _TOKENS_A_COMMAND = 8192
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""
@@ -41,7 +41,7 @@ class NftablesGate:
         self._generation: int | None = None
 
     def open(self) -> Deferred[None]:
-        """See `IGate.open`. Fails if another process guards this door."""
+        """See `IGate.open`. Fails with `DoorTaken` if another process guards this door."""
         return self._in_turn(self._open)
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
@@ -108,7 +108,7 @@ def _claim(door: ruleset.Door) -> socket.socket:
         claim.bind(f"\0torknock/{door.table}")
     except OSError as error:
         claim.close()
-        raise GateFailed(
+        raise DoorTaken(
             f"another torknock guards port {door.port}; stop it, or give this one another ServerTransportListenAddr"
         ) from error
     return claim
