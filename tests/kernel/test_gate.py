@@ -1,0 +1,211 @@
+"""Tests of the gate with real packets: `torknock server` on a host, knocks and scans from others."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.netns import Lab
+from torknock.gate.ruleset import Door, listing
+from torknock.isn.token import epoch_at, tokens
+from torknock.keyring import Issued
+
+
+def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
+    """Whether *condition* came true within *patience* seconds."""
+    gives_up = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > gives_up:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class GateTests(SynchronousTestCase):
+    """A bridge host with `torknock server` on 0.0.0.0:443, and a client host."""
+
+    def setUp(self) -> None:
+        lab = Lab()
+        self.addCleanup(lab.close)
+        self.bridge, self.client = lab.host("bridge"), lab.host("client")
+        self.service = HiddenService(self.bridge)
+        self.addCleanup(self.service.close)
+        self.alice = self.service.line("alice", time.time())
+        self.fresh = iter(self.tokens_of(self.alice))
+        self.assertTrue(wait_for(self.opens_with_a_token), self.service.said)
+
+    def tokens_of(self, issued: Issued, ahead: int = 0) -> list[int]:
+        line = issued.line
+        return list(tokens(line.secret, line.bridge_name, epoch_at(time.time()) + ahead, line.n))
+
+    def opens_with_a_token(self) -> bool:
+        return knock(self.client, self.bridge.address, 443, next(self.fresh)) == GREETING
+
+    def ruleset(self) -> str:
+        return self.bridge.run(["nft", "--stateless", "--terse", "list", "ruleset"]).stdout
+
+    def test_a_token_opens_once_and_nothing_else_opens(self) -> None:
+        """IPv4 and IPv6 are one door: what was spent on one does not open the other."""
+        for address, other in (
+            (self.bridge.address, self.bridge.address6),
+            (self.bridge.address6, self.bridge.address),
+        ):
+            token = next(self.fresh)
+            self.assertEqual(knock(self.client, address, 443, None), "refused")
+            self.assertEqual(knock(self.client, address, 443, token), GREETING)
+            self.assertEqual(knock(self.client, address, 443, token), "refused")
+            self.assertEqual(knock(self.client, other, 443, token), "refused")
+
+    def test_neighbouring_epochs_open_and_others_do_not(self) -> None:
+        """Clocks may differ by an epoch (protocol.md §2.3)."""
+        for ahead, expected in ((-2, "refused"), (-1, GREETING), (1, GREETING), (2, "refused")):
+            # The last of an epoch's tokens: an epoch that begins meanwhile changes who is whose neighbour.
+            began = epoch_at(time.time())
+            heard = knock(self.client, self.bridge.address, 443, self.tokens_of(self.alice, ahead)[-1])
+            if epoch_at(time.time()) == began:
+                self.assertEqual(heard, expected, f"epoch {ahead:+}")
+
+    def test_the_hidden_listener_is_on_loopback_alone(self) -> None:
+        """Its port is closed from outside, and no listener of the host has a public address."""
+        listeners = self.bridge.run(["ss", "-Hlntu"]).stdout.splitlines()
+        bound = [fields.split()[4].rpartition(":")[0] for fields in listeners]
+        self.assertTrue(bound)
+        self.assertFalse(set(bound) - {"127.0.0.1", "[::1]"}, bound)
+        for port in {int(fields.split()[4].rpartition(":")[2]) for fields in listeners}:
+            self.assertEqual(knock(self.client, self.bridge.address, port, None), "refused")
+            self.assertEqual(knock(self.client, self.bridge.address6, port, None), "refused")
+
+    def test_a_connection_to_the_hidden_port_itself_is_dropped(self) -> None:
+        """Somebody on the host who finds the listener gets nothing, token or not."""
+        hidden = int(re.findall(r"tproxy ip to 127\.0\.0\.1:(\d+)", self.ruleset())[0])
+        self.assertEqual(knock(self.bridge, "127.0.0.1", hidden, next(self.fresh)), "reset")
+
+    def test_rules_prints_what_is_loaded(self) -> None:
+        """`torknock rules` and the generated text agree with the kernel."""
+        loaded = self.ruleset()
+        ports = [int(port) for port in re.findall(r"tproxy ip6? to \S+:(\d+)", loaded)]
+        self.assertEqual(loaded, listing(Door("0.0.0.0", 443, ports[0], ports[1])))  # noqa: S104  compared, not bound
+        self.assertEqual(self.bridge.run(["torknock", "rules"]).stdout, loaded)
+
+    def test_a_flush_by_somebody_else_is_repaired(self) -> None:
+        """Closed meanwhile, open again within 5 s, and what was spent stays spent."""
+        spent = next(self.fresh)
+        self.assertEqual(knock(self.client, self.bridge.address, 443, spent), GREETING)
+        self.bridge.run(["nft", "flush", "ruleset"])
+        self.assertTrue(wait_for(lambda: "torknock-443" in self.ruleset(), 5))
+        self.assertTrue(wait_for(self.opens_with_a_token, 5))
+        self.assertEqual(knock(self.client, self.bridge.address, 443, spent), "refused")
+
+    def test_a_revoked_line_stops_opening(self) -> None:
+        """Within 2 s of the command, on the running bridge; another line is not touched."""
+        bob = self.service.line("bob", time.time())
+        self.assertTrue(
+            wait_for(lambda: knock(self.client, self.bridge.address, 443, self.tokens_of(bob).pop()) == GREETING)
+        )
+        self.bridge.run(["torknock", "line", "revoke", "alice", "--keyring", str(self.service.state / "torknock")])
+        time.sleep(2)
+        self.assertEqual(knock(self.client, self.bridge.address, 443, next(self.fresh)), "refused")
+        self.assertEqual(knock(self.client, self.bridge.address, 443, self.tokens_of(bob)[0]), GREETING)
+
+    def test_an_expired_line_stops_opening(self) -> None:
+        """Nobody has to do anything for it."""
+        bob = self.service.line("bob", time.time(), expires=int(time.time()) + 3)
+        waiting = iter(self.tokens_of(bob))
+        self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, 443, next(waiting)) == GREETING, 2))
+        time.sleep(max(0.0, (bob.expires or 0) + 2 - time.time()))
+        self.assertEqual(knock(self.client, self.bridge.address, 443, next(waiting)), "refused")
+
+    def test_the_table_is_removed_at_the_end(self) -> None:
+        """SIGTERM leaves the host as it was, and the port closed."""
+        self.service.process.terminate()
+        self.assertEqual(self.service.process.wait(10), 0)
+        self.assertEqual(self.ruleset(), "")
+        self.assertEqual(knock(self.client, self.bridge.address, 443, next(self.fresh)), "refused")
+
+    def test_a_killed_predecessors_table_is_replaced(self) -> None:
+        """SIGKILL: closed, though its table stands; the successor replaces it and opens nothing that was spent."""
+        spent = next(self.fresh)
+        self.assertEqual(knock(self.client, self.bridge.address, 443, spent), GREETING)
+        self.service.process.send_signal(signal.SIGKILL)
+        self.service.process.wait()
+        self.assertIn("torknock-443", self.ruleset())
+        self.assertEqual(knock(self.client, self.bridge.address, 443, next(self.fresh)), "refused")
+        self.service.start()
+        self.assertIn("SMETHOD torknock 0.0.0.0:443", self.service.said)
+        self.assertTrue(wait_for(self.opens_with_a_token))
+        self.assertEqual(knock(self.client, self.bridge.address, 443, spent), "refused")
+
+    def test_a_stopped_process_leaves_the_port_closed(self) -> None:
+        """A transport that hangs accepts nobody beyond the kernel's handshake; nothing of the service shows."""
+        os.kill(self.service.process.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.service.process.pid, signal.SIGCONT)
+        self.assertEqual(knock(self.client, self.bridge.address, 443, None), "refused")
+        self.assertEqual(knock(self.client, self.bridge.address, 443, next(self.fresh), patience=1), "silence")
+
+    def test_a_source_that_guesses_too_often_opens_nothing(self) -> None:
+        """256 misses are allowed; after them a token of that source does not open, one of another source does."""
+        with self.client.enter():
+            pass
+        for _ in range(260):
+            self.assertEqual(knock(self.client, self.bridge.address, 443, None), "refused")
+        token = next(self.fresh)
+        self.assertEqual(knock(self.client, self.bridge.address, 443, token), "refused")
+        self.assertEqual(knock(self.bridge, self.bridge.address, 443, token), GREETING)
+
+    def test_packets_that_are_only_forwarded_are_let_be(self) -> None:
+        """A bridge that is also a router does not judge SYNs to other hosts' port 443."""
+        self.assertIn("fib daddr type local", self.ruleset())
+
+
+class DoorTests(SynchronousTestCase):
+    """Which doors can be guarded."""
+
+    def setUp(self) -> None:
+        lab = Lab()
+        self.addCleanup(lab.close)
+        self.bridge, self.client = lab.host("bridge"), lab.host("client")
+
+    def test_a_door_of_one_address_guards_that_address(self) -> None:
+        """The same port of another address stays what it was, and has another table."""
+        service = HiddenService(self.bridge, f"[{self.bridge.address6}]:443")
+        self.addCleanup(service.close)
+        self.assertIn(f"SMETHOD torknock [{self.bridge.address6}]:443", service.said)
+        alice = service.line("alice", time.time())
+        line = alice.line
+        fresh = iter(tokens(line.secret, line.bridge_name, epoch_at(time.time()), line.n))
+        self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address6, 443, next(fresh)) == GREETING))
+        self.assertEqual(knock(self.client, self.bridge.address, 443, next(fresh)), "refused")
+
+    def test_a_port_that_somebody_serves_is_refused(self) -> None:
+        """A listener on the port would answer strangers, so the transport says so and stays idle."""
+        server = self.bridge.popen(["python3", "-m", "http.server", "443"])
+        self.assertTrue(wait_for(lambda: ":443" in self.bridge.run(["ss", "-Hlnt"]).stdout))
+        service = HiddenService(self.bridge)
+        self.addCleanup(service.close)
+        self.assertIn("SMETHODS DONE", service.said)
+        self.assertTrue(any(told.startswith("SMETHOD-ERROR torknock ") for told in service.said), service.said)
+        self.assertIsNone(service.process.poll())
+        server.terminate()
+
+    def test_two_processes_do_not_guard_one_door(self) -> None:
+        """The second says so; the first goes on."""
+        first = HiddenService(self.bridge)
+        self.addCleanup(first.close)
+        second = HiddenService(self.bridge)
+        self.addCleanup(second.close)
+        self.assertTrue(any(told.startswith("SMETHOD-ERROR torknock ") for told in second.said), second.said)
+        self.assertIsNone(first.process.poll())
+
+    def test_no_port_means_a_port_of_ours(self) -> None:
+        """Port 0 is answered with the port that is protected."""
+        service = HiddenService(self.bridge, "0.0.0.0:0")
+        self.addCleanup(service.close)
+        methods = [told for told in service.said if told.startswith("SMETHOD ")]
+        self.assertEqual(len(methods), 1)
+        self.assertIn(int(methods[0].rpartition(":")[2]), range(10_000, 30_000))

@@ -1,0 +1,127 @@
+"""A hidden service without tor: `torknock server` itself, and behind it an ORPort that greets and echoes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.netns import Host, Namespace, end
+from torknock.keyring import Issued, Keyring
+from torknock.linux import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
+
+GREETING = b"this is the hidden service\n"
+"""What the service behind the door says first."""
+
+
+class HiddenService:
+    """`torknock server` on *host*, as tor starts it, in front of a service that says `GREETING` and echoes."""
+
+    def __init__(self, host: Host, listen: str = "0.0.0.0:443", directory: Path | None = None) -> None:
+        self.host = host
+        self._directory = tempfile.TemporaryDirectory(prefix="torknock-", ignore_cleanup_errors=True)
+        self.state = directory or Path(self._directory.name) / "pt_state"
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        with host.enter():
+            self._service = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+        self.listen = listen
+        self.said: list[str] = []
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the transport and wait until it has said all that it says at its start."""
+        environment = {
+            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
+            "TOR_PT_STATE_LOCATION": f"{self.state}/",
+            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
+            "TOR_PT_SERVER_TRANSPORTS": "torknock",
+            "TOR_PT_SERVER_BINDADDR": f"torknock-{self.listen}",
+            "TOR_PT_ORPORT": f"127.0.0.1:{self._service.getsockname()[1]}",
+            "PATH": "/usr/sbin:/usr/bin",
+        }
+        self.process = self.host.popen(
+            [str(Path(sys.executable).with_name("torknock")), "server"],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        for told in self.process.stdout:
+            self.said.append(told.rstrip("\n"))
+            if told == "SMETHODS DONE\n":
+                break
+        threading.Thread(target=self._listen_to, args=(self.process,), daemon=True).start()
+        return self.process
+
+    def _listen_to(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(ValueError):
+            self.said += (told.rstrip("\n") for told in process.stdout)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._service.accept()
+                threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def _greet(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(GREETING)
+            while octets := connection.recv(65536):
+                connection.sendall(octets)
+
+    def keyring(self) -> Keyring:
+        """The keyring of the running transport, opened a second time."""
+        return Keyring.open(self.state / "torknock", create=True)
+
+    def line(self, name: str, now: float, n: int = 64, expires: int | None = None) -> Issued:
+        """A new line of channel `raw`, so that a knock alone reaches the service."""
+        with self.keyring() as keyring:
+            return keyring.add(name, n=n, channel="raw", expires=expires, now=now)
+
+    def close(self) -> None:
+        """End the transport and the service, and remove the keyring."""
+        end([self.process])
+        self._service.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def knock(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> bytes | str:
+    """Connect from *source* with a SYN whose ISN is *isn* (None: the kernel's own); what came first, or why nothing did.
+
+    The reason is "refused", "reset" or "silence".
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with source.enter():
+        connection = socket.socket(family, socket.SOCK_STREAM)
+    with connection:
+        if isn is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
+            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+        connection.settimeout(patience)
+        try:
+            connection.connect((address, port))
+            return connection.recv(len(GREETING))
+        except ConnectionRefusedError:
+            return "refused"
+        except ConnectionResetError:
+            return "reset"
+        except TimeoutError:
+            return "silence"

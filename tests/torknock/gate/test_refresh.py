@@ -1,0 +1,206 @@
+"""Tests of torknock.gate.refresh: what opens when, with a gate that only remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.refresh import Refresh
+from torknock.isn.token import EPOCH, tokens
+from torknock.keyring import Issued, Keyring
+
+NOW = 1_700_000_100.0
+E = int(NOW // EPOCH)
+
+
+@implementer(IGate)
+class Remembered:
+    """A gate of which only the memory is there: which tokens open, until when."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[int, float] = {}
+        self.standing = False
+        self.tampered = False
+        self.refuses: GateFailed | None = None
+
+    @property
+    def opens(self) -> set[int]:
+        return {token for token, until in self._until.items() if until > self._clock.seconds()}
+
+    def _done(self) -> Deferred[None]:
+        return succeed(None) if self.refuses is None else fail(self.refuses)
+
+    def open(self) -> Deferred[None]:
+        if self.refuses is None:
+            self._until.clear()
+            self.standing, self.tampered = True, False
+        return self._done()
+
+    def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
+        if self.refuses is None:
+            for token in tokens:
+                self._until.setdefault(token, self._clock.seconds() + seconds)
+        return self._done()
+
+    def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
+        if self.refuses is None:
+            for token in tokens:
+                self._until.pop(token, None)
+        return self._done()
+
+    def intact(self) -> Deferred[bool]:
+        return succeed(not self.tampered)
+
+    def close(self) -> Deferred[None]:
+        self._until.clear()
+        self.standing = False
+        return succeed(None)
+
+
+class RefreshTests(SynchronousTestCase):
+    """A gate, a keyring and a calendar, kept in step."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.set_by = 0.0
+        self.directory = Path(self.mktemp()).absolute()
+        self.keyring = Keyring.open(self.directory, create=True)
+        self.addCleanup(self.keyring.close)
+        self.alice = self.keyring.add("alice", expires=None, now=NOW)
+        self.gate = Remembered(self.clock)
+        self.refresh = Refresh(self.keyring, self.gate, self.clock, self.now)
+
+    def now(self) -> float:
+        return NOW + self.set_by + self.clock.seconds()
+
+    def started(self) -> None:
+        starting = Deferred.fromCoroutine(self.refresh.start())
+        self.pass_time(0.1)
+        self.successResultOf(starting)
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(max(1, round(seconds / 0.1))):
+            self.clock.advance(0.1)
+
+    def tokens_of(self, issued: Issued, *epochs: int) -> set[int]:
+        line = issued.line
+        return {isn for epoch in epochs for isn in tokens(line.secret, line.bridge_name, epoch, line.n)}
+
+    def test_three_epochs_open(self) -> None:
+        """The present epoch's tokens and its neighbours' are valid (protocol.md §2.3)."""
+        self.started()
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+
+    def test_tokens_follow_the_calendar(self) -> None:
+        """An epoch later, one epoch has gone and one has come."""
+        self.started()
+        self.pass_time(EPOCH + 1)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E, E + 1, E + 2))
+        self.pass_time(5 * EPOCH)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E + 5, E + 6, E + 7))
+
+    def test_nobody_refreshes_and_the_gate_closes(self) -> None:
+        """Tokens run out by themselves when the process hangs or dies."""
+        self.started()
+        self.clock.rightNow += 3 * EPOCH
+        self.assertEqual(self.gate.opens, set())
+
+    def test_a_token_belongs_to_its_line_once(self) -> None:
+        """The second connection with it finds nobody."""
+        self.started()
+        isn = min(self.tokens_of(self.alice, E))
+        self.assertEqual([issued.name for issued in self.refresh.spend(isn)], ["alice"])
+        self.assertEqual(self.refresh.spend(isn), ())
+
+    def test_a_new_line_opens_within_two_seconds(self) -> None:
+        """Another process adds it; nothing is restarted."""
+        self.started()
+        with Keyring.open(self.directory, create=False) as elsewhere:
+            bob = elsewhere.add("bob", expires=None, now=self.now())
+        self.pass_time(2)
+        self.assertTrue(self.tokens_of(bob, E - 1, E, E + 1) <= self.gate.opens)
+
+    def test_a_revoked_line_opens_nothing_within_two_seconds(self) -> None:
+        """Its tokens are withdrawn, and a connection that one had just opened belongs to nobody."""
+        self.started()
+        with Keyring.open(self.directory, create=False) as elsewhere:
+            elsewhere.revoke("alice", now=self.now())
+        self.pass_time(2)
+        self.assertEqual(self.gate.opens, set())
+        self.assertEqual(self.refresh.spend(min(self.tokens_of(self.alice, E))), ())
+
+    def test_an_expired_line_opens_nothing(self) -> None:
+        """Nobody has to do anything for it."""
+        bob = self.keyring.add("bob", expires=int(NOW) + 60, now=NOW)
+        self.started()
+        self.assertTrue(self.tokens_of(bob, E) <= self.gate.opens)
+        self.pass_time(62)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+
+    def test_a_gate_that_was_flushed_is_filled_without_what_was_spent(self) -> None:
+        """`nft flush ruleset` opens nothing for a second time."""
+        self.started()
+        used = min(self.tokens_of(self.alice, E))
+        self.refresh.spend(used)
+        self.gate._until.clear()
+        self.gate.tampered = True
+        self.pass_time(2)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
+
+    def test_a_process_that_starts_anew_opens_nothing_for_a_second_time(self) -> None:
+        """What was spent is in the keyring."""
+        self.started()
+        used = min(self.tokens_of(self.alice, E))
+        self.refresh.spend(used)
+        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
+        self.refresh = Refresh(self.keyring, self.gate, self.clock, self.now)
+        self.started()
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
+
+    def test_a_clock_that_is_set_fills_the_gate_anew(self) -> None:
+        """A day forward, then back: what opens is always what is valid at the date that is told."""
+        self.started()
+        self.set_by = 86_400.0
+        self.pass_time(2)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E + 287, E + 288, E + 289))
+        self.set_by = 0.0
+        self.pass_time(2)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+
+    def test_a_gate_that_cannot_be_changed_is_taken_away_and_made_anew(self) -> None:
+        """A line that could not be withdrawn does not stay open; the trouble is said once."""
+        self.started()
+        self.gate.refuses = GateFailed("nft ended with 1")
+        self.keyring.revoke("alice", now=self.now())
+        with capturedLogs() as events:
+            self.pass_time(5)
+        self.assertFalse(self.gate.standing)
+        errors = [event for event in events if event["log_level"] >= LogLevel.error]
+        self.assertEqual([event["reason"] for event in errors], ["nft ended with 1"])
+        self.gate.refuses = None
+        self.pass_time(2)
+        self.assertTrue(self.gate.standing)
+        self.assertEqual(self.gate.opens, set())
+
+    def test_a_keyring_that_is_lost_closes_the_gate(self) -> None:
+        """What cannot be read may have been revoked."""
+        self.started()
+        self.keyring.close()
+        self.pass_time(2)
+        self.assertEqual(self.gate.opens, set())
+        self.assertFalse(self.gate.standing)
+
+    def test_stop_leaves_nothing(self) -> None:
+        """The gate is closed, and no call is left waiting."""
+        self.started()
+        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
+        self.assertFalse(self.gate.standing)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
