@@ -5,14 +5,15 @@ tests can hold one against the other. Needs root for `Capture` only.
 
     with Capture(lab.host("probe")) as capture:
         ...
-        capture.wait(lambda seen: seen.packet.opens)
-    syns = [seen.packet for seen in capture.seen if seen.packet.opens]
+        syn = capture.wait(lambda packet: packet.opens)
+    answers = [packet for packet in capture.tcp(syn.destination_port) if packet.source == syn.destination]
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import select
 import socket
 import struct
@@ -32,7 +33,7 @@ SOL_PACKET, PACKET_STATISTICS, PACKET_OUTGOING = 263, 6, 4  # linux/socket.h, li
 _CHAINED = {0, 43, 60, 135}  # hop-by-hop, routing, destination options, mobility: RFC 8200 §4, RFC 6275 §6.1
 
 
-class NotTCP(ValueError):  # noqa: N818  what it is says more
+class NotTCP(ValueError):
     """These octets are not one whole, unfragmented TCP segment over IPv4 or IPv6."""
 
 
@@ -101,7 +102,8 @@ class Packet:
     @property
     def total_length(self) -> int:
         """Octets of the whole datagram."""
-        header = 20 + len(self.ip_options) if self.version == 4 else 40 + sum(1 + len(body) for _, body in self.extensions)
+        extensions = sum(1 + len(body) for _, body in self.extensions)
+        header = 20 + len(self.ip_options) if self.version == 4 else 40 + extensions
         return header + 20 + len(self.options) + len(self.payload)
 
     @property
@@ -132,9 +134,9 @@ class Packet:
         )  # fmt: skip
 
 
-def checksum(octets: bytes) -> int:
+def checksum(octets: bytes | bytearray) -> int:
     """The Internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
@@ -165,10 +167,9 @@ def build(packet: Packet, bad_checksum: bool = False) -> bytes:
         return bytes(header + segment)
     numbers = [number for number, _ in packet.extensions] + [socket.IPPROTO_TCP]
     chain = b"".join(bytes([after]) + body for (_, body), after in zip(packet.extensions, numbers[1:], strict=True))
-    return struct.pack(
-        "!IHBB16s16s", 6 << 28 | packet.tos << 20 | packet.flow_label, len(chain) + len(segment), numbers[0], packet.ttl,
-        source, destination,
-    ) + chain + bytes(segment)  # fmt: skip
+    first, length = 6 << 28 | packet.tos << 20 | packet.flow_label, len(chain) + len(segment)
+    header6 = struct.pack("!IHBB", first, length, numbers[0], packet.ttl) + source + destination
+    return header6 + chain + bytes(segment)
 
 
 def parse(octets: bytes) -> Packet:
@@ -188,7 +189,8 @@ def _parse4(octets: bytes) -> Packet:
     header = (vihl & 15) * 4
     if protocol != socket.IPPROTO_TCP or fragment & 0x3FFF or not 20 <= header <= total <= len(octets):
         raise NotTCP("not a whole TCP datagram")
-    packet = _parse_segment(octets[header:total], *(socket.inet_ntop(socket.AF_INET, octets[i : i + 4]) for i in (12, 16)))
+    source, destination = (socket.inet_ntop(socket.AF_INET, octets[i : i + 4]) for i in (12, 16))
+    packet = _parse_segment(octets[header:total], source, destination)
     return replace(
         packet, ttl=ttl, tos=tos, identification=identification, ip_flags=fragment >> 13, ip_options=octets[20:header]
     )
@@ -206,7 +208,8 @@ def _parse6(octets: bytes) -> Packet:
         number, rest = rest[0], rest[size:]
     if number != socket.IPPROTO_TCP or len(octets) < 40 + length:
         raise NotTCP("not a whole TCP datagram")
-    packet = _parse_segment(rest, *(socket.inet_ntop(socket.AF_INET6, octets[i : i + 16]) for i in (8, 24)))
+    source, destination = (socket.inet_ntop(socket.AF_INET6, octets[i : i + 16]) for i in (8, 24))
+    packet = _parse_segment(rest, source, destination)
     return replace(
         packet, ttl=ttl, tos=first >> 20 & 0xFF, flow_label=first & 0xFFFFF, ip_flags=0, extensions=tuple(extensions)
     )
@@ -215,12 +218,11 @@ def _parse6(octets: bytes) -> Packet:
 def _parse_segment(octets: bytes, source: str, destination: str) -> Packet:
     if len(octets) < 20 or not 20 <= (octets[12] >> 4) * 4 <= len(octets):
         raise NotTCP("short TCP header")
-    source_port, destination_port, seq, ack, offset, control, window, _, urgent = struct.unpack_from("!HHIIBBHHH", octets)
+    ports_seq_ack = struct.unpack_from("!HHII", octets)
+    offset, control, window, _, urgent = struct.unpack_from("!BBHHH", octets, 12)
     header = (offset >> 4) * 4
-    return Packet(
-        source, destination, source_port, destination_port, seq, ack, Control(control), window, urgent,
-        octets[20:header], octets[header:],
-    )  # fmt: skip
+    options, payload = octets[20:header], octets[header:]
+    return Packet(source, destination, *ports_seq_ack, Control(control), window, urgent, options, payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,8 @@ class Capture:
         self.interface = interface
         self._seen: list[Seen] = []
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopped = False
+        self._stop = os.eventfd(0)
         self.dropped = 0
         """Packets that came faster than they were read."""
         with namespace.enter():
@@ -266,6 +269,7 @@ class Capture:
             self._reader.start()
         except BaseException:
             self._socket.close()
+            os.close(self._stop)
             raise
 
     @property
@@ -281,7 +285,9 @@ class Capture:
 
     def wait(self, wanted: Callable[[Packet], bool], timeout: float = 10.0) -> Packet:
         """The first TCP segment that *wanted* is true for, perhaps one that is still to come. Raises `TimeoutError`."""
-        return self.wait_seen(lambda seen: seen.packet is not None and wanted(seen.packet), timeout).packet  # type: ignore[return-value]
+        found = self.wait_seen(lambda seen: seen.packet is not None and wanted(seen.packet), timeout).packet
+        assert found is not None  # that was asked for
+        return found
 
     def wait_seen(self, wanted: Callable[[Seen], bool], timeout: float = 10.0) -> Seen:
         """The first datagram that *wanted* is true for, perhaps one that is still to come. Raises `TimeoutError`."""
@@ -312,16 +318,17 @@ class Capture:
                 self._seen.append(Seen(seconds * 10**9 + nanoseconds, sender[0], outgoing, octets, packet))
 
     def _read(self) -> None:
-        while not self._stopping.is_set():
-            select.select([self._socket], [], [], 0.05)
+        while self._stop not in select.select([self._socket, self._stop], [], [])[0]:
             self._drain()
 
     def stop(self) -> None:
         """What passes from now on is not seen; what was seen stays. May be called again."""
-        if self._stopping.is_set():
+        if self._stopped:
             return
-        self._stopping.set()
+        self._stopped = True
+        os.eventfd_write(self._stop, 1)
         self._reader.join()
+        os.close(self._stop)
         self._drain()
         self.dropped = struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
         with self._lock:

@@ -13,6 +13,7 @@ Needs root.
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import os
 import secrets
@@ -214,8 +215,12 @@ class _MsgHdr(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_void_p), ("namelen", ctypes.c_uint32), ("iov", ctypes.POINTER(_IOVec)),
         ("iovlen", ctypes.c_size_t), ("control", ctypes.c_void_p), ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int), ("len", ctypes.c_uint),
-    )  # fmt: skip  # struct mmsghdr: sys/socket.h
+        ("flags", ctypes.c_int),
+    )  # fmt: skip
+
+
+class _MMsgHdr(ctypes.Structure):
+    _fields_ = (("hdr", _MsgHdr), ("len", ctypes.c_uint))
 
 
 def flood(host: Host, target: str, port: int, seconds: float, threads: int = 1, batch: int = 512, **fields: Any) -> int:
@@ -262,9 +267,9 @@ def _batches(host: Host, template: Packet, batch: int) -> Iterator[int]:
     frames = bytearray(frame * batch)
     base = ctypes.addressof(ctypes.c_char.from_buffer(frames))
     vectors = (_IOVec * batch)(*((base + number * size, size) for number in range(batch)))
-    messages = (_MsgHdr * batch)()
+    messages = (_MMsgHdr * batch)()
     for message, vector in zip(messages, vectors, strict=True):
-        message.iov, message.iovlen = ctypes.pointer(vector), 1
+        message.hdr.iov, message.hdr.iovlen = ctypes.pointer(vector), 1
     libc = ctypes.CDLL(None, use_errno=True)
     with host.enter():
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -277,7 +282,6 @@ def _batches(host: Host, template: Packet, batch: int) -> Iterator[int]:
             for column, offset in enumerate((0, 1, 4, 5, 6, 7)):  # source port and SEG.SEQ
                 frames[start + offset :: size] = chance[column * batch : (column + 1) * batch]
             done = libc.sendmmsg(wire.fileno(), messages, batch, 0)
-            if done < 0:
-                number = ctypes.get_errno()
+            if done < 0 and (number := ctypes.get_errno()) != errno.ENOBUFS:
                 raise OSError(number, f"sendmmsg: {os.strerror(number)}")
-            yield done
+            yield max(done, 0)

@@ -6,8 +6,8 @@
            └─ probe  └──────────────────────────────────────────────────────────┘
 
 The hosts are `tests.support.netns`'s. tor's `TestingTorNetwork` allows what a real network would refuse (votes within
-seconds, relays that share an address). tor acts once a second, so the network needs some ten seconds and each further tor
-two or three. Needs root, `tor` and `tor-gencert`. Everything blocks: from a reactor, `deferToThread`.
+seconds, relays that share an address). tor acts once a second, so the network needs some fifteen seconds and each further
+tor two or three. Needs root, `tor` and `tor-gencert`. Everything blocks: from a reactor, `deferToThread`.
 
     with TorNetwork(progress=print) as network:
         bridge = network.bridge("ServerTransportPlugin obfs4 exec /usr/bin/obfs4proxy").wait_bootstrapped()
@@ -53,13 +53,17 @@ _VOTING_INTERVAL = 300  # divides 30 minutes, as tor wants it
 _BLOCK = hashlib.shake_128(b"web server").digest(65521)  # a prime: no offset looks like another
 
 
-class TorFailed(Exception):  # noqa: N818  what happened says more
+class TorFailed(Exception):
     """A tor, or the network, did not do what was waited for; the text ends with the last lines of a log."""
 
 
 def content(size: int) -> bytes:
     """The *size* octets that the web server has at ``/bytes/<size>``."""
     return (_BLOCK * (size // len(_BLOCK) + 1))[:size]
+
+
+def _silent(said: str) -> None:
+    """Progress that nobody follows."""
 
 
 def until(true: Callable[[], Any], timeout: float, otherwise: Callable[[], str]) -> None:
@@ -74,7 +78,9 @@ def until(true: Callable[[], Any], timeout: float, otherwise: Callable[[], str])
 class Tor:
     """One tor process on *host*, already started; its configuration and log are in *data_directory*."""
 
-    def __init__(self, nickname: str, host: Host, data_directory: Path, torrc: str, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self, nickname: str, host: Host, data_directory: Path, torrc: str, progress: Callable[[str], None] = _silent
+    ) -> None:
         self.nickname, self.host, self.data_directory = nickname, host, data_directory
         self._progress = progress
         self._control = data_directory / "control"
@@ -223,7 +229,7 @@ class TorNetwork:
     `lab` has the hosts: ``network.lab.host("probe")``. *offloads* is `tests.support.netns.Lab`'s.
     """
 
-    def __init__(self, offloads: bool = True, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, offloads: bool = True, progress: Callable[[str], None] = _silent) -> None:
         self._progress = progress
         self._tors: list[Tor] = []
         self._serial = itertools.count(1)
@@ -255,8 +261,8 @@ class TorNetwork:
             lines = list(pool.map(self._authority_line, range(3)))
         self._common = "\n".join([
             "TestingTorNetwork 1", "SafeLogging 0", "Log notice stdout", "Schedulers Vanilla", "ExtendByEd25519ID 1",
-            "ServerDNSDetectHijacking 0", "ServerDNSAllowBrokenConfig 1", f"ServerDNSResolvConfFile {self._resolv_conf()}",
-            "AssumeReachable 1", "ContactInfo nobody", "DisableDebuggerAttachment 0", *lines,
+            "ServerDNSDetectHijacking 0", "ServerDNSAllowBrokenConfig 1",
+            f"ServerDNSResolvConfFile {self._resolv_conf()}", "AssumeReachable 1", "ContactInfo nobody", "DisableDebuggerAttachment 0", *lines,
         ])  # fmt: skip
         relay = f"Address {self._net.address}\nSocksPort 0\nExitPolicyRejectPrivate 0\n"
         authorities = [
@@ -265,9 +271,11 @@ class TorNetwork:
         for authority in authorities:
             authority.wait_bootstrapped(0)  # it listens
         for number in range(3):
-            self._tor(f"relay{number}", self._net, f"{relay}ORPort {5010 + number} IPv4Only\nExitPolicy reject *:*\n")
+            policy = "ExitPolicy reject *:*"
+            self._tor(f"relay{number}", self._net, f"{relay}ORPort {5010 + number} IPv4Only\n{policy}\n")
         for number in range(2):
-            self._tor(f"exit{number}", self._net, f"{relay}ORPort {5020 + number} IPv4Only\nExitRelay 1\nExitPolicy accept *:*\n")
+            policy = "ExitRelay 1\nExitPolicy accept *:*"
+            self._tor(f"exit{number}", self._net, f"{relay}ORPort {5020 + number} IPv4Only\n{policy}\n")
         with contextlib.ExitStack() as stack:
             controllers = [stack.enter_context(tor.controller()) for tor in self._tors]
             voters, relays = controllers[: len(authorities)], controllers[len(authorities) :]
@@ -299,7 +307,10 @@ class TorNetwork:
     def _all_tell(
         self, controllers: list[Controller], key: str, keyword: str, nudge: Callable[[int], None], pause: float
     ) -> None:
-        """Wait until each answer to GETINFO *key* has a *keyword* line for every relay; *nudge* now, and each *pause*."""
+        """Wait until each tor's answer to GETINFO *key* has a *keyword* line for every relay.
+
+        *nudge* is called now, and again after each *pause* seconds in vain, with the number of times before.
+        """
         waiting, relays = list(controllers), len(self._tors)
 
         def told() -> bool:
@@ -350,9 +361,8 @@ class TorNetwork:
         fingerprint = "".join(listed.split()[1:])
         certificate = (keys / "authority_certificate").read_text()
         identity = re.findall(r"^fingerprint (\w{40})$", certificate, re.MULTILINE)[0]
-        return (
-            f"DirAuthority authority{number} orport={or_port} no-v2 v3ident={identity} {address}:{dir_port} {fingerprint}"
-        )
+        where = f"orport={or_port} no-v2 v3ident={identity} {address}:{dir_port}"
+        return f"DirAuthority authority{number} {where} {fingerprint}"
 
     def _tor(self, nickname: str, host: Host, torrc: str) -> Tor:
         tor = Tor(nickname, host, self._directory / nickname, f"{self._common}\n{torrc}", self._progress)
@@ -366,8 +376,9 @@ class TorNetwork:
         """
         where = self.lab.host(host)
         torrc = (
-            f"BridgeRelay 1\nBridgeRecordUsageByCountry 0\nDirReqStatistics 0\nPublishServerDescriptor 0\nAddress {where.address}\nORPort {or_port} IPv4Only\n"
-            f"ExtORPort auto\nSocksPort 0\nExitPolicy reject *:*\n{torrc_extra}"
+            f"BridgeRelay 1\nPublishServerDescriptor 0\nBridgeRecordUsageByCountry 0\nDirReqStatistics 0\n"
+            f"Address {where.address}\nORPort {or_port} IPv4Only\nExtORPort auto\nSocksPort 0\n"
+            f"ExitPolicy reject *:*\n{torrc_extra}"
         )
         return self._tor(f"bridge{next(self._serial)}", where, torrc)
 
@@ -383,7 +394,7 @@ class TorNetwork:
     def fetch(self, url: str, via: Tor, timeout: float = 60) -> bytes:
         """The body of *url*, through the client *via*; a path, such as ``/bytes/1000``, is the web server's.
 
-        Every fetch has a circuit of its own. Raises `TorFailed` if it is not all there, `OSError` if there is no answer.
+        Every fetch has a circuit of its own. Raises `TorFailed` if not all of it came, `OSError` if nothing did.
         """
         parts = urlsplit(url if "://" in url else self.web + url)
         address = (parts.hostname or "", parts.port or 80)
@@ -402,8 +413,9 @@ class TorNetwork:
     def circuits(self, client: Tor) -> list[tuple[str, ...]]:
         """The nicknames on the way of each circuit of the client that carries streams, newest last."""
         with client.controller() as controller:
-            found = [entry for entry in controller.get_circuits() if entry.status == "BUILT" and entry.purpose == "GENERAL"]
-            return [tuple(str(nickname) for _, nickname in entry.path) for entry in found if len(entry.path) == 3]
+            built = [circuit for circuit in controller.get_circuits() if circuit.status == "BUILT"]
+        ways = [circuit.path for circuit in built if circuit.purpose == "GENERAL" and len(circuit.path) == 3]
+        return [tuple(str(nickname) for _, nickname in way) for way in ways]
 
     def close(self) -> None:
         """Stop everything and remove every trace. May be called again."""

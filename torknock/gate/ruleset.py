@@ -52,7 +52,8 @@ def listing(door: Door) -> str:
 
     A SYN without a token goes its way, to a port on which nothing listens, and so does one of a source that guessed too
     often; a token is spent before its SYN is taken to the hidden listener. What limits a source is a miss above 256 in
-    the 10 minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills.
+    the 10 minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills. Packets that
+    this host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
     """
     return f"""\
 table {FAMILY} {door.table} {{
@@ -73,6 +74,7 @@ table {FAMILY} {door.table} {{
 
 	chain knock {{
 		tcp sequence != @tokens goto miss
+		fib daddr type != local return
 		ip saddr @limited4 return
 		ip6 saddr & ffff:ffff:ffff:ffff:: == @limited6 return
 		delete @tokens {{ tcp sequence }}
@@ -81,6 +83,9 @@ table {FAMILY} {door.table} {{
 	}}
 
 	chain miss {{
+		ip saddr @limited4 return
+		ip6 saddr & ffff:ffff:ffff:ffff:: == @limited6 return
+		fib daddr type != local return
 		add @misses4 {{ ip saddr {_MISSES} }} add @limited4 {{ ip saddr }}
 		add @misses6 {{ {_PREFIX6} {_MISSES} }} add @limited6 {{ {_PREFIX6} }}
 	}}
@@ -127,6 +132,6 @@ def _sources(name: str, address: str) -> str:
 def _addressed_to(door: Door) -> str:
     syn = f"tcp dport {door.port} tcp flags syn / fin,syn,rst,ack"
     if door.everywhere:
-        return f"{syn} fib daddr type local"
+        return syn
     version = ipaddress.ip_address(door.host).version
-    return f"{'ip' if version == 4 else 'ip6'} daddr {door.host} {syn} fib daddr type local"
+    return f"{'ip' if version == 4 else 'ip6'} daddr {door.host} {syn}"
