@@ -1,22 +1,26 @@
 """The lines that a bridge has issued, its key, and the tokens that were accepted: SQLite, 0600, one directory.
 
 Two files: `keyring.sqlite` changes when somebody issues or revokes a line, `spent.sqlite` with each connection, so that
-`Keyring.changes` can tell of lines alone.
+`Keyring.changes` can tell of lines alone. Each is built beside its place and renamed into it, so that one that is there
+is whole; whoever builds holds a lock on the directory.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import sqlite3
+import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -28,36 +32,42 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from torknock.errors import TorknockError
-from torknock.line import DEFAULT_N, Line
+from torknock.line import DEFAULT_N, Line, arguments, parse_arguments
 
 _VERSION = 1
 _PATIENCE = 10.0
-"""Seconds that another process may hold the file."""
+"""Seconds that another process may hold a file."""
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 
-_LINES = """
-CREATE TABLE line (
-    name TEXT PRIMARY KEY,
-    secret BLOB NOT NULL,
-    n INTEGER NOT NULL,
-    sni TEXT,
-    channel TEXT NOT NULL,
-    created INTEGER NOT NULL,
-    expires INTEGER,
-    revoked INTEGER
-) STRICT;
-CREATE TABLE setting (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
+_KEYRING = """
+    PRAGMA journal_mode = DELETE;
+    CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
+    CREATE TABLE line (
+        name TEXT PRIMARY KEY,
+        secret BLOB NOT NULL UNIQUE CHECK (length(secret) = 32),
+        n INTEGER NOT NULL,
+        sni TEXT,
+        channel TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        expires INTEGER,
+        revoked INTEGER
+    ) STRICT;
+    CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
-
-_SPENT = "CREATE TABLE spent (epoch INTEGER, isn INTEGER, PRIMARY KEY (epoch, isn)) STRICT, WITHOUT ROWID;"
+_SPENT = """
+    PRAGMA journal_mode = WAL;
+    CREATE TABLE spent (epoch INTEGER, isn INTEGER, PRIMARY KEY (epoch, isn)) STRICT, WITHOUT ROWID;
+"""
 
 
 class KeyringUnreadable(TorknockError):
     """The keyring is there and cannot be used."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"keyring {path}: {reason}; restore it from a backup, or name another with --keyring")
+    def __init__(
+        self, path: Path, reason: str, remedy: str = "restore it from a backup, or name another with --keyring"
+    ) -> None:
+        super().__init__(f"keyring {path}: {reason}; {remedy}")
         self.path, self.reason = path, reason
 
 
@@ -113,39 +123,47 @@ class Keyring:
     Every method raises `KeyringUnreadable` if SQLite or the disk refuses.
     """
 
-    def __init__(self, directory: Path, keyring: sqlite3.Connection, spent: sqlite3.Connection) -> None:
+    def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
         self._directory = directory
-        self._keyring = keyring
-        self._spent = spent
-        self.private_key: bytes = self._setting("private_key")
+        self._database = database
+        with _refusals(directory):
+            self._inode = (directory / "keyring.sqlite").stat().st_ino
+            row = database.execute("SELECT private_key FROM bridge").fetchone()
+        self.private_key: bytes = row[0] if row else b""
         """The bridge's P-256 key, PKCS #8 in DER."""
-        self.pin = _pin(self.private_key)
-        """SHA-256 of the key's SubjectPublicKeyInfo in DER (protocol.md §2.1)."""
+        try:
+            self.pin = _pin(self.private_key)
+            """SHA-256 of the key's SubjectPublicKeyInfo in DER (protocol.md §2.1)."""
+        except ValueError:
+            raise KeyringUnreadable(directory, "the bridge's key in it is damaged") from None
 
     @classmethod
     def open(cls, directory: Path, create: bool) -> Self:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
-        The directory is 0700 and the files are 0600. What root makes belongs to the owner of the directory above, so
-        that tor's transport can use it. Raises `KeyringMissing` and `KeyringUnreadable`.
+        A directory that is made is 0700, the files are 0600. What root makes belongs to the owner of the nearest
+        directory above that was there before, so that tor's transport can use it. Raises `KeyringMissing` and
+        `KeyringUnreadable`.
         """
+        path = directory / "keyring.sqlite"
         with _refusals(directory):
-            if not (directory / "keyring.sqlite").exists():
+            if not path.exists():
                 if not create:
                     raise KeyringMissing(directory)
                 _make_directory(directory)
-            keyring = _database(directory / "keyring.sqlite", _LINES, "DELETE", "FULL")
-            with _writing(keyring):
-                known = keyring.execute("SELECT 1 FROM setting WHERE key = 'private_key'").fetchone()
-                if known is None:
-                    keyring.execute("INSERT INTO setting VALUES ('private_key', ?)", (_new_key(),))
-            spent = _database(directory / "spent.sqlite", _SPENT, "WAL", "NORMAL")
-            return cls(directory, keyring, spent)
+                _build(path, _KEYRING, ("INSERT INTO bridge VALUES (?)", _new_key()))
+            database = _connect(path, synchronous="FULL")
+        try:
+            return cls(directory, database)
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         """Let go of the files. May be called again."""
-        self._keyring.close()
-        self._spent.close()
+        self._database.close()
+        if "_spent" in self.__dict__:
+            self._spent.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,20 +183,24 @@ class Keyring:
         sni: str | None = None,
         channel: str = "tls",
     ) -> Issued:
-        """Issue a line with a secret of its own. Raises `BadName` and `LineExists`."""
+        """Issue a line with a secret of its own. Raises `BadName`, `LineExists`, and `LineError` for the rest."""
         if not _NAME.fullmatch(name):
             raise BadName
-        row = (name, secrets.token_bytes(32), n, sni, channel, int(now), expires)
+        line = Line(secrets.token_bytes(32), self.pin, n, sni, channel=channel)
+        line = parse_arguments(arguments(line))
+        row = (name, line.secret, line.n, line.sni, line.channel, int(now), expires)
         with _refusals(self._directory):
             try:
-                with _writing(self._keyring):
-                    self._keyring.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+                with _writing(self._database):
+                    self._database.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
             except sqlite3.IntegrityError:
                 raise LineExists(name) from None
-        return self.get(name)
+        return Issued(name, line, int(now), expires, None)
 
     def get(self, name: str) -> Issued:
-        """The line called *name*, whatever became of it. Raises `LineUnknown`."""
+        """The line called *name*, whatever became of it. Raises `BadName` and `LineUnknown`."""
+        if not _NAME.fullmatch(name):
+            raise BadName
         for issued in self._read("WHERE name = ?", name):
             return issued
         raise LineUnknown(name)
@@ -192,56 +214,70 @@ class Keyring:
         return self._read("WHERE revoked IS NULL AND (expires IS NULL OR expires > ?) ORDER BY created, rowid", now)
 
     def revoke(self, name: str, now: float) -> None:
-        """Take the line back for good; one that was revoked before stays as it was. Raises `LineUnknown`."""
-        with _refusals(self._directory), _writing(self._keyring):
-            done = self._keyring.execute(
+        """Take the line back for good; one that was revoked before stays as it was.
+
+        Raises `BadName` and `LineUnknown`.
+        """
+        if not _NAME.fullmatch(name):
+            raise BadName
+        with _refusals(self._directory), _writing(self._database):
+            done = self._database.execute(
                 "UPDATE line SET revoked = coalesce(revoked, ?) WHERE name = ?", (int(now), name)
             )
         if done.rowcount == 0:
             raise LineUnknown(name)
 
     def changes(self) -> int:
-        """A number that is another one after any process has changed the lines; asking costs microseconds."""
+        """A number that is another one after any process has changed the lines; asking costs microseconds.
+
+        A keyring whose file was removed or replaced is unreadable: what is revoked in the new one would not be heard.
+        """
         with _refusals(self._directory):
-            others = self._keyring.execute("PRAGMA data_version").fetchone()[0]
-            return int(others) << 32 | self._keyring.total_changes
+            if (self._directory / "keyring.sqlite").stat().st_ino != self._inode:
+                raise KeyringUnreadable(self._directory, "another was put in its place", "start the bridge anew")
+            others = self._database.execute("PRAGMA data_version").fetchone()[0]
+            return int(others) << 32 | self._database.total_changes
 
     def setting(self, key: str) -> str | None:
         """What was remembered under *key*."""
-        value = self._setting(key)
-        return None if value is None else str(value)
+        with _refusals(self._directory):
+            row = self._database.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
 
     def set_setting(self, key: str, value: str) -> None:
         """Remember *value* under *key*."""
-        with _refusals(self._directory), _writing(self._keyring):
-            self._keyring.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
+        with _refusals(self._directory), _writing(self._database):
+            self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
     def spend(self, epoch: int, isn: int) -> None:
-        """Write down that the token *isn* of *epoch* has opened a connection. It survives the process, not a power cut."""
+        """Write down that the token *isn* of *epoch* has opened a connection; a power cut may undo it."""
         with _refusals(self._directory), _writing(self._spent):
             self._spent.execute("INSERT OR IGNORE INTO spent VALUES (?, ?)", (epoch, isn))
 
     def spent(self, epochs: Collection[int]) -> set[tuple[int, int]]:
         """The tokens of *epochs* that have opened a connection, as (epoch, ISN)."""
         with _refusals(self._directory):
-            rows = self._spent.execute(
-                "SELECT epoch, isn FROM spent WHERE epoch BETWEEN ? AND ?", (min(epochs), max(epochs))
-            )
-            return {(epoch, isn) for epoch, isn in rows if epoch in epochs}
+            return {
+                (epoch, isn)
+                for epoch in epochs
+                for (isn,) in self._spent.execute("SELECT isn FROM spent WHERE epoch = ?", (epoch,))
+            }
 
     def forget_spent(self, before_epoch: int) -> None:
         """Forget the tokens of epochs before that one."""
         with _refusals(self._directory), _writing(self._spent):
             self._spent.execute("DELETE FROM spent WHERE epoch < ?", (before_epoch,))
 
-    def _setting(self, key: str) -> Any:
-        with _refusals(self._directory):
-            row = self._keyring.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        return None if row is None else row[0]
+    @cached_property
+    def _spent(self) -> sqlite3.Connection:
+        path = self._directory / "spent.sqlite"
+        if not path.exists():
+            _build(path, _SPENT)
+        return _connect(path, synchronous="NORMAL")
 
     def _read(self, which: str, *arguments: object) -> list[Issued]:
         with _refusals(self._directory):
-            rows = self._keyring.execute(
+            rows = self._database.execute(
                 f"SELECT name, secret, n, sni, channel, created, expires, revoked FROM line {which}",  # noqa: S608
                 arguments,
             )
@@ -262,41 +298,69 @@ def _new_key() -> bytes:
 
 
 def _make_directory(directory: Path) -> None:
-    above = directory.parent
-    while not above.exists():
-        above = above.parent
-    missing = [directory, *directory.parents][: len(directory.parts) - len(above.parts)]
-    for folder in reversed(missing):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _give_to(folder, above)
-
-
-def _give_to(path: Path, above: Path) -> None:
+    """Make *directory* and what is missing above it, private to the owner of the nearest one that is there."""
+    if directory.exists():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
-        owner = above.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        owner = directory.parent.stat()
+        os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def _database(path: Path, schema: str, journal: str, synchronous: str) -> sqlite3.Connection:
-    """The database at *path*, made if there is none, so that nobody else can read it at any moment."""
+def _build(path: Path, schema: str, *first: tuple[str, bytes]) -> None:
+    """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        _give_to(path, path.parent)
-    except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        draft = path.with_suffix(".draft")
+        for remnant in path.parent.glob(f"{draft.name}*"):
+            remnant.unlink()
+        owner = os.fstat(directory)
+        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            if os.geteuid() == 0:
+                os.fchown(file, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(file)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as database:
+            database.executescript(schema)
+            for statement, value in first:
+                database.execute(statement, (value,))
+            database.execute(f"PRAGMA user_version = {_VERSION}")
+        draft.rename(path)
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    """The database at *path*, which nobody else can read."""
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
+    try:
+        mode = os.fstat(file).st_mode
+        if not stat.S_ISREG(mode):
+            raise KeyringUnreadable(path.parent, f"{path.name} is no regular file")
+        if mode & 0o077:
+            os.chmod(f"/proc/self/fd/{file}", 0o600)
+    except PermissionError:
+        raise KeyringUnreadable(path.parent, f"others can read {path.name}", f"chmod 600 {path}") from None
+    finally:
+        os.close(file)
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
         database.execute(f"PRAGMA synchronous = {synchronous}")
-        with _writing(database):
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in filter(str.strip, schema.split(";")):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise KeyringUnreadable(path.parent, f"{path.name} was written by a newer torknock (version {version})")
-        database.execute(f"PRAGMA journal_mode = {journal}")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise KeyringUnreadable(
+                path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
+            )
+        if version != _VERSION:
+            raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
     except BaseException:
         database.close()
         raise
@@ -309,10 +373,10 @@ def _writing(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
 
 
 @contextmanager
@@ -324,5 +388,7 @@ def _refusals(directory: Path) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         raise KeyringUnreadable(directory, str(error)) from error
+    except PermissionError as error:
+        raise KeyringUnreadable(directory, "permission denied", "be the user that tor runs as, or root") from error
     except OSError as error:
         raise KeyringUnreadable(directory, error.strerror or type(error).__name__) from error

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import ClassVar
+
+from torknock.errors import TorknockError
 
 DEFAULT_N = 8
 """Tokens per epoch of a line that does not say (protocol.md §2.1)."""
+
+_MOST_N = 1024
+_MOST_ARGUMENTS = 510
+"""Octets of arguments that tor passes over SOCKS5 (protocol.md §4)."""
+
+_KNOWN = ("key", "pin", "n", "sni", "scheme", "channel", "integrity")
+_NUMBER = re.compile(r"[1-9][0-9]{0,4}")
+_BASE64 = re.compile(r"[A-Za-z0-9_-]{43}")
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{40}")
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)(?![0-9]+\Z)[a-z0-9-]{1,63}(?<!-)")
+"""A host name in lower case (RFC 1123 §2.1); its last label is no number, so that it is never an address."""
+
+
+class LineError(TorknockError):
+    """A bridge line, or an argument of one, that is not as protocol.md §4 has it. It never quotes a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +40,7 @@ class Line:
     secret: bytes = field(repr=False)
     """32 bytes, `key=`."""
     pin: bytes | None
-    """32 bytes, SHA-256 of the bridge's SubjectPublicKeyInfo; None where a public certificate for `sni` takes its place."""
+    """32 bytes, SHA-256 of the bridge's SubjectPublicKeyInfo; None where a public certificate for `sni` replaces it."""
     n: int = DEFAULT_N
     """Tokens per epoch, 1..1024."""
     sni: str | None = None
@@ -26,7 +50,160 @@ class Line:
 
     @property
     def bridge_name(self) -> bytes:
-        """What names the bridge in derivations, 32 bytes: the pin, or a hash of `sni` where there is none (protocol.md §2.1)."""
+        """What names the bridge in derivations: the pin, or 32 bytes out of `sni` without one (protocol.md §2.1)."""
         if self.pin is not None:
             return self.pin
         return hashlib.sha256(b"torknock/1 sni\0" + (self.sni or "").encode("ascii")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeLine:
+    """A line of torrc that names a bridge (tor's manual, `Bridge`)."""
+
+    transport: ClassVar[str] = "torknock"
+    address: IPv4Address | IPv6Address
+    port: int
+    fingerprint: str | None
+    """40 hexadecimal digits in upper case: the bridge's identity, which tor checks if it is given."""
+    line: Line
+
+
+def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
+    """The line that the arguments *pairs* describe, in any order (protocol.md §4). Raises `LineError`."""
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in _KNOWN:
+            known = ", ".join(_KNOWN)
+            raise LineError(f"the bridge line has an argument {_printable(name)} that is none of {known}")
+        if name in given:
+            raise LineError(f"the bridge line has the argument {name} twice; leave one")
+        given[name] = value
+    scheme = _one_of(given, "scheme", ("token", "knock"))
+    if scheme == "knock":
+        raise LineError("scheme=knock is not supported by this version of torknock; ask for a line with scheme=token")
+    if "integrity" in given:
+        raise LineError("the argument integrity belongs to scheme=knock alone; leave it out")
+    if "key" not in given:
+        raise LineError("the bridge line lacks the argument key; copy the whole line")
+    if "pin" not in given and "sni" not in given:
+        raise LineError("the bridge line lacks the argument pin; copy the whole line")
+    return Line(
+        secret=_octets(given, "key"),
+        pin=_octets(given, "pin") if "pin" in given else None,
+        n=_n(given["n"]) if "n" in given else DEFAULT_N,
+        sni=_host(given["sni"]) if "sni" in given else None,
+        scheme=scheme,
+        channel=_one_of(given, "channel", ("tls", "raw")),
+    )
+
+
+def arguments(line: Line) -> tuple[tuple[str, str], ...]:
+    """The arguments of *line*, in the order of protocol.md §4; what has its default is left out."""
+    written = (
+        ("key", _base64(line.secret)),
+        ("pin", _base64(line.pin) if line.pin is not None else ""),
+        ("n", str(line.n) if line.n != DEFAULT_N else ""),
+        ("sni", line.sni or ""),
+        ("scheme", line.scheme if line.scheme != "token" else ""),
+        ("channel", line.channel if line.channel != "tls" else ""),
+    )
+    return tuple((name, value) for name, value in written if value)
+
+
+def parse_bridge_line(text: str) -> BridgeLine:
+    """The bridge line that *text* is, with or without `Bridge` before it, as tor reads it. Raises `LineError`."""
+    words = text.split()
+    if words and words[0].lower() == "bridge":
+        del words[0]
+    if len(text.strip().splitlines()) > 1:
+        raise LineError("this is more than one line; give one bridge line at a time")
+    if len(words) < 2 or words[0] != BridgeLine.transport:
+        raise LineError("this is no bridge line of torknock: Bridge torknock ADDRESS:PORT FINGERPRINT key=... pin=...")
+    address, port = parse_address(words[1])
+    fingerprint = None
+    given = words[2:]
+    if given and "=" not in given[0]:
+        fingerprint = parse_fingerprint(given.pop(0))
+    if len(";".join(given).encode("utf-8", "surrogatepass")) > _MOST_ARGUMENTS:
+        raise LineError(f"the bridge line has more than {_MOST_ARGUMENTS} octets of arguments, which tor refuses")
+    return BridgeLine(address, port, fingerprint, parse_arguments([_pair(word) for word in given]))
+
+
+def write_bridge_line(bridge_line: BridgeLine) -> str:
+    """The line for torrc, without a line end (protocol.md §4)."""
+    words = ["Bridge", bridge_line.transport, write_address(bridge_line.address, bridge_line.port)]
+    if bridge_line.fingerprint is not None:
+        words.append(bridge_line.fingerprint)
+    words += (f"{name}={value}" for name, value in arguments(bridge_line.line))
+    return " ".join(words)
+
+
+def parse_address(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """The address and port that *text* is: `192.0.2.7:443`, `[2001:db8::7]:443`; 443 where no port is named.
+
+    Raises `LineError`, for a host name too: tor takes none.
+    """
+    found = _ADDRESS.fullmatch(text)
+    try:
+        if found is None or (port := int(found["port"] or 443)) > 65535:
+            raise ValueError
+        return IPv6Address(found["ipv6"]) if found["ipv6"] else IPv4Address(found["ipv4"]), port
+    except ValueError:
+        expected = "192.0.2.7:443 or [2001:db8::7]:443, with a port of 1 to 65535"
+        raise LineError(f"the bridge's address is not of the form {expected}") from None
+
+
+def write_address(address: IPv4Address | IPv6Address, port: int) -> str:
+    """What `parse_address` reads."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def parse_fingerprint(text: str) -> str:
+    """The fingerprint that *text* is, in upper case. Raises `LineError`."""
+    if not _FINGERPRINT.fullmatch(text):
+        raise LineError("the bridge's fingerprint is not 40 hexadecimal digits")
+    return text.upper()
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise LineError("the bridge line has a word after its address that is no argument of the form name=value")
+    return name, value
+
+
+def _octets(given: dict[str, str], name: str) -> bytes:
+    text = given[name]
+    if _BASE64.fullmatch(text):
+        octets = urlsafe_b64decode(text + "=")
+        if hmac.compare_digest(_base64(octets), text):  # the last character's spare bits are 0
+            return octets
+    raise LineError(f"the argument {name} is not 43 characters of base64url (32 octets); copy the whole line")
+
+
+def _base64(octets: bytes) -> str:
+    return urlsafe_b64encode(octets).decode("ascii").rstrip("=")
+
+
+def _n(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) > _MOST_N:
+        raise LineError(f"the argument n is not a number from 1 to {_MOST_N}")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    if not _HOST.fullmatch(text):
+        raise LineError("the argument sni is not a host name in lower case")
+    return text
+
+
+def _one_of(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
+    value = given.get(name, choices[0])
+    if value not in choices:
+        raise LineError(f"the argument {name} is not {' or '.join(choices)}")
+    return value
+
+
+def _printable(name: str) -> str:
+    """*name* for a message, unless it could be a secret that lost its `=`, or break the line."""
+    return name if re.fullmatch(r"[a-z][a-z0-9_-]{0,15}", name) else "(not shown)"

@@ -24,7 +24,8 @@ def _absorbed(source: Host, target: Host, port: int) -> float:
 
 
 def _resets(host: Host) -> int:
-    names, values = (line.split() for line in host.run(["cat", "/proc/net/snmp"]).stdout.splitlines() if line[:4] == "Tcp:")
+    counts = host.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+    names, values = (line.split() for line in counts if line.startswith("Tcp:"))
     return int(values[names.index("OutRsts")])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contrib.bench.table import Figure
-from contrib.bench.transports import Child, plain_server, service, torknock_server
+from contrib.bench.transports import plain_server, service, torknock_server
 from tests.support.netns import Namespace, end
 from torknock.isn.token import epoch_at, tokens
 from torknock.keyring import Keyring

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from pluggable.interfaces import IServerTransport
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 from zope.interface import implementer
-
-from pluggable.interfaces import IServerTransport
-from pluggable.managed import main
 
 
 @implementer(IServerTransport)

@@ -48,7 +48,7 @@ def _measure(pair: Pair) -> tuple[float, float, float]:
         connection.recv(1)
         _swallow(connection)
         took = time.monotonic() - began
-    client, server = (after - start for after, start in zip((pair.client.cpu_seconds, pair.server.cpu_seconds), before, strict=True))
+        client, server = pair.client.cpu_seconds - before[0], pair.server.cpu_seconds - before[1]
     moved = 2 * SIZE
     return moved / took / 1e6, client / (moved / 1e9), server / (moved / 1e9)
 
@@ -56,11 +56,15 @@ def _measure(pair: Pair) -> tuple[float, float, float]:
 def figures() -> Iterator[Figure]:
     """The medians of `RUNS` runs that take turns, and the ratios of them."""
     ours, theirs = [], []
-    with Namespace("tk-bench-relay") as where, service(where, _swallow_then_send) as or_port:
-        with torknock(where, or_port) as torknock_pair, obfs4(where, or_port) as obfs4_pair:
-            for _ in range(RUNS):
-                ours.append(_measure(torknock_pair))
-                theirs.append(_measure(obfs4_pair))
+    with (
+        Namespace("tk-bench-relay") as where,
+        service(where, _swallow_then_send) as or_port,
+        torknock(where, or_port) as torknock_pair,
+        obfs4(where, or_port) as obfs4_pair,
+    ):
+        for _ in range(RUNS):
+            ours.append(_measure(torknock_pair))
+            theirs.append(_measure(obfs4_pair))
     a, b = (tuple(sorted(column)[RUNS // 2] for column in zip(*rows, strict=True)) for rows in (ours, theirs))
     for number, what in enumerate(("speed, MB/s", "client, CPU s/GB", "server, CPU s/GB")):
         yield Figure("relay", f"torknock {what}", a[number], "")

@@ -39,4 +39,4 @@ def table(figures: Iterable[Figure]) -> str:
         held = "" if not figure.bound else ("yes" if figure.held else "NO")
         rows.append((figure.benchmark, figure.what, f"{figure.value:.3g}", figure.unit, figure.bound, held))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import socket
@@ -120,7 +119,7 @@ def service(where: Namespace, serve: Callable[[socket.socket], None]) -> Iterato
 def torknock(where: Namespace, or_port: int, channel: str = "tls") -> Iterator[Pair]:
     """`torknock client` and `torknock server` with one line of many tokens."""
     with tempfile.TemporaryDirectory(prefix="torknock-bench-") as directory:
-        server = _server(where, [TORKNOCK, "server"], "torknock", "127.0.0.1:443", f"{directory}/server", or_port)
+        server = torknock_server(where, f"{directory}/server", or_port)
         line = where.run(
             [TORKNOCK, "line", "add", "bench", "--n", "1024", "--channel", channel, "--address", "127.0.0.1:443",
              "--fingerprint", "0" * 40, "--keyring", f"{directory}/server/torknock"]
@@ -145,6 +144,16 @@ def obfs4(where: Namespace, or_port: int) -> Iterator[Pair]:
             yield Pair(where, client, server, (host, int(port)), arguments)
         finally:
             end([client.process, server.process])
+
+
+def torknock_server(where: Namespace, state: str, or_port: int) -> Child:
+    """`torknock server` on port 443 of loopback; its keyring is in `torknock` below *state*."""
+    return _server(where, [TORKNOCK, "server"], "torknock", "127.0.0.1:443", state, or_port)
+
+
+def plain_server(where: Namespace, state: str, or_port: int) -> Child:
+    """`contrib.bench.plain`, on a port of its own."""
+    return _server(where, [sys.executable, "-m", "contrib.bench.plain"], "plain", "127.0.0.1:0", state, or_port)
 
 
 def _server(where: Namespace, arguments: list[str], name: str, bind: str, state: str, or_port: int) -> Child:

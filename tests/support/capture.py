@@ -204,6 +204,8 @@ def _parse6(octets: bytes) -> Packet:
     extensions = []
     while number in _CHAINED and len(rest) >= 8:
         size = (rest[1] + 1) * 8
+        if size > len(rest):
+            raise NotTCP("short IPv6 extension header")
         extensions.append((number, rest[1:size]))
         number, rest = rest[0], rest[size:]
     if number != socket.IPPROTO_TCP or len(octets) < 40 + length:
@@ -218,11 +220,13 @@ def _parse6(octets: bytes) -> Packet:
 def _parse_segment(octets: bytes, source: str, destination: str) -> Packet:
     if len(octets) < 20 or not 20 <= (octets[12] >> 4) * 4 <= len(octets):
         raise NotTCP("short TCP header")
-    ports_seq_ack = struct.unpack_from("!HHII", octets)
+    source_port, destination_port, seq, ack = struct.unpack_from("!HHII", octets)
     offset, control, window, _, urgent = struct.unpack_from("!BBHHH", octets, 12)
     header = (offset >> 4) * 4
     options, payload = octets[20:header], octets[header:]
-    return Packet(source, destination, *ports_seq_ack, Control(control), window, urgent, options, payload)
+    return Packet(
+        source, destination, source_port, destination_port, seq, ack, Control(control), window, urgent, options, payload
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +322,7 @@ class Capture:
                 self._seen.append(Seen(seconds * 10**9 + nanoseconds, sender[0], outgoing, octets, packet))
 
     def _read(self) -> None:
-        while self._stop not in select.select([self._socket, self._stop], [], [])[0]:
+        while self._stop not in select.select([self._socket.fileno(), self._stop], [], [])[0]:
             self._drain()
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """Segments of one's own making, sent past the kernel's TCP: a prober, a replayer, a flooder.
 
-They come from an address that no interface holds (`Host.silent`), so the kernel of the sending host neither changes them
-nor answers the answers. What comes back is a `Reply`, which says nothing of this one exchange (ports, sequence numbers):
-two ports behave alike if their replies are equal.
+They come from an address that no interface holds (`Host.silent`), so the kernel of the sending host neither changes
+them nor answers the answers. What comes back is a `Reply`, which says nothing of this one exchange (ports, sequence
+numbers): two ports behave alike if their replies are equal.
 
     closed = probe(lab.host("probe"), bridge.address, 9, Control.FIN)
     assert closed == probe(lab.host("probe"), bridge.address, 443, Control.FIN)
@@ -159,7 +159,7 @@ def probe(host: Host, target: str, port: int, control: Control = Control.SYN, **
 def replay(host: Host, captured: Packet, patience: float = 0.1, source: str | None = None) -> Reply | None:
     """What a captured segment is answered when this host sends it again, from an address of its own or from *source*.
 
-    With ``source=captured.source`` all of it is the same; the answer is then seen only on the host that has that address.
+    With ``source=captured.source`` all of it is the same; the answer is then seen only on the host with that address.
     """
     own = source or (host.silent6 if captured.version == 6 else host.silent)
     packet = replace(captured, source=own)
@@ -266,7 +266,7 @@ def _batches(host: Host, template: Packet, batch: int) -> Iterator[int]:
     size, start = len(frame), len(virtio) + 14 + tcp
     frames = bytearray(frame * batch)
     base = ctypes.addressof(ctypes.c_char.from_buffer(frames))
-    vectors = (_IOVec * batch)(*((base + number * size, size) for number in range(batch)))
+    vectors = (_IOVec * batch)(*(_IOVec(base + number * size, size) for number in range(batch)))
     messages = (_MMsgHdr * batch)()
     for message, vector in zip(messages, vectors, strict=True):
         message.hdr.iov, message.hdr.iovlen = ctypes.pointer(vector), 1

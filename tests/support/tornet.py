@@ -6,8 +6,8 @@
            └─ probe  └──────────────────────────────────────────────────────────┘
 
 The hosts are `tests.support.netns`'s. tor's `TestingTorNetwork` allows what a real network would refuse (votes within
-seconds, relays that share an address). tor acts once a second, so the network needs some fifteen seconds and each further
-tor two or three. Needs root, `tor` and `tor-gencert`. Everything blocks: from a reactor, `deferToThread`.
+seconds, relays that share an address). tor acts once a second, so the network needs some fifteen seconds and each
+further tor two or three. Needs root, `tor` and `tor-gencert`. Everything blocks: from a reactor, `deferToThread`.
 
     with TorNetwork(progress=print) as network:
         bridge = network.bridge("ServerTransportPlugin obfs4 exec /usr/bin/obfs4proxy").wait_bootstrapped()
@@ -262,7 +262,8 @@ class TorNetwork:
         self._common = "\n".join([
             "TestingTorNetwork 1", "SafeLogging 0", "Log notice stdout", "Schedulers Vanilla", "ExtendByEd25519ID 1",
             "ServerDNSDetectHijacking 0", "ServerDNSAllowBrokenConfig 1",
-            f"ServerDNSResolvConfFile {self._resolv_conf()}", "AssumeReachable 1", "ContactInfo nobody", "DisableDebuggerAttachment 0", *lines,
+            f"ServerDNSResolvConfFile {self._resolv_conf()}", "AssumeReachable 1", "ContactInfo nobody",
+            "DisableDebuggerAttachment 0", *lines,
         ])  # fmt: skip
         relay = f"Address {self._net.address}\nSocksPort 0\nExitPolicyRejectPrivate 0\n"
         authorities = [

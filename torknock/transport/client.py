@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define
-from pluggable.errors import MethodError, SOCKSError
-from pluggable.interfaces import IClientTransport, Request
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
+from pluggable.errors import MethodError, SOCKSError
+from pluggable.interfaces import IClientTransport, Request
 from torknock.channel.interfaces import IChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ClientTLS
@@ -33,9 +33,7 @@ class KnockClient:
 
     def start(self) -> Deferred[None]:
         """See to it that a knock is possible here. Fails with `MethodError` that says what to do."""
-        if not may_administer_network():
-            raise MethodError(NO_CAPABILITY)
-        return succeed(None)
+        return succeed(None) if may_administer_network() else fail(MethodError(NO_CAPABILITY))
 
     def endpoint(self, request: Request) -> IStreamClientEndpoint:
         """The bridge that *request* names. Raises `SOCKSError` if its arguments are no line of ours."""
@@ -67,6 +65,6 @@ class _Bridge:
         upper = factory.buildProtocol(None)
         lower, opened = self._channel.open(self._line, knocked.isn, self._host, upper)
         with knocked.socket as connected:
-            self._reactor.adoptStreamConnection(connected.fileno(), connected.family, _Only(lower))
+            self._reactor.adoptStreamConnection(connected.fileno(), connected.family, Factory.forProtocol(lambda: lower))
         await opened
         return upper

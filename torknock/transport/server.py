@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define
-from pluggable.environment import ServerEnvironment
-from pluggable.errors import MethodError
-from pluggable.interfaces import IServerTransport
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from pluggable.environment import ServerEnvironment
+from pluggable.errors import MethodError
+from pluggable.interfaces import IServerTransport
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ServerTLS
 from torknock.errors import TorknockError

@@ -1,0 +1,63 @@
+"""What a transport is: a pair of Twisted endpoints.
+
+A link that a transport carries is an `ITransport` with `loseConnection`, `abortConnection`, `registerProducer`,
+`unregisterProducer`, `pauseProducing` and `resumeProducing`, and perhaps `loseWriteConnection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from zope.interface import Interface
+
+from pluggable.arguments import Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What tor asks a client for: the bridge's *address* (an IP literal), its *port*, the arguments of its line.
+
+    The arguments stand in the line's order; a key may come twice, and unknown keys should be let pass.
+    """
+
+    address: str
+    port: int
+    arguments: Arguments = ()
+
+
+class IClientTransport(Interface):
+    """A transport's client side."""
+
+    def start() -> Deferred[None]:
+        """Make ready, before tor is told of the transport. A failure with `MethodError` becomes `CMETHOD-ERROR`."""
+
+    def endpoint(request: Request) -> IStreamClientEndpoint:
+        """The bridge of *request*. Its `connect` fires once the bridge has answered: only then is tor told so.
+
+        Raises `SOCKSError` if the arguments will not do. A failure of `connect` is told to tor by its cause;
+        a `SOCKSError` tells its own.
+        """
+
+    def stop() -> Deferred[None] | None:
+        """Take back whatever outlives a link. There are some three seconds for it."""
+
+
+class IServerTransport(Interface):
+    """A transport's server side."""
+
+    def endpoint(bind_address: tuple[str, int], options: Mapping[str, str]) -> IStreamServerEndpoint:
+        """Where clients arrive: exactly *bind_address*, port 0 for any. Raises `MethodError` for bad options.
+
+        The `getHost()` of what its `listen` returns is what tor is told, and its `stopListening` the end. A failure
+        of `listen` with `MethodError` or `CannotListenError` becomes `SMETHOD-ERROR`; an address in use is tried
+        again for a few seconds. The factory's `buildProtocol` wants the client's address, or None.
+        """
+
+    def smethod_args() -> Mapping[str, str]:
+        """What tor may publish and put into bridge lines: never a secret, nothing that needs an escape.
+
+        Asked for once `listen` has succeeded.
+        """

@@ -1,0 +1,195 @@
+"""Two links joined: what arrives at one leaves at the other, as fast as the slower takes it.
+
+    Half ── transport of tor ── … ── transport of the bridge ── Half
+      └──────────────────────── join ─────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+_log = Logger()
+
+READ_SIZE = 256 * 1024
+"""Octets that are read from a link at once, and that may wait to be written to one before the other is paused."""
+
+EARLY_LIMIT = 256 * 1024
+"""Octets that may arrive at a link before it is joined."""
+
+
+class Opening(Protocol):
+    """What goes on at a link until it is joined."""
+
+    rest: bytes
+    """What has arrived that belongs to the other link; read when the links are joined."""
+
+    def opened(self, half: Half) -> None:
+        """The link stands."""
+
+    def received(self, octets: bytes) -> None:
+        """*octets* have arrived."""
+
+    def lost(self, reason: Failure) -> None:
+        """The link is lost, joined or not."""
+
+
+class Early:
+    """The opening of a link where nothing is to be said first: keeps what arrives."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def opened(self, half: Half) -> None:
+        """Nothing to do."""
+        self._half = half
+
+    def received(self, octets: bytes) -> None:
+        """Keep *octets*; a peer that sends more than `EARLY_LIMIT` is cut off."""
+        self.rest += octets
+        if len(self.rest) > EARLY_LIMIT:
+            _log.warn("more than {limit} octets before the link was ready: closed", limit=EARLY_LIMIT)
+            self.rest = b""
+            self._half.abort()
+
+    def lost(self, reason: Failure) -> None:
+        """Nothing to do."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Half(protocol.Protocol):
+    """One link of a relay: a Protocol for whatever transport carries it."""
+
+    transport: Any
+
+    def __init__(self, opening: Opening | None = None) -> None:
+        self.opening: Opening = opening or Early()
+        self.lost = False
+        self._peer: Half | None = None
+        self._read_ended = False
+        self._write_ended = False
+        self._deliver = self.opening.received
+
+    def connectionMade(self) -> None:
+        """Ask the transport for speed, where it has a say in it, and begin the opening."""
+        for wish in ("setTcpNoDelay", "setTcpKeepAlive"):
+            if (grant := getattr(self.transport, wish, None)) is not None:
+                grant(True)
+        if hasattr(type(self.transport), "bufferSize"):
+            self.transport.bufferSize = READ_SIZE
+        self.opening.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hand *data* on: to the opening, or to the other link."""
+        self._deliver(data)
+
+    def readConnectionLost(self) -> None:
+        """The peer says no more: tell the other link so, or give up a link that is not joined yet."""
+        self._read_ended = True
+        if self._peer is None:
+            self.transport.loseConnection()
+        else:
+            self._peer._finish()
+            self._close_if_silent()
+
+    def writeConnectionLost(self) -> None:
+        """The other link's end has reached our peer."""
+        self._write_ended = True
+        self._close_if_silent()
+
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        """Close the other link, once it has sent what it still holds."""
+        self.lost = True
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            peer._leave()
+        self.opening.lost(reason)
+
+    def abort(self) -> None:
+        """Cut the link at once."""
+        self.transport.abortConnection()
+
+    def _join(self, peer: Half) -> None:
+        self._peer = peer
+        self._deliver = peer.transport.write
+        peer.transport.registerProducer(self.transport, True)
+
+    def _finish(self) -> None:
+        """Say no more to our peer; transports that cannot say so are closed."""
+        self.transport.unregisterProducer()
+        # A wrapper such as TLSMemoryBIOProtocol lends out the method of the transport below it, which is not its own.
+        if hasattr(type(self.transport), "loseWriteConnection"):
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    def _leave(self) -> None:
+        self._peer = None
+        if not self.lost:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def _close_if_silent(self) -> None:
+        if self._read_ended and self._write_ended:
+            self.transport.loseConnection()
+
+
+def join(one: Half, other: Half) -> None:
+    """Let what arrives at *one* leave at *other*, and the other way round; a loss of either closes both.
+
+    What has arrived before is handed on. Neither half may be paused by anybody else.
+    """
+    if one.lost or other.lost:
+        for half in (one, other):
+            if not half.lost:
+                half.transport.loseConnection()
+        return
+    one._join(other)
+    other._join(one)
+    for half, peer in ((one, other), (other, one)):
+        if half.opening.rest:
+            peer.transport.write(half.opening.rest)
+            half.opening.rest = b""
+
+
+class Links:
+    """The links that keep a draining transport alive."""
+
+    def __init__(self) -> None:
+        self._halves: set[Half] = set()
+        self._waiting: list[Deferred[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._halves)
+
+    def add(self, half: Half) -> None:
+        """A link has come."""
+        self._halves.add(half)
+
+    def discard(self, half: Half) -> None:
+        """A link has gone."""
+        self._halves.discard(half)
+        if not self._halves:
+            waiting, self._waiting = self._waiting, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def gone(self) -> Deferred[None]:
+        """Fires when there is no link; at once, if there is none now."""
+        deferred: Deferred[None] = Deferred()
+        self._waiting.append(deferred)
+        if not self._halves:
+            self._waiting.remove(deferred)
+            deferred.callback(None)
+        return deferred
+
+    def abort(self) -> None:
+        """Cut every link at once."""
+        for half in list(self._halves):
+            half.abort()

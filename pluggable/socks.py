@@ -1,0 +1,242 @@
+"""SOCKS5 with username and password as tor speaks it to a client transport (RFC 1928, RFC 1929, pt-spec §3.5)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet import defer, error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pluggable.arguments import parse_socks
+from pluggable.errors import (
+    AddressTypeNotSupported,
+    ArgumentsError,
+    CommandNotSupported,
+    ConnectionRefused,
+    HostUnreachable,
+    NetworkUnreachable,
+    SOCKSError,
+    TTLExpired,
+)
+from pluggable.interfaces import IClientTransport, Request
+from pluggable.relay import Half, Links, join
+
+_log = Logger()
+
+HANDSHAKE_LIMIT = 5.0
+"""So long tor may take to say what it wants."""
+
+DIAL_LIMIT = 30.0
+"""So long a transport may take to reach its bridge; tor itself would wait for minutes."""
+
+SUCCEEDED = b"\x05\x00\x00\x01" + bytes(6)
+"""The reply that lets tor speak to its bridge. The bound address in it is of no interest to tor."""
+
+_NO_AUTHENTICATION, _USERNAME_PASSWORD, _NOTHING_ACCEPTABLE = 0, 2, 255
+_CONNECT = 1
+_ADDRESS_SIZES = {1: 4, 4: 16}
+
+_REPLIES: dict[int, type[SOCKSError]] = {
+    errno.ECONNREFUSED: ConnectionRefused,
+    errno.ECONNRESET: ConnectionRefused,
+    errno.ETIMEDOUT: TTLExpired,
+    errno.ENETUNREACH: NetworkUnreachable,
+    errno.EHOSTUNREACH: HostUnreachable,
+    errno.EADDRNOTAVAIL: AddressTypeNotSupported,
+}
+_CAUSES: tuple[tuple[tuple[type[BaseException], ...], type[SOCKSError]], ...] = (
+    ((error.ConnectionRefusedError, ConnectionRefusedError, ConnectionResetError), ConnectionRefused),
+    ((error.ConnectionLost, error.ConnectionDone), ConnectionRefused),
+    ((error.TimeoutError, defer.TimeoutError, TimeoutError), TTLExpired),
+    ((error.NoRouteError,), NetworkUnreachable),
+)
+
+
+def socks_error(cause: BaseException) -> SOCKSError:
+    """*cause* as tor is told it: by its class, else by its errno, else as a general failure."""
+    if isinstance(cause, SOCKSError):
+        return cause
+    kind = next((kind for causes, kind in _CAUSES if isinstance(cause, causes)), None)
+    if kind is None:
+        number = cause.osError if isinstance(cause, error.ConnectError) else getattr(cause, "errno", None)
+        kind = _REPLIES.get(number, SOCKSError) if isinstance(number, int) else SOCKSError
+    return kind(str(cause) or type(cause).__name__)
+
+
+class SOCKS5:
+    """The server's half of the conversation, up to tor's request: octets in, octets out, no I/O."""
+
+    def __init__(self) -> None:
+        self.request: Request | None = None
+        self._inbox = bytearray()
+        self._arguments: tuple[tuple[str, str], ...] = ()
+        self._step: Callable[[], bytes | None] = self._greeting
+
+    def feed(self, octets: bytes) -> bytes:
+        """Take what tor sent, in pieces of any size; return what to send now, perhaps nothing.
+
+        Raises `SOCKSError`; what has to be sent then is `refusal`'s to say, and the connection is to be closed.
+        """
+        self._inbox += octets
+        answer = b""
+        while self.request is None and (said := self._step()) is not None:
+            answer += said
+        if self.request is not None and self._inbox:
+            raise SOCKSError("tor speaks to its bridge before there is one")
+        return answer
+
+    def refusal(self, failure: SOCKSError) -> bytes:
+        """How *failure* is said at this point of the conversation."""
+        if self._step == self._greeting:
+            return bytes([5, _NOTHING_ACCEPTABLE])
+        if self._step == self._credentials:
+            return b"\x01\x01"
+        return bytes([5, failure.reply, 0, 1]) + bytes(6)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._inbox[:size])
+        del self._inbox[:size]
+        return taken
+
+    def _greeting(self) -> bytes | None:
+        inbox = self._inbox
+        if inbox and inbox[0] != 5:
+            raise SOCKSError(f"SOCKS version {inbox[0]}, not 5")
+        if len(inbox) < 2 or len(inbox) < 2 + inbox[1]:
+            return None
+        offered = self._take(2 + inbox[1])[2:]
+        if _USERNAME_PASSWORD in offered:
+            self._step = self._credentials
+            return bytes([5, _USERNAME_PASSWORD])
+        if _NO_AUTHENTICATION in offered:
+            self._step = self._request
+            return bytes([5, _NO_AUTHENTICATION])
+        raise SOCKSError("SOCKS: no method of authentication that we know")
+
+    def _credentials(self) -> bytes | None:
+        inbox = self._inbox
+        if inbox and inbox[0] != 1:
+            raise SOCKSError(f"SOCKS: username/password version {inbox[0]}, not 1")
+        if len(inbox) < 2 or len(inbox) < 3 + inbox[1]:
+            return None
+        name_size, word_size = inbox[1], inbox[2 + inbox[1]]
+        if not (name_size and word_size):
+            raise SOCKSError("SOCKS: empty username or password")
+        if len(inbox) < 3 + name_size + word_size:
+            return None
+        taken = self._take(3 + name_size + word_size)
+        name, word = taken[2 : 2 + name_size], taken[3 + name_size :]
+        try:
+            self._arguments = parse_socks(name if word == b"\0" else name + word)
+        except ArgumentsError as fault:
+            raise SOCKSError(f"arguments of the bridge line: {fault}") from fault
+        self._step = self._request
+        return b"\x01\x00"
+
+    def _request(self) -> bytes | None:
+        inbox = self._inbox
+        if inbox and inbox[0] != 5:
+            raise SOCKSError(f"SOCKS version {inbox[0]}, not 5")
+        if len(inbox) < 4:
+            return None
+        if inbox[1] != _CONNECT:
+            raise CommandNotSupported(f"SOCKS: command {inbox[1]}, not CONNECT")
+        if inbox[3] not in _ADDRESS_SIZES:
+            raise AddressTypeNotSupported(f"SOCKS: address type {inbox[3]}; only IP addresses can be dialled")
+        size = _ADDRESS_SIZES[inbox[3]]
+        if len(inbox) < 4 + size + 2:
+            return None
+        taken = self._take(4 + size + 2)
+        address, port = ip_address(taken[4 : 4 + size]), int.from_bytes(taken[4 + size :], "big")
+        if not port:
+            raise SOCKSError("SOCKS: port 0")
+        self.request = Request(str(address), port, self._arguments)
+        return b""
+
+
+class _Reception:
+    """The opening of tor's link: hears the request, dials the bridge, answers."""
+
+    rest = b""
+
+    def __init__(self, clock: Any, name: str, transport: IClientTransport, links: Links) -> None:
+        self._clock, self._name, self._transport, self._links = clock, name, transport, links
+        self._socks = SOCKS5()
+        self._dialling: Deferred[None] | None = None
+        self._refused = False
+
+    def opened(self, half: Half) -> None:
+        self._half = half
+        self._links.add(half)
+        self._limit = self._clock.callLater(HANDSHAKE_LIMIT, self._refuse, TTLExpired("tor asked for nothing in time"))
+
+    def received(self, octets: bytes) -> None:
+        if self._refused:
+            return
+        try:
+            self._half.transport.write(self._socks.feed(octets))
+        except SOCKSError as failure:
+            self._refuse(failure)
+            return
+        if self._socks.request is not None and self._dialling is None:
+            self._limit.cancel()
+            self._dialling = Deferred.fromCoroutine(self._dial(self._socks.request))
+            self._dialling.addErrback(self._failed)
+
+    def lost(self, reason: Failure) -> None:
+        self._links.discard(self._half)
+        self._end()
+
+    async def _dial(self, request: Request) -> None:
+        upstream = Half()
+        factory = Factory.forProtocol(lambda: upstream)
+        factory.noisy = False
+        dialling = self._transport.endpoint(request).connect(factory)
+        await dialling.addTimeout(DIAL_LIMIT, self._clock)
+        if upstream.lost:
+            raise ConnectionRefused("the bridge closed the connection at once")
+        if upstream.transport is None:
+            raise SOCKSError("the transport has not connected what it says it has")
+        self._half.transport.write(SUCCEEDED)
+        join(self._half, upstream)
+
+    def _failed(self, failure: Failure) -> None:
+        if self._half.lost or self._refused:
+            return
+        known = isinstance(failure.value, (SOCKSError, OSError, error.ConnectError, error.ConnectionClosed))
+        if not known and not failure.check(defer.TimeoutError, error.TimeoutError, CancelledError):
+            _log.failure("{transport}: dialling the bridge", failure, transport=self._name)
+        self._refuse(socks_error(failure.value))
+
+    def _refuse(self, failure: SOCKSError) -> None:
+        _log.warn("{transport}: {reason}", transport=self._name, reason=str(failure))
+        self._refused = True
+        self._half.transport.write(self._socks.refusal(failure))
+        self._half.transport.loseConnection()
+        self._end()
+
+    def _end(self) -> None:
+        if self._limit.active():
+            self._limit.cancel()
+        if self._dialling is not None:
+            self._dialling.cancel()
+
+
+class SOCKSFactory(Factory[Half]):
+    """Serves tor's requests for transport *name*; *clock* measures the limits of time."""
+
+    noisy = False
+
+    def __init__(self, clock: Any, name: str, transport: IClientTransport, links: Links) -> None:
+        self._parts = (clock, name, transport, links)
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
+        """A link for tor's next connection."""
+        return Half(_Reception(*self._parts))

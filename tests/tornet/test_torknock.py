@@ -1,0 +1,119 @@
+"""Tests of the whole: tor, `torknock client`, a router, `torknock server`, tor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.capture import Capture, Control
+from tests.support.packets import probe
+from tests.support.tornet import PAGE, Tor, TorFailed, content, shared_network
+
+TORKNOCK = Path(sys.executable).with_name("torknock")
+CLIENT = f"ClientTransportPlugin torknock exec {TORKNOCK} client\n"
+
+
+def server(listen: str) -> str:
+    """The lines of torrc that hide a bridge."""
+    return f"ServerTransportPlugin torknock exec {TORKNOCK} server\nServerTransportListenAddr torknock {listen}\n"
+
+
+def torknock(bridge: Tor, *arguments: str) -> str:
+    """What the operator's command prints."""
+    keyring = bridge.data_directory / "pt_state" / "torknock"
+    return bridge.host.run([str(TORKNOCK), *arguments, "--keyring", str(keyring)]).stdout
+
+
+class HiddenBridgeTests(SynchronousTestCase):
+    """A bridge behind torknock, on every address of its host."""
+
+    timeout = 300
+
+    def setUp(self) -> None:
+        self.network = shared_network()
+        self.bridge = self.network.bridge(server("0.0.0.0:443")).wait_bootstrapped()
+        self.addCleanup(self.bridge.stop)
+
+    def line(self, name: str, *options: str, ipv6: bool = False) -> str:
+        host = self.bridge.host
+        address = f"[{host.address6}]:443" if ipv6 else f"{host.address}:443"
+        told = torknock(self.bridge, "line", "add", name, "--address", address, *options)
+        return told.strip().removeprefix("Bridge ")
+
+    def client(self, line: str, torrc: str = CLIENT) -> Tor:
+        client = self.network.client([line], torrc)
+        self.addCleanup(client.stop)
+        return client
+
+    def test_a_bridge_line_is_all_that_a_client_needs(self) -> None:
+        """It bootstraps and fetches 10 MB through three hops; the wire shows TLS to the port and nothing else."""
+        client_host = self.network.lab.host("client")
+        with Capture(self.network.lab.hub, client_host.hub_interface) as wire:
+            client = self.client(self.line("alice")).wait_bootstrapped()
+            self.assertEqual(self.network.fetch("/", via=client), PAGE)
+            self.assertEqual(self.network.fetch("/bytes/10000000", via=client), content(10_000_000))
+        packets = [seen.packet for seen in wire.seen]
+        self.assertTrue(packets)
+        self.assertEqual({packet and packet.opens and packet.destination_port for packet in packets}, {443, False})
+        for flow in {packet.source_port for packet in packets if packet and packet.opens}:
+            sent = b"".join(packet.payload for packet in packets if packet and packet.source_port == flow)
+            self.assertEqual(sent[:3], b"\x16\x03\x01")
+
+    def test_ipv6_is_behind_the_same_name(self) -> None:
+        """One transport, one port, both families (a line has one address)."""
+        client = self.client(self.line("alice", ipv6=True)).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
+    def test_a_raw_line_works_too(self) -> None:
+        """tor's own TLS is then all there is behind the handshake."""
+        client = self.client(self.line("alice", "--channel", "raw")).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
+    def test_the_bridge_knows_its_clients_address(self) -> None:
+        """Through the Extended ORPort, so that tor counts clients, and one client's floods are one client's."""
+        self.client(self.line("alice")).wait_bootstrapped()
+        with self.bridge.controller() as controller:
+            connections = controller.get_info("orconn-status")
+        self.assertIn(self.network.lab.host("client").address, connections)
+
+    def test_a_revoked_line_is_out_and_another_is_not(self) -> None:
+        """A client that starts after the command gets nowhere."""
+        alice, bob = self.line("alice"), self.line("bob")
+        torknock(self.bridge, "line", "revoke", "alice")
+        self.client(bob).wait_bootstrapped()
+        with self.assertRaises(TorFailed):
+            self.client(alice).wait_bootstrapped(15, timeout=10)
+
+    def test_without_the_capability_no_packet_leaves(self) -> None:
+        """tor's log says what to do, and nothing goes to the bridge, knocked or not."""
+        client_host = self.network.lab.host("client")
+        powerless = CLIENT.replace("exec ", "exec /usr/bin/setpriv --bounding-set=-net_admin ")
+        with Capture(self.network.lab.hub, client_host.hub_interface) as wire:
+            client = self.client(self.line("alice"), powerless)
+            client.wait_log("CAP_NET_ADMIN")
+            with self.assertRaises(TorFailed):
+                client.wait_bootstrapped(15, timeout=5)
+        self.assertEqual(wire.seen, ())
+
+    def test_a_proxy_is_refused(self) -> None:
+        """A knock cannot pass one, so nothing is sent at all."""
+        client_host = self.network.lab.host("client")
+        with Capture(self.network.lab.hub, client_host.hub_interface) as wire:
+            client = self.client(self.line("alice"), CLIENT + "Socks5Proxy 127.0.0.1:9\n")
+            client.wait_log("cannot knock through a proxy")
+        self.assertEqual(wire.seen, ())
+
+    def test_the_port_stays_closed_to_a_prober(self) -> None:
+        """While a client is connected, the port answers a stranger as the port beside it."""
+        self.client(self.line("alice")).wait_bootstrapped()
+        prober = self.network.lab.host("probe")
+        for control in (Control.SYN, Control.FIN, Control.ACK, Control(0)):
+            answers = [probe(prober, self.bridge.host.address, port, control) for port in (443, 444)]
+            self.assertEqual(answers[0], answers[1])
+
+    def test_tor_publishes_no_secret(self) -> None:
+        """What tor wrote down of the transport has no arguments."""
+        for written in self.bridge.bridge_lines:
+            self.assertNotIn("key=", written)
