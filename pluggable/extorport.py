@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -51,6 +51,10 @@ def user_address(host: str, port: int) -> str:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def _message(command: int, body: bytes = b"") -> bytes:
+    return command.to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
 
 
 class Introduction:
@@ -214,7 +218,7 @@ class _Arrival(Early):
     async def _introduce(self, half: Half) -> None:
         try:
             dialling = Deferred.fromCoroutine(dial(self._reactor, self._environment, self._name, self._client))
-            tor = await dialling.addTimeout(HANDSHAKE_LIMIT, self._reactor)
+            tor = await dialling.addTimeout(HANDSHAKE_LIMIT, self._reactor, _too_late)
         except Exception as error:  # noqa: BLE001  whatever it is, this client cannot be served
             if not half.lost:
                 self._tell(error)
@@ -225,7 +229,7 @@ class _Arrival(Early):
             half.transport.resumeProducing()
 
     def _tell(self, error: Exception) -> None:
-        if isinstance(error, (ORPortError, ConnectError, OSError, TimeoutError)):
+        if isinstance(error, (ORPortError, ConnectError)):
             _log.error("{transport}: a client was turned away: {reason}", transport=self._name, reason=str(error))
         else:
             _log.failure("{transport}: a client was turned away", transport=self._name)
@@ -233,6 +237,10 @@ class _Arrival(Early):
     def lost(self, reason: Failure) -> None:
         self._links.discard(self._half)
         self._dialling.cancel()
+
+
+def _too_late(_result: object, seconds: float) -> Failure:
+    return Failure(ORPortError(f"tor has not answered within {seconds:.0f} s"))
 
 
 class ORPortFactory(Factory[Half]):
@@ -243,6 +251,6 @@ class ORPortFactory(Factory[Half]):
     def __init__(self, reactor: Any, environment: ServerEnvironment, name: str, links: Links) -> None:
         self._reactor, self._environment, self._name, self._links = reactor, environment, name, links
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Half:
         """A link for a client at *addr*, which is None if nobody knows it."""
         return Half(_Arrival(self._reactor, self._environment, self._name, addr, self._links))

@@ -1,8 +1,4 @@
-"""Two links joined: what arrives at one leaves at the other, as fast as the slower takes it.
-
-    Half ── transport of tor ── … ── transport of the bridge ── Half
-      └──────────────────────── join ─────────────────────────────┘
-"""
+"""Two links joined: what arrives at one leaves at the other, as fast as the slower takes it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "notice", "info", "debug"]
 SCRUBBED = "[scrubbed]"
 """What stands for an address that nobody needs to read."""
 
-_IPV4 = re.compile(r"(?<![0-9.])((?:[0-9]{1,3}\.){3}[0-9]{1,3})(?!\.?[0-9])(?::[0-9]{1,5})?")
+_IPV4 = re.compile(r"(?<![0-9])(?<![0-9]\.)((?:[0-9]{1,3}\.){3}[0-9]{1,3})(?!\.?[0-9])(?::[0-9]{1,5})?")
 _IPV6 = re.compile(
     r"\[((?:[0-9A-Fa-f]{0,4}:){2,8}[0-9A-Fa-f.]*)(?:%\w+)?\](?::[0-9]{1,5})?|((?:[0-9A-Fa-f]{0,4}:){2,8}[0-9A-Fa-f.]*)"
 )
@@ -42,9 +42,8 @@ class Report:
         """
         if not re.fullmatch("[!-~]+", version):
             raise ValueError("a version is ASCII without spaces")
-        self._say(
-            f"STATUS TYPE=version TRANSPORT={transport} IMPLEMENTATION={_quoted(implementation)} VERSION={_quoted(version)}"
-        )
+        about = f"IMPLEMENTATION={_quoted(implementation)} VERSION={_quoted(version)}"
+        self._say(f"STATUS TYPE=version TRANSPORT={transport} {about}")
 
     def proxy_done(self) -> None:
         """`PROXY DONE`: whatever leaves will go through the proxy."""
@@ -92,9 +91,10 @@ def _scrub(found: re.Match[str]) -> str:
     host = next(group for group in found.groups() if group is not None).rstrip(".")
     try:
         address = ip_address(host)
+        harmless = address.is_loopback or address.is_unspecified
     except ValueError:
-        return found[0].replace(host, SCRUBBED) if "::" in host else found[0]
-    return found[0] if address.is_loopback or address.is_unspecified else SCRUBBED + found[0][len(found[0].rstrip(".")) :]
+        harmless = "::" not in host  # the time of day, for instance
+    return found[0] if harmless else SCRUBBED + "." * found[0].endswith(".")
 
 
 def _address(host: str, port: int) -> str:

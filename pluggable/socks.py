@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet import defer, error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -57,6 +57,11 @@ _CAUSES: tuple[tuple[tuple[type[BaseException], ...], type[SOCKSError]], ...] = 
     ((error.TimeoutError, defer.TimeoutError, TimeoutError), TTLExpired),
     ((error.NoRouteError,), NetworkUnreachable),
 )
+
+_EXPECTED = (
+    SOCKSError, OSError, CancelledError, error.ConnectError, error.ConnectionClosed, error.ConnectionLost,
+    error.ConnectionDone, defer.TimeoutError,
+)  # fmt: skip
 
 
 def socks_error(cause: BaseException) -> SOCKSError:
@@ -169,8 +174,9 @@ class _Reception:
     def __init__(self, clock: Any, name: str, transport: IClientTransport, links: Links) -> None:
         self._clock, self._name, self._transport, self._links = clock, name, transport, links
         self._socks = SOCKS5()
+        self._upstream = Half()
         self._dialling: Deferred[None] | None = None
-        self._refused = False
+        self._refused = self._joined = False
 
     def opened(self, half: Half) -> None:
         self._half = half
@@ -192,41 +198,49 @@ class _Reception:
 
     def lost(self, reason: Failure) -> None:
         self._links.discard(self._half)
-        self._end()
+        if not self._joined:
+            self._abandon()
 
     async def _dial(self, request: Request) -> None:
-        upstream = Half()
+        upstream = self._upstream
         factory = Factory.forProtocol(lambda: upstream)
         factory.noisy = False
         dialling = self._transport.endpoint(request).connect(factory)
-        await dialling.addTimeout(DIAL_LIMIT, self._clock)
+        await dialling.addTimeout(DIAL_LIMIT, self._clock, _too_late)
         if upstream.lost:
             raise ConnectionRefused("the bridge closed the connection at once")
         if upstream.transport is None:
             raise SOCKSError("the transport has not connected what it says it has")
         self._half.transport.write(SUCCEEDED)
+        self._joined = True
         join(self._half, upstream)
 
     def _failed(self, failure: Failure) -> None:
         if self._half.lost or self._refused:
             return
-        known = isinstance(failure.value, (SOCKSError, OSError, error.ConnectError, error.ConnectionClosed))
-        if not known and not failure.check(defer.TimeoutError, error.TimeoutError, CancelledError):
+        if not failure.check(*_EXPECTED):
             _log.failure("{transport}: dialling the bridge", failure, transport=self._name)
-        self._refuse(socks_error(failure.value))
+        cause = failure.value
+        self._refuse(socks_error(cause) if cause is not None else SOCKSError("no cause"))
 
     def _refuse(self, failure: SOCKSError) -> None:
         _log.warn("{transport}: {reason}", transport=self._name, reason=str(failure))
         self._refused = True
         self._half.transport.write(self._socks.refusal(failure))
         self._half.transport.loseConnection()
-        self._end()
+        self._abandon()
 
-    def _end(self) -> None:
+    def _abandon(self) -> None:
         if self._limit.active():
             self._limit.cancel()
         if self._dialling is not None:
             self._dialling.cancel()
+        if self._upstream.transport is not None and not self._upstream.lost:
+            self._upstream.abort()
+
+
+def _too_late(_result: object, seconds: float) -> Failure:
+    return Failure(TTLExpired(f"the bridge was not reached within {seconds:.0f} s"))
 
 
 class SOCKSFactory(Factory[Half]):
@@ -237,6 +251,6 @@ class SOCKSFactory(Factory[Half]):
     def __init__(self, clock: Any, name: str, transport: IClientTransport, links: Links) -> None:
         self._parts = (clock, name, transport, links)
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Half:
         """A link for tor's next connection."""
         return Half(_Reception(*self._parts))

@@ -1,5 +1,8 @@
 """`python -m torknock` is the command `torknock`."""
 
+from __future__ import annotations
+
 from torknock.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

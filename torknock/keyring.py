@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -134,7 +135,7 @@ class Keyring:
         try:
             self.pin = _pin(self.private_key)
             """SHA-256 of the key's SubjectPublicKeyInfo in DER (protocol.md §2.1)."""
-        except ValueError:
+        except (TypeError, ValueError, UnsupportedAlgorithm):
             raise KeyringUnreadable(directory, "the bridge's key in it is damaged") from None
 
     @classmethod
@@ -189,12 +190,12 @@ class Keyring:
         line = Line(secrets.token_bytes(32), self.pin, n, sni, channel=channel)
         line = parse_arguments(arguments(line))
         row = (name, line.secret, line.n, line.sni, line.channel, int(now), expires)
-        with _refusals(self._directory):
-            try:
-                with _writing(self._database):
-                    self._database.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
-            except sqlite3.IntegrityError:
-                raise LineExists(name) from None
+        with _refusals(self._directory), _writing(self._database):
+            done = self._database.execute(
+                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (name) DO NOTHING", row
+            )
+        if done.rowcount == 0:
+            raise LineExists(name)
         return Issued(name, line, int(now), expires, None)
 
     def get(self, name: str) -> Issued:
@@ -281,10 +282,15 @@ class Keyring:
                 f"SELECT name, secret, n, sni, channel, created, expires, revoked FROM line {which}",  # noqa: S608
                 arguments,
             )
-            return [
-                Issued(name, Line(secret, self.pin, n, sni, channel=channel), *times)
-                for name, secret, n, sni, channel, *times in rows
-            ]
+            return [self._issued(*row) for row in rows]
+
+    def _issued(
+        self, name: str, secret: bytes, n: int, sni: str | None, channel: str,
+        created: int, expires: int | None, revoked: int | None,
+    ) -> Issued:  # fmt: skip
+        if not (isinstance(secret, bytes) and len(secret) == 32 and isinstance(n, int) and 1 <= n <= 1024):
+            raise KeyringUnreadable(self._directory, "a line in it is damaged")
+        return Issued(name, Line(secret, self.pin, n, sni, channel=channel), created, expires, revoked)
 
 
 def _pin(private_key: bytes) -> bytes:
@@ -349,7 +355,7 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
         raise KeyringUnreadable(path.parent, f"others can read {path.name}", f"chmod 600 {path}") from None
     finally:
         os.close(file)
-    if not os.access(path, os.R_OK | os.W_OK):
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise PermissionError
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
@@ -384,10 +390,11 @@ def _refusals(directory: Path) -> Iterator[None]:
     """Turn what SQLite and the disk say into `KeyringUnreadable`."""
     try:
         yield
-    except sqlite3.IntegrityError:
-        raise
     except sqlite3.Error as error:
-        raise KeyringUnreadable(directory, str(error)) from error
+        said = str(error)  # it may quote what is damaged
+        raise KeyringUnreadable(directory, said if said.isprintable() else "it is damaged") from error
+    except UnicodeDecodeError as error:
+        raise KeyringUnreadable(directory, "it is damaged") from error
     except PermissionError as error:
         raise KeyringUnreadable(directory, "permission denied", "be the user that tor runs as, or root") from error
     except OSError as error:

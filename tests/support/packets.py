@@ -110,8 +110,10 @@ def packet_from(host: Host, target: str, port: int, **fields: Any) -> Packet:
     fresh = {"source_port": source_port(), "seq": secrets.randbits(32)}
     if fields.get("control", Control.SYN) & Control.ACK:
         fresh["ack"] = secrets.randbits(32)
-    source = host.silent6 if ":" in target else host.silent
-    return Packet(**{"source": source, "destination": target, "destination_port": port, **fresh, **fields})
+    ends = {"destination": target, "destination_port": port, "source": host.silent}
+    if ":" in target:
+        ends |= {"source": host.silent6, "ip_flags": 0}
+    return Packet(**{**ends, **fresh, **fields})
 
 
 def exchange(

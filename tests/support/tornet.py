@@ -250,7 +250,9 @@ class TorNetwork:
 
     def _serve(self) -> None:
         server = self._net.call(http.server.ThreadingHTTPServer, (self._net.address, 80), _Web)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web server")
+        thread = threading.Thread(  # a daemon: Python waits for others before it calls atexit's functions
+            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="web server", daemon=True
+        )
         thread.start()
         for step in (server.server_close, thread.join, server.shutdown):
             self._closing.callback(step)
@@ -298,7 +300,7 @@ class TorNetwork:
                     controller.signal("HUP")
 
             self._progress("waiting for the descriptors of eight relays")
-            self._all_tell(voters, "desc/all-recent", "onion-key", publish, 5)
+            self._all_tell(voters, "desc/all-recent", "router", publish, 5)
             self._progress("the authorities vote")
             self._all_tell(voters, "ns/all", "r", vote, 12)
             self._progress("the relays learn of each other")
@@ -315,7 +317,7 @@ class TorNetwork:
         waiting, relays = list(controllers), len(self._tors)
 
         def told() -> bool:
-            while waiting and len(re.findall(rf"(?m)^{keyword}\b", str(waiting[0].get_info(key, "")))) == relays:
+            while waiting and len(re.findall(rf"(?m)^{keyword}( |$)", str(waiting[0].get_info(key, "")))) == relays:
                 waiting.pop(0)
             return not waiting
 

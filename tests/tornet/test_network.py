@@ -29,7 +29,7 @@ class NetworkTests(SynchronousTestCase):
         return tor.wait_bootstrapped()
 
     def test_plain_bridge(self) -> None:
-        """A client whose bridge has no transport reaches the web server in three hops, the first of which is the bridge."""
+        """Without any transport a client reaches the web server in three hops, and the first is the bridge."""
         network = shared_network()
         bridge = self.started(network.bridge(or_port="auto"))
         client = self.started(network.client(bridge.bridge_lines))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import define
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -19,6 +19,7 @@ from zope.interface import implementer
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import MethodError
 from pluggable.interfaces import IServerTransport
+from pluggable.managed import main
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ServerTLS
 from torknock.errors import TorknockError
@@ -28,6 +29,7 @@ from torknock.gate.nftables import NftablesGate
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
 from torknock.keyring import Keyring
+from torknock.line import parse_address
 from torknock.linux import NO_CAPABILITY, may_administer_network
 
 KEYRING = "torknock"
@@ -35,6 +37,17 @@ KEYRING = "torknock"
 
 _PATIENCE = 5.0
 """So long a predecessor is given to leave the door: tor starts a successor about a second after it has ended one."""
+
+
+def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str) -> NoReturn:
+    """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it."""
+    main(
+        reactor,
+        environ,
+        implementation="torknock",
+        version=version,
+        servers={"torknock": lambda environment: KnockServer(reactor, environment, now)},
+    )
 
 
 @implementer(IServerTransport)
@@ -78,7 +91,7 @@ class _Door:
             raise MethodError(NO_CAPABILITY)
         port = self._port or _unused_port(self._host)
         if _is_served(self._host, port):
-            raise MethodError(f"another program listens on port {port}; end it, or hide a port on which nothing listens")
+            raise MethodError(f"another program listens on port {port}; end it, or hide a port that nobody serves")
         try:
             keyring = Keyring.open(self._keyring, create=True)
         except TorknockError as error:
@@ -103,7 +116,7 @@ class _Guarded:
         self._host, self._port = host, port
         self._keyring = keyring
         self._factory = factory
-        self._tls = ServerTLS(reactor, keyring.private_key, now, secrets.SystemRandom())
+        self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), self._addresses)
         self._raw = Raw()
         self._listener = HiddenListener(reactor, port, self._welcome)
         door = Door(host, port, self._listener.hidden_ipv4, self._listener.hidden_ipv6)
@@ -140,6 +153,11 @@ class _Guarded:
         """The public address that is protected."""
         kind = IPv4Address if ipaddress.ip_address(self._host).version == 4 else IPv6Address
         return kind("TCP", self._host, self._port)
+
+    def _addresses(self) -> Collection[str]:
+        """Under which addresses clients know the bridge, if its own kernel knows others."""
+        address = self._keyring.setting("address")
+        return () if address is None else (str(parse_address(address)[0]),)
 
     def _welcome(self, isn: int, address: IAddress) -> IProtocol | None:
         lines = [issued.line for issued in self._refresh.spend(isn)]

@@ -1,0 +1,217 @@
+"""`pluggable.extorport`."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from pluggable.environment import ServerEnvironment
+from pluggable.errors import ORPortError
+from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, ORPortFactory, read_cookie, user_address
+from pluggable.relay import EARLY_LIMIT, Half, Links
+from tests.support.strategies import pieces
+
+COOKIE, OURS, THEIRS = b"c" * 32, b"n" * 32, b"s" * 32
+SERVER_HASH = hmac.digest(COOKIE, b"ExtORPort authentication server-to-client hash" + OURS + THEIRS, "sha256")
+CLIENT_HASH = hmac.digest(COOKIE, b"ExtORPort authentication client-to-server hash" + OURS + THEIRS, "sha256")
+ABOUT = b"\x00\x01\x00\x0c192.0.2.7:42" + b"\x00\x02\x00\x03rot" + b"\x00\x00\x00\x00"
+UNKNOWN, OKAY, DENY = b"\x12\x34\x00\x03abc", b"\x10\x00\x00\x00", b"\x10\x01\x00\x00"
+TOR_SAYS = b"\x07\x01\x00" + SERVER_HASH + THEIRS + b"\x01" + UNKNOWN + OKAY + b"early"
+
+
+def introduction(cookie: bytes = COOKIE) -> Introduction:
+    """One that says `ABOUT`."""
+    return Introduction(cookie, OURS, "rot", "192.0.2.7:42")
+
+
+class IntroductionTests(SynchronousTestCase):
+    """`Introduction`."""
+
+    @given(pieces(TOR_SAYS))
+    def test_answers_are_the_same_however_tor_cuts_its_bytes(self, heard: list[bytes]) -> None:
+        """TCP has no messages: one octet at a time or all at once must end the same."""
+        machine = introduction()
+        said = b"".join(machine.feed(piece) for piece in heard)
+        self.assertEqual(said, b"\x01" + OURS + CLIENT_HASH + ABOUT)
+        self.assertTrue(machine.done)
+        self.assertEqual(machine.rest, b"early")
+
+    def test_what_tor_must_not_say_is_refused(self) -> None:
+        """Another cookie, no SAFE_COOKIE, types without end, a refusal, a denial."""
+        for said in (
+            b"\x01\x00" + bytes(32) + THEIRS,
+            b"\x02\x00",
+            b"\x02" * 256,
+            b"\x01\x00" + SERVER_HASH + THEIRS + b"\x00",
+            b"\x01\x00" + SERVER_HASH + THEIRS + b"\x02",
+            b"\x01\x00" + SERVER_HASH + THEIRS + b"\x01" + DENY,
+        ):
+            self.assertRaises(ORPortError, introduction().feed, said)
+
+    @given(st.binary(max_size=400), st.integers(0, len(TOR_SAYS)))
+    def test_any_bytes_are_waited_for_or_refused(self, noise: bytes, after: int) -> None:
+        """Noise at any point never raises anything but `ORPortError`."""
+        with contextlib.suppress(ORPortError):
+            introduction().feed(TOR_SAYS[:after] + noise)
+
+    def test_an_unknown_client_is_not_made_up(self) -> None:
+        """Without USERADDR tor counts it all the same."""
+        machine = Introduction(COOKIE, OURS, "rot", None)
+        said = machine.feed(TOR_SAYS)
+        self.assertEqual(said[65:], b"\x00\x02\x00\x03rot" + b"\x00\x00\x00\x00")
+
+
+class CookieTests(SynchronousTestCase):
+    """`read_cookie`."""
+
+    def test_a_cookie_is_read(self) -> None:
+        """The 32 octets behind the header."""
+        path = Path(self.mktemp())
+        path.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
+        self.assertEqual(read_cookie(path), COOKIE)
+
+    def test_what_is_no_cookie_is_refused(self) -> None:
+        """Missing, of another length, with another header."""
+        path = Path(self.mktemp())
+        self.assertRaises(ORPortError, read_cookie, path)
+        for content in (b"", b"! Extended ORPort Auth Cookie !\x0a" + COOKIE[:-1], b"x" * 64):
+            path.write_bytes(content)
+            self.assertRaises(ORPortError, read_cookie, path)
+
+
+class UserAddressTests(SynchronousTestCase):
+    """`user_address`."""
+
+    def test_each_family_has_its_form(self) -> None:
+        """IPv6 in brackets, IPv4 in IPv6's clothes undressed, no scope."""
+        self.assertEqual(user_address("192.0.2.7", 42), "192.0.2.7:42")
+        self.assertEqual(user_address("2001:db8::7", 42), "[2001:db8::7]:42")
+        self.assertEqual(user_address("::ffff:192.0.2.7", 42), "192.0.2.7:42")
+        self.assertEqual(user_address("fe80::1%eth0", 42), "[fe80::1]:42")
+
+
+class Pausing(StringTransport):
+    """A link that remembers whether it was cut."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.loseConnection()
+
+
+class ORPortFactoryTests(SynchronousTestCase):
+    """`ORPortFactory`."""
+
+    def setUp(self) -> None:
+        self.cookie = Path(self.mktemp())
+        self.cookie.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
+        self.reactor, self.links = MemoryReactorClock(), Links()
+
+    def arrive(self, extended: bool = True, client: IAddress | None = IPv4Address("TCP", "192.0.2.7", 42)) -> Half:  # noqa: B008
+        environment = ServerEnvironment(
+            Path("/"), True, ("rot",), "203.0.113.1", None, or_port=("127.0.0.1", 1),
+            extended_or_port=("127.0.0.1", 2) if extended else None, auth_cookie_file=self.cookie if extended else None,
+        )  # fmt: skip
+        half = ORPortFactory(self.reactor, environment, "rot", self.links).buildProtocol(client)
+        self.client = Pausing()
+        half.makeConnection(self.client)
+        return half
+
+    def tor(self) -> tuple[Protocol, Pausing]:
+        """tor's end of the newest link to it."""
+        _host, self.port, factory, _timeout, self.bound_to = self.reactor.tcpClients[-1]
+        protocol, transport = factory.buildProtocol(None), Pausing()
+        protocol.makeConnection(transport)
+        return protocol, transport
+
+    def introduce(self) -> tuple[Protocol, Pausing]:
+        """Be a tor that takes the client; what it was told is cleared."""
+        protocol, transport = self.tor()
+        protocol.dataReceived(b"\x01\x00")
+        nonce = transport.value()[1:]
+        label = b"ExtORPort authentication server-to-client hash"
+        protocol.dataReceived(hmac.digest(COOKIE, label + nonce + THEIRS, "sha256") + THEIRS + b"\x01")
+        transport.clear()
+        protocol.dataReceived(OKAY + b"welcome")
+        return protocol, transport
+
+    def test_no_payload_before_okay(self) -> None:
+        """The client is paused until tor has taken it; what has come all the same is handed on then."""
+        half = self.arrive()
+        self.assertEqual(self.client.producerState, "paused")
+        half.dataReceived(b"hello")
+        _protocol, transport = self.introduce()
+        self.assertEqual((transport.value(), self.client.value()), (b"hello", b"welcome"))
+        self.assertEqual(self.client.producerState, "producing")
+        half.dataReceived(b"more")
+        self.assertEqual(transport.value(), b"hellomore")
+        self.assertEqual((self.port, self.bound_to), (2, None))
+
+    def test_the_plain_port_hears_payload_alone(self) -> None:
+        """tor without an Extended ORPort."""
+        half = self.arrive(extended=False)
+        _protocol, transport = self.tor()
+        half.dataReceived(b"hello")
+        self.assertEqual((self.port, transport.value()), (1, b"hello"))
+
+    def test_a_client_is_cut_when_tor_fails(self) -> None:
+        """There is no way round the Extended ORPort, and the log says why, without the client's address."""
+        failures = {
+            "refused": lambda: self.reactor.tcpClients[-1][2].clientConnectionFailed(None, ORPortError("refused")),
+            "denied": lambda: self.tor()[0].dataReceived(TOR_SAYS),
+            "silent": lambda: self.reactor.advance(HANDSHAKE_LIMIT),
+        }
+        for name, fail in failures.items():
+            with self.subTest(name), capturedLogs() as events:
+                half = self.arrive()
+                fail()
+                self.assertTrue(self.client.aborted)
+                half.connectionLost()
+                self.assertEqual(len([event for event in events if "turned away" in event["log_format"]]), 1)
+                self.assertEqual(len(self.links), 0)
+                self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_the_cookie_is_read_for_each_client(self) -> None:
+        """tor makes a new one when it starts."""
+        self.cookie.write_bytes(b"")
+        with capturedLogs():
+            self.arrive()
+        self.assertTrue(self.client.aborted)
+        self.assertEqual(self.reactor.tcpClients, [])
+        self.cookie.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
+        self.arrive()
+        self.introduce()
+        self.assertFalse(self.client.aborted)
+
+    def test_what_waits_for_tor_is_bounded(self) -> None:
+        """A transport that does not pause may not fill our memory."""
+        half = self.arrive()
+        with capturedLogs():
+            half.dataReceived(bytes(EARLY_LIMIT + 1))
+        self.assertTrue(self.client.aborted)
+
+    def test_a_client_that_leaves_early_leaves_nothing(self) -> None:
+        """The link to tor is given up with it."""
+        half = self.arrive()
+        _protocol, transport = self.tor()
+        half.connectionLost()
+        self.assertTrue(transport.aborted)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_an_address_of_ipv6_and_none_are_taken(self) -> None:
+        """Whatever the transport knows of its client."""
+        for address in (IPv6Address("TCP", "::ffff:192.0.2.7", 42), None):
+            self.arrive(client=address)
+            self.introduce()
+            self.assertEqual(self.client.value(), b"welcome")

@@ -1,0 +1,105 @@
+"""`pluggable.report`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from pluggable.errors import EnvironmentFault, ProxyError, VersionFault
+from pluggable.report import Report, scrubbed
+
+
+def said(say: Callable[[Report], None]) -> bytes:
+    """What a report writes."""
+    written: list[bytes] = []
+    say(Report(written.append))
+    assert len(written) == 1
+    return written[0]
+
+
+class ReportTests(SynchronousTestCase):
+    """`Report`."""
+
+    def test_each_line_is_as_the_specification_has_it(self) -> None:
+        """pt-spec §3.3, word for word."""
+        lines: dict[bytes, Callable[[Report], None]] = {
+            b"VERSION 1\n": Report.version,
+            b"VERSION-ERROR no-version\n": lambda report: report.failed(VersionFault()),
+            b"ENV-ERROR why\n": lambda report: report.failed(EnvironmentFault("why")),
+            b"PROXY-ERROR why\n": lambda report: report.failed(ProxyError("why")),
+            b"PROXY DONE\n": Report.proxy_done,
+            b"CMETHOD rot socks5 127.0.0.1:80\n": lambda report: report.cmethod("rot", "127.0.0.1", 80),
+            b"CMETHOD-ERROR rot why\n": lambda report: report.cmethod_error("rot", "why"),
+            b"CMETHODS DONE\n": Report.cmethods_done,
+            b"SMETHOD rot [::1]:80\n": lambda report: report.smethod("rot", "::1", 80, {}),
+            b"SMETHOD rot 0.0.0.0:80 ARGS:a=b,c=d\n": lambda r: r.smethod("rot", "0.0.0.0", 80, {"a": "b", "c": "d"}),
+            b"SMETHOD-ERROR rot why\n": lambda report: report.smethod_error("rot", "why"),
+            b"SMETHODS DONE\n": Report.smethods_done,
+            b'STATUS TYPE=version TRANSPORT=rot IMPLEMENTATION="a b" VERSION="1.0"\n': lambda report: report.status(
+                "rot", "a b", "1.0"
+            ),
+            b'LOG SEVERITY=warning MESSAGE="a \\"b\\" \\\\"\n': lambda report: report.log("warning", 'a "b" \\'),
+        }
+        for line, say in lines.items():
+            self.assertEqual(said(say), line)
+
+    def test_what_tor_would_destroy_us_for_is_never_said(self) -> None:
+        """A host name, port 0, arguments that need an escape, a version with a space."""
+        report = Report(lambda line: self.fail(str(line)))
+        self.assertRaises(ValueError, report.cmethod, "rot", "localhost", 80)
+        self.assertRaises(ValueError, report.smethod, "rot", "127.0.0.1", 0, {})
+        self.assertRaises(ValueError, report.smethod, "rot", "127.0.0.1", 80, {"a": "b c"})
+        self.assertRaises(ValueError, report.status, "rot", "rot", "1 0")
+
+    @given(st.text())
+    def test_no_text_forges_a_line(self, text: str) -> None:
+        """One line, printable, and the quotation ends where it should."""
+        line = said(lambda report: report.log("error", text))
+        inside = line.removeprefix(b'LOG SEVERITY=error MESSAGE="').removesuffix(b'"\n')
+        self.assertTrue(all(0x20 <= octet <= 0x7E for octet in inside))
+        self.assertNotIn(b'"', inside.replace(b"\\\\", b"").replace(b'\\"', b""))
+        self.assertNotIn(b"\\", inside.replace(b"\\\\", b"").replace(b'\\"', b""))
+
+    @given(st.text())
+    def test_no_error_forges_a_line(self, text: str) -> None:
+        """Errors are not quoted, and still one line."""
+        line = said(lambda report: report.smethod_error("rot", text))
+        self.assertEqual(line.count(b"\n"), 1)
+        self.assertTrue(line.isascii() and line[:-1].decode().isprintable())
+
+
+class ScrubbedTests(SynchronousTestCase):
+    """`scrubbed`."""
+
+    def test_addresses_go(self) -> None:
+        """With and without a port, of both families, in the clothes that Python's errors give them."""
+        for address in (
+            "192.0.2.7", "192.0.2.7:4242", "2001:db8::7", "[2001:db8::7]:443", "::ffff:192.0.2.7",
+            "2001:db8:0:1:2:3:4:5", "fe80::1", "[fe80::1%eth0]:1",
+        ):  # fmt: skip
+            for around in ("to {} now", "to {}.", "'{}'", "host={}, port", "({})", "{}"):
+                text = scrubbed(around.format(address))
+                self.assertIn("[scrubbed]", text)
+                self.assertNotIn("192", text)
+                self.assertNotIn("db8", text)
+                self.assertNotIn("fe80", text)
+
+    def test_what_the_operator_needs_stays(self) -> None:
+        """Loopback and the unspecified addresses are nobody's; times and versions are no addresses."""
+        for text in ("127.0.0.1:9001", "[::1]:80", "0.0.0.0:443", "[::]:443", "at 12:34:56", "version 3.11", "a: b: c"):
+            self.assertEqual(scrubbed(text), text)
+
+    @given(st.ip_addresses(), st.text("() ,.'=\"/", max_size=3), st.text("() ,'=\"/", max_size=3))
+    def test_no_address_escapes(self, address: object, before: str, after: str) -> None:
+        """Any address between any marks."""
+        text = scrubbed(f"{before}{address}{after}")
+        harmless = getattr(address, "is_loopback", False) or getattr(address, "is_unspecified", False)
+        self.assertEqual(harmless, "[scrubbed]" not in text)
+
+    @given(st.text())
+    def test_any_text_is_taken(self, text: str) -> None:
+        """Nothing that is logged can hurt the log."""
+        scrubbed(text)

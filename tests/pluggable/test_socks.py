@@ -1,0 +1,268 @@
+"""`pluggable.socks`."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import defer, error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from pluggable.errors import NotAllowed, SOCKSError
+from pluggable.interfaces import IClientTransport, Request
+from pluggable.relay import Half, Links
+from pluggable.socks import DIAL_LIMIT, HANDSHAKE_LIMIT, SOCKS5, SUCCEEDED, SOCKSFactory, socks_error
+from tests.support.strategies import pieces
+
+GREETING = b"\x05\x02\x00\x02"
+NAMED = b"\x01\x07a=1;b=2\x01\x00"
+CONNECT = b"\x05\x01\x00\x01\xc0\x00\x02\x01\x01\xbb"
+CONNECT6 = b"\x05\x01\x00\x04" + bytes.fromhex("20010db8000000000000000000000001") + b"\x01\xbb"
+
+
+def heard(*octets: bytes) -> SOCKS5:
+    """A machine that has heard *octets*."""
+    machine = SOCKS5()
+    for each in octets:
+        machine.feed(each)
+    return machine
+
+
+class SOCKS5Tests(SynchronousTestCase):
+    """`SOCKS5`."""
+
+    @given(pieces(GREETING + NAMED + CONNECT))
+    def test_the_request_is_the_same_however_tor_cuts_its_bytes(self, said: list[bytes]) -> None:
+        """TCP has no messages."""
+        machine = SOCKS5()
+        self.assertEqual(b"".join(machine.feed(piece) for piece in said), b"\x05\x02\x01\x00")
+        self.assertEqual(machine.request, Request("192.0.2.1", 443, (("a", "1"), ("b", "2"))))
+
+    def test_no_arguments_no_authentication(self) -> None:
+        """tor without arguments offers nothing but method 0."""
+        self.assertEqual(heard(b"\x05\x01\x00", CONNECT6).request, Request("2001:db8::1", 443))
+
+    def test_arguments_are_asked_for_whenever_they_are_offered(self) -> None:
+        """Method 0 would lose them."""
+        self.assertEqual(SOCKS5().feed(b"\x05\x03\x00\x01\x02"), b"\x05\x02")
+
+    def test_long_arguments_go_on_in_the_password(self) -> None:
+        """Above 255 bytes tor cuts them in two."""
+        name, word = b"k=" + b"v" * 253, b"w" * 255
+        machine = heard(GREETING, b"\x01\xff" + name + b"\xff" + word, CONNECT)
+        self.assertEqual(machine.request, Request("192.0.2.1", 443, (("k", "v" * 253 + "w" * 255),)))
+
+    def test_only_a_single_nul_is_no_password(self) -> None:
+        """Anything else belongs to the arguments."""
+        machine = heard(GREETING, b"\x01\x02k=\x02\x00\x00", CONNECT)
+        self.assertEqual(machine.request, Request("192.0.2.1", 443, (("k", "\0\0"),)))
+
+    def refusal(self, *octets: bytes) -> bytes:
+        machine = SOCKS5()
+        with self.assertRaises(SOCKSError) as caught:
+            for each in octets:
+                machine.feed(each)
+        return machine.refusal(caught.exception)
+
+    def test_each_refusal_is_said_in_its_own_words(self) -> None:
+        """`FF` for methods, `01 01` for arguments, a reply for a request."""
+        for said in (b"\x04", b"G", b"\x05\x00", b"\x05\x01\x01"):
+            self.assertEqual(self.refusal(said), b"\x05\xff")
+        for said in (b"\x02", b"\x01\x00\x01", b"\x01\x01k\x00", b"\x01\x01k\x01\x00", b"\x01\x03k=\\\x01\x00"):
+            self.assertEqual(self.refusal(GREETING, said), b"\x01\x01")
+        for reply, said in (
+            (1, b"\x04"), (1, CONNECT[:-2] + b"\x00\x00"), (7, b"\x05\x02\x00\x01"), (7, b"\x05\x03\x00\x01"),
+            (8, b"\x05\x01\x00\x03\x01x\x00\x01"), (8, b"\x05\x01\x00\x02"), (1, CONNECT + b"x"),
+        ):  # fmt: skip
+            self.assertEqual(self.refusal(GREETING, NAMED, said), bytes([5, reply, 0, 1]) + bytes(6))
+
+    @given(st.binary(), st.integers(0, 40))
+    def test_any_bytes_are_waited_for_or_refused(self, noise: bytes, after: int) -> None:
+        """Noise at any point never raises anything but `SOCKSError`, and that can be said."""
+        machine = SOCKS5()
+        try:
+            machine.feed((GREETING + NAMED + CONNECT)[:after] + noise)
+        except SOCKSError as failure:
+            self.assertTrue(machine.refusal(failure))
+
+
+class SOCKSErrorTests(SynchronousTestCase):
+    """`socks_error`."""
+
+    def test_a_cause_has_its_reply(self) -> None:
+        """The same for Twisted's errors and for Python's."""
+        for reply, causes in {
+            1: [ValueError(), OSError(errno.EPERM, "x"), error.ConnectError(), error.UnknownHostError(), OSError("x")],
+            2: [NotAllowed()],
+            3: [OSError(errno.ENETUNREACH, "x"), error.NoRouteError(errno.ENETUNREACH, "x")],
+            4: [OSError(errno.EHOSTUNREACH, "x"), error.ConnectError(errno.EHOSTUNREACH, "x")],
+            5: [ConnectionRefusedError(), error.ConnectionRefusedError(), OSError(errno.ECONNREFUSED, "x"),
+                ConnectionResetError(), OSError(errno.ECONNRESET, "x"), error.ConnectionLost(), error.ConnectionDone()],
+            6: [TimeoutError(), error.TimeoutError(), error.TCPTimedOutError(errno.ETIMEDOUT, "x"),
+                defer.TimeoutError(), OSError(errno.ETIMEDOUT, "x")],
+            8: [OSError(errno.EADDRNOTAVAIL, "x"), error.ConnectBindError(errno.EADDRNOTAVAIL, "x")],
+        }.items():  # fmt: skip
+            for cause in causes:
+                with self.subTest(repr(cause)):
+                    self.assertEqual(socks_error(cause).reply, reply)
+
+
+class Link(StringTransport):
+    """A link that remembers whether it was cut."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.loseConnection()
+
+
+@implementer(IClientTransport, IStreamClientEndpoint)
+class Awaiting:
+    """A transport that connects when the test says so."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.refuses: Exception | None = None
+
+    def start(self) -> Deferred[None]:
+        return defer.succeed(None)
+
+    def stop(self) -> None:
+        """Nothing."""
+
+    def endpoint(self, request: Request) -> IStreamClientEndpoint:
+        if self.refuses is not None:
+            raise self.refuses
+        self.request = request
+        return self
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        self.factory = protocolFactory
+        self.connecting: Deferred[IProtocol] = Deferred(self._cancel)
+        return self.connecting
+
+    def _cancel(self, deferred: Deferred[Any]) -> None:
+        self.cancelled = True
+        deferred.errback(error.ConnectingCancelledError(None))
+
+    def connected(self) -> tuple[IProtocol, Link]:
+        """The bridge has been reached; its link, of which tor has not been told."""
+        protocol, link = self.factory.buildProtocol(None), Link()  # type: ignore[arg-type]
+        assert protocol is not None
+        protocol.makeConnection(link)
+        return protocol, link
+
+
+class SOCKSFactoryTests(SynchronousTestCase):
+    """`SOCKSFactory`: tor on one side, a transport on the other."""
+
+    def setUp(self) -> None:
+        self.clock, self.links, self.transport = Clock(), Links(), Awaiting()
+        self.tor = Link()
+        self.half: Half = SOCKSFactory(self.clock, "rot", self.transport, self.links).buildProtocol(None)
+        self.half.makeConnection(self.tor)
+
+    def ask(self) -> None:
+        self.half.dataReceived(GREETING + NAMED + CONNECT)
+        self.assertEqual(self.tor.value(), b"\x05\x02\x01\x00")
+        self.tor.clear()
+
+    def assert_refused(self, reply: bytes, events: list[Any], tracebacks: int = 0) -> None:
+        self.assertEqual(self.tor.value(), reply)
+        self.assertTrue(self.tor.disconnecting)
+        self.assertEqual(len([event for event in events if event["log_format"] == "{transport}: {reason}"]), 1)
+        self.assertEqual(len(self.flushLoggedErrors()), tracebacks)
+        self.half.connectionLost(Failure(error.ConnectionDone()))
+        self.assertEqual((len(self.links), self.clock.getDelayedCalls()), (0, []))
+
+    def test_success_is_said_when_the_bridge_is_reached(self) -> None:
+        """Not before; and what the bridge has said already follows it."""
+        self.ask()
+        self.assertEqual(self.transport.request.arguments, (("a", "1"), ("b", "2")))
+        protocol, bridge = self.transport.connected()
+        protocol.dataReceived(b"early")
+        self.assertEqual(self.tor.value(), b"")
+        self.transport.connecting.callback(protocol)
+        self.assertEqual(self.tor.value(), SUCCEEDED + b"early")
+        self.half.dataReceived(b"hello")
+        self.assertEqual(bridge.value(), b"hello")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_failure_is_said_and_logged(self) -> None:
+        """The reply of its cause, one line for the operator, the end."""
+        with capturedLogs() as events:
+            self.ask()
+            self.transport.connecting.errback(error.ConnectionRefusedError())
+            self.assert_refused(b"\x05\x05\x00\x01" + bytes(6), events)
+
+    def test_arguments_that_will_not_do_are_said(self) -> None:
+        """`endpoint` may raise."""
+        self.transport.refuses = NotAllowed("revoked")
+        with capturedLogs() as events:
+            self.ask_in_vain()
+            self.assert_refused(b"\x05\x02\x00\x01" + bytes(6), events)
+
+    def ask_in_vain(self) -> None:
+        self.half.dataReceived(GREETING + NAMED)
+        self.tor.clear()
+        self.half.dataReceived(CONNECT)
+
+    def test_a_mistake_in_a_transport_is_a_general_failure(self) -> None:
+        """tor hears of it, and the log has the traceback."""
+        self.transport.refuses = ZeroDivisionError()
+        with capturedLogs() as events:
+            self.ask_in_vain()
+            self.assert_refused(b"\x05\x01\x00\x01" + bytes(6), events, tracebacks=1)
+
+    def test_a_bridge_that_is_silent_is_given_up(self) -> None:
+        """tor itself would wait for minutes."""
+        with capturedLogs() as events:
+            self.ask()
+            self.clock.advance(DIAL_LIMIT)
+            self.assertTrue(self.transport.cancelled)
+            self.assert_refused(b"\x05\x06\x00\x01" + bytes(6), events)
+
+    def test_a_tor_that_is_silent_is_given_up(self) -> None:
+        """It asks within seconds or never."""
+        with capturedLogs() as events:
+            self.clock.advance(HANDSHAKE_LIMIT)
+            self.assert_refused(b"\x05\xff", events)
+
+    def test_tor_may_not_speak_before_it_is_answered(self) -> None:
+        """Whether its octets come with the request or after it."""
+        with capturedLogs() as events:
+            self.ask()
+            protocol, bridge = self.transport.connected()
+            self.half.dataReceived(b"hello")
+            self.assertTrue(self.transport.cancelled and bridge.aborted)
+            protocol.connectionLost(Failure(error.ConnectionAborted()))  # type: ignore[arg-type]
+            self.half.dataReceived(b"hello again")
+            self.assert_refused(b"\x05\x01\x00\x01" + bytes(6), events)
+
+    def test_a_bridge_that_hangs_up_at_once_is_no_success(self) -> None:
+        """Success and then the end would tell tor's user nothing."""
+        with capturedLogs() as events:
+            self.ask()
+            protocol, _bridge = self.transport.connected()
+            protocol.connectionLost(Failure(error.ConnectionDone()))  # type: ignore[arg-type]
+            self.transport.connecting.callback(protocol)
+            self.assert_refused(b"\x05\x05\x00\x01" + bytes(6), events)
+
+    def test_a_tor_that_leaves_ends_the_dialling(self) -> None:
+        """Nothing is sent for nobody."""
+        self.ask()
+        self.half.readConnectionLost()
+        self.assertTrue(self.tor.disconnecting)
+        self.half.connectionLost(Failure(error.ConnectionDone()))
+        self.assertTrue(self.transport.cancelled)
+        self.assertEqual((len(self.links), self.clock.getDelayedCalls()), (0, []))

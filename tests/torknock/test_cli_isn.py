@@ -1,0 +1,117 @@
+"""Tests of `torknock isn`."""
+
+from __future__ import annotations
+
+import json
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from tests.torknock.test_cli_line import CommandCase
+from torknock.isn.token import epoch_at, tokens
+from torknock.keyring import Keyring
+from torknock.line import BridgeLine, Line, write_bridge_line
+
+VECTOR = json.loads((Path(__file__).parents[1] / "data" / "token_vectors.json").read_text())[0]
+LINE = Line(bytes.fromhex(VECTOR["secret"]), bytes.fromhex(VECTOR["pin"]))
+WRITTEN = write_bridge_line(BridgeLine(IPv4Address("192.0.2.7"), 443, None, LINE))
+EPOCH = 5_984_821
+
+
+class ISNCase(CommandCase):
+    """A keyring with two lines, and a file with a third."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        with Keyring.open(self.keyring, create=True) as keyring:
+            self.alice = keyring.add("alice", expires=None, now=1).line
+            self.bob = keyring.add("bob", expires=2, now=1, n=3).line
+        self.file = self.data / "line.txt"
+        self.file.write_text(WRITTEN + "\n")
+
+    def isns(self, line: Line, epoch: int) -> list[str]:
+        """The ISNs of *line* as the command writes them."""
+        return [f"0x{isn:08x}" for isn in tokens(line.secret, line.bridge_name, epoch, line.n)]
+
+
+class ListTests(ISNCase):
+    """`torknock isn list`."""
+
+    def test_the_isns_of_a_line(self) -> None:
+        """One a line, in derivation order; an expired line's too."""
+        for name, line in (("alice", self.alice), ("bob", self.bob)):
+            said = self.said(self.torknock("isn", "list", name, "--epoch", str(EPOCH), "--keyring", str(self.keyring)))
+            self.assertEqual(said.splitlines(), self.isns(line, EPOCH))
+
+    def test_the_isns_of_a_bridge_line(self) -> None:
+        """From a file or from stdin, without a keyring; they are those of the vector."""
+        expected = "".join(f"0x{isn:08x}\n" for isn in VECTOR["tokens"])
+        epoch = ("--epoch", VECTOR["epoch"])
+        self.assertEqual(self.said(self.torknock("isn", "list", "--bridge-line", str(self.file), *epoch)), expected)
+        self.assertEqual(self.said(self.torknock("isn", "list", "--bridge-line", "-", *epoch, stdin=WRITTEN)), expected)
+
+    def test_the_last_epoch(self) -> None:
+        """Of 64 bits; the one after it is none."""
+        call = ("isn", "list", "--bridge-line", str(self.file), "--epoch")
+        self.assertEqual(self.said(self.torknock(*call, str(2**64 - 1))).split(), self.isns(LINE, 2**64 - 1))
+        self.assertEqual(self.torknock(*call, str(2**64)).exit_code, 2)
+
+    def test_one_line_is_asked_for(self) -> None:
+        """Not none, and not two."""
+        self.assertEqual(self.torknock("isn", "list").exit_code, 2)
+        self.assertEqual(self.torknock("isn", "list", "alice", "--bridge-line", str(self.file)).exit_code, 2)
+
+    def test_what_is_no_bridge_line_is_refused(self) -> None:
+        """In one line that holds no secret."""
+        for text in ("", "\n", "\x00\xff", WRITTEN + " n=0", f"{WRITTEN}\n{WRITTEN}", "x" * 10_000):
+            refusal = self.refused(self.torknock("isn", "list", "--bridge-line", "-", stdin=text))
+            self.assertNotIn("key=A", refusal)
+        self.assertEqual(self.torknock("isn", "list", "--bridge-line", str(self.data / "nothing")).exit_code, 2)
+
+
+class WhichTests(ISNCase):
+    """`torknock isn which`."""
+
+    def which(self, *arguments: str) -> list[str]:
+        """What it finds in the keyring."""
+        return self.said(self.torknock("isn", "which", *arguments, "--keyring", str(self.keyring))).splitlines()
+
+    def test_an_isn_is_found(self) -> None:
+        """In hexadecimal and in decimal, among the neighbours too, of a line that ended too."""
+        for name, line in (("alice", self.alice), ("bob", self.bob)):
+            for epoch in (EPOCH - 1, EPOCH, EPOCH + 1):
+                isn = self.isns(line, epoch)[2]
+                for written in (isn, isn.upper().replace("X", "x"), str(int(isn, 16))):
+                    (found,) = self.which(written, "--epoch", str(EPOCH))
+                    self.assertTrue(found.startswith(f"{name} epoch {epoch} (now-"))
+
+    def test_the_present_is_called_now(self) -> None:
+        """An epoch that begins while the test runs is no matter."""
+        present = epoch_at(time.time())
+        (found,) = self.which(self.isns(self.alice, present)[0])
+        self.assertIn(found, (f"alice epoch {present} (now)", f"alice epoch {present} (now-1)"))
+        (found,) = self.which(self.isns(self.alice, present + 5)[0], "--window", "6")
+        self.assertIn(found, (f"alice epoch {present + 5} (now+5)", f"alice epoch {present + 5} (now+4)"))
+
+    def test_the_window_is_as_wide_as_it_was_told(self) -> None:
+        """Farther away there is nothing; at either end of time the window is cut."""
+        isn = self.isns(self.alice, 5)[0]
+        call = ("isn", "which", isn, "--keyring", str(self.keyring))
+        self.assertEqual(len(self.which(isn, "--epoch", "1", "--window", "4")), 1)
+        self.assertIn("epochs 0 to 4", self.refused(self.torknock(*call, "--epoch", "1", "--window", "3")))
+        self.assertIn(f"to {2**64 - 1}", self.refused(self.torknock(*call, "--epoch", str(2**64 - 1))))
+
+    def test_a_bridge_line_is_enough(self) -> None:
+        """No keyring is needed."""
+        call = ("isn", "which", str(VECTOR["tokens"][3]), "--epoch", VECTOR["epoch"], "--bridge-line", str(self.file))
+        self.assertTrue(self.said(self.torknock(*call)).startswith(f"this line epoch {VECTOR['epoch']} "))
+
+    def test_an_isn_of_nobody_is_status_1(self) -> None:
+        """0 is never one."""
+        for isn in ("0", "0x0", "0x00000000"):
+            self.refused(self.torknock("isn", "which", isn, "--keyring", str(self.keyring)))
+
+    def test_what_is_no_isn_is_status_2(self) -> None:
+        """Nothing is guessed."""
+        for isn in ("", "x", "0x", "0x123456789", str(2**32), "-1", "1_0", "٣", "1234abcd", "0b1"):
+            self.assertEqual(self.torknock("isn", "which", "--keyring", str(self.keyring), "--", isn).exit_code, 2)

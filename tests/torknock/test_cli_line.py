@@ -1,0 +1,285 @@
+"""Tests of torknock.cli and of `torknock line`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock import cli
+from torknock.cli.options import duration
+from torknock.keyring import Keyring
+from torknock.line import parse_bridge_line, write_bridge_line
+
+FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
+WHERE = ("--address", "192.0.2.7:443", "--fingerprint", FINGERPRINT)
+ROOT = Path(__file__).parents[2]
+
+
+@click.command()
+def interrupted() -> None:
+    """A verb that somebody ends with Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+class CommandCase(SynchronousTestCase):
+    """A DataDirectory, and the command."""
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="torknock-")
+        self.addCleanup(temporary.cleanup)
+        self.data = Path(temporary.name)
+        self.keyring = self.data / "pt_state" / "torknock"
+
+    def torknock(self, *arguments: str, stdin: str = "") -> Result:
+        """What the command does with *arguments*."""
+        result = CliRunner().invoke(cli.torknock, [*arguments], stdin, prog_name="torknock")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def line(self, verb: str, *arguments: str) -> Result:
+        """What `torknock line` does with the keyring of this test."""
+        return self.torknock("line", verb, *arguments, "--keyring", str(self.keyring))
+
+    def said(self, result: Result) -> str:
+        """What a command that succeeded wrote to stdout; it wrote nothing else."""
+        self.assertEqual((result.exit_code, result.stderr), (0, ""))
+        return result.stdout
+
+    def refused(self, result: Result) -> str:
+        """The one line that a command which could not do it wrote to stderr; nothing is on stdout."""
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertRegex(result.stderr, r"\Atorknock: [^\n]+\n\Z")
+        return result.stderr
+
+
+class CommandTests(CommandCase):
+    """What all verbs have in common."""
+
+    def test_help_imports_no_verb(self) -> None:
+        """The list is there at once, even if a verb is broken."""
+        self.patch(cli, "VERBS", {"nothing": cli.Verb("torknock.cli.nothing", "nothing", "Does nothing.")})
+        self.assertIn("Does nothing.", self.said(self.torknock("--help")))
+
+    def test_help_is_light(self) -> None:
+        """It loads neither Twisted nor the keyring."""
+        program = (
+            "import sys; from torknock.cli import torknock; torknock(['--help'], standalone_mode=False); "
+            "sys.exit(bool({'twisted', 'sqlite3', 'cryptography'} & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        self.assertIn(b"line", done.stdout)
+
+    def test_every_verb_has_help(self) -> None:
+        """With an example, where there is something to type."""
+        for group, verbs in {"line": ("add", "list", "show", "revoke"), "isn": ("list", "which")}.items():
+            self.said(self.torknock(group, "--help"))
+            for verb in verbs:
+                self.assertIn(f"Example: torknock {group} {verb}", self.said(self.torknock(group, verb, "--help")))
+
+    def test_a_wrong_call_is_status_2(self) -> None:
+        """As of every other command."""
+        for call in (["nothing"], ["line", "nothing"], ["line", "show"], ["--nothing"], ["line", "list", "alice"]):
+            self.assertEqual(self.torknock(*call).exit_code, 2)
+
+    def test_an_interruption_is_quiet(self) -> None:
+        """Ctrl-C is no news."""
+        self.patch(cli, "VERBS", {"interrupted": cli.Verb(__name__, "interrupted", "")})
+        result = self.torknock("interrupted")
+        self.assertEqual((result.exit_code, result.output), (130, ""))
+
+    def test_a_reader_that_has_gone_is_quiet(self) -> None:
+        """`torknock line list | head -0` says nothing; a full disk is said."""
+        self.said(self.line("add", "alice", *WHERE))
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "torknock", "line", "list", "--keyring", str(self.keyring)]
+        done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+        os.close(writer)
+        self.assertEqual(done.stderr, b"")
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr.count(b"\n"), 1)
+
+    def test_a_strange_file_name_does_not_break_the_line(self) -> None:
+        """Whatever the error quotes."""
+        self.keyring = self.data / "a\nb"
+        self.refused(self.line("list"))
+
+
+class DurationTests(SynchronousTestCase):
+    """Time spans as people write them."""
+
+    def test_units(self) -> None:
+        """Minutes, hours, days, weeks."""
+        self.assertEqual([duration(text) for text in ("30m", "12h", "90d", "2w")], [1800, 43200, 7776000, 1209600])
+
+    @given(st.text() | st.from_regex(r"\d+[mhdw]"))
+    def test_anything_else_is_an_error(self, text: str) -> None:
+        """Nothing is guessed."""
+        if not re.fullmatch(r"[1-9][0-9]{0,3}[mhdw]", text):
+            self.assertRaises(click.BadParameter, duration, text)
+
+
+class AddTests(CommandCase):
+    """`torknock line add`."""
+
+    def test_a_bridge_line_is_all_it_prints(self) -> None:
+        """It is the one that the keyring holds."""
+        written = self.said(self.line("add", "alice", *WHERE))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            line = keyring.get("alice").line
+            self.assertEqual(line.pin, keyring.pin)
+        bridge_line = parse_bridge_line(written)
+        self.assertEqual(bridge_line.line, line)
+        self.assertEqual(written, write_bridge_line(bridge_line) + "\n")
+        self.assertTrue(written.startswith(f"Bridge torknock 192.0.2.7:443 {FINGERPRINT} key="))
+
+    def test_every_option_is_in_the_line(self) -> None:
+        """An IPv6 address stands in brackets."""
+        options = ("--n", "20", "--sni", "a.example", "--channel", "raw", "--address", "[2001:db8::7]:8443")
+        written = self.said(self.line("add", "alice", "--fingerprint", FINGERPRINT.lower(), *options))
+        self.assertTrue(written.startswith(f"Bridge torknock [2001:db8::7]:8443 {FINGERPRINT} key="))
+        self.assertTrue(written.endswith(" n=20 sni=a.example channel=raw\n"))
+
+    def test_it_expires_when_it_was_told_to(self) -> None:
+        """The time counts from now."""
+        before = int(time.time())
+        self.said(self.line("add", "alice", "--expires", "90d", *WHERE))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            issued = keyring.get("alice")
+        self.assertEqual(issued.expires, issued.created + 90 * 86400)
+        self.assertGreaterEqual(issued.created, before)
+
+    def test_address_and_fingerprint_are_remembered(self) -> None:
+        """The second line needs neither."""
+        self.said(self.line("add", "alice", *WHERE))
+        written = self.said(self.line("add", "bob"))
+        self.assertTrue(written.startswith(f"Bridge torknock 192.0.2.7:443 {FINGERPRINT} key="))
+
+    def test_tors_own_files_are_read(self) -> None:
+        """The first line needs neither, if tor runs a bridge there."""
+        (self.data / "fingerprint").write_text(f"Unnamed {FINGERPRINT}\n")
+        (self.data / "bridgelines").write_text(
+            f"# lines\nBridge obfs4 192.0.2.9:1 {FINGERPRINT}\nBridge torknock 0.0.0.0:443 {FINGERPRINT}\n"
+            f"Bridge torknock 127.0.0.1:443 {FINGERPRINT}\nBridge torknock 192.0.2.8:443 {FINGERPRINT}\n"
+        )
+        written = self.said(self.line("add", "alice"))
+        self.assertTrue(written.startswith(f"Bridge torknock 192.0.2.8:443 {FINGERPRINT} key="))
+
+    def test_what_is_not_known_must_be_named(self) -> None:
+        """Damaged files tell nothing, a loopback address is of no use, and no line is issued that cannot be printed."""
+        (self.data / "fingerprint").write_bytes(b"\xff\x00 x y\n\n")
+        (self.data / "bridgelines").write_bytes(b"\xff\nBridge torknock\nBridge torknock 127.0.0.1:443 x\n")
+        self.assertIn("--address", self.refused(self.line("add", "alice", *WHERE[2:])))
+        self.assertIn("--fingerprint", self.refused(self.line("add", "alice", *WHERE[:2])))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            self.assertEqual(keyring.lines(), [])
+            self.assertEqual(keyring.setting("address"), None)
+
+    def test_a_keyring_outside_a_datadirectory_asks(self) -> None:
+        """tor's files are looked for where tor's pt_state is, nowhere else."""
+        (self.data / "fingerprint").write_text(f"Unnamed {FINGERPRINT}\n")
+        self.keyring = self.data / "elsewhere" / "torknock"
+        self.assertIn("--fingerprint", self.refused(self.line("add", "alice", *WHERE[:2])))
+
+    def test_a_name_is_used_once(self) -> None:
+        """The first line remains what it was."""
+        written = self.said(self.line("add", "alice", *WHERE))
+        self.assertIn("alice already", self.refused(self.line("add", "alice", *WHERE)))
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+
+    def test_bad_options_are_status_2(self) -> None:
+        """Nothing is made."""
+        for options in (
+            ("--expires", "5"), ("--expires", "-1d"), ("--expires", "0d"), ("--n", "0"), ("--n", "1025"),
+            ("--channel", "quic"), ("--address", "bridge.example:443"), ("--address", "0.0.0.0:443"),
+            ("--address", "192.0.2.7:0"), ("--fingerprint", FINGERPRINT[1:]), ("--fingerprint", "$" + FINGERPRINT),
+        ):  # fmt: skip
+            self.assertEqual(self.line("add", "alice", *WHERE, *options).exit_code, 2)
+        self.assertEqual(list(self.data.iterdir()), [])
+
+    def test_a_bad_name_is_refused(self) -> None:
+        """A line's, and a host's."""
+        self.refused(self.line("add", "a b", *WHERE))
+        self.assertIn(" sni ", self.refused(self.line("add", "alice", "--sni", "A.example", *WHERE)))
+
+
+class ShowTests(CommandCase):
+    """`torknock line show`, `list` and `revoke`."""
+
+    def test_a_line_is_shown_again(self) -> None:
+        """Also for another address, which is not remembered."""
+        written = self.said(self.line("add", "alice", *WHERE))
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+        other = self.said(self.line("show", "alice", "--address", "[2001:db8::7]:443"))
+        self.assertEqual(other, written.replace("192.0.2.7", "[2001:db8::7]"))
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+
+    def test_a_line_that_ended_is_not_shown(self) -> None:
+        """Nobody is given a line that opens nothing."""
+        self.said(self.line("add", "alice", *WHERE))
+        self.said(self.line("revoke", "alice"))
+        self.assertIn("revoked", self.refused(self.line("show", "alice")))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            keyring.add("bob", expires=2, now=1)
+        self.assertIn("expired", self.refused(self.line("show", "bob")))
+
+    def test_the_list_holds_nothing_secret(self) -> None:
+        """It is a table of names, times and states."""
+        for name in ("alice", "bob-with-a-long-name"):
+            self.said(self.line("add", name, *WHERE))
+        self.said(self.line("revoke", "alice"))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            keyring.add("carol", expires=86_400, now=1)
+            alice = keyring.get("alice")
+        day = time.strftime("%Y-%m-%d", time.gmtime(alice.created))
+        revoked = time.strftime("%Y-%m-%d", time.gmtime(alice.revoked))
+        self.assertEqual(
+            self.said(self.line("list")).splitlines(),
+            [
+                "NAME                  CREATED     EXPIRES (UTC)     STATE",
+                "carol                 1970-01-01  1970-01-02 00:00  expired",
+                f"alice                 {day}  never             revoked {revoked}",
+                f"bob-with-a-long-name  {day}  never             live",
+            ],
+        )
+
+    def test_an_empty_list_says_so(self) -> None:
+        """On stderr: a script that counts lines counts none."""
+        Keyring.open(self.keyring, create=True).close()
+        result = self.line("list")
+        self.assertEqual((result.exit_code, result.stdout), (0, ""))
+        self.assertIn("line add", result.stderr)
+
+    def test_an_unknown_name_is_refused(self) -> None:
+        """In one line."""
+        Keyring.open(self.keyring, create=True).close()
+        for verb in ("show", "revoke"):
+            self.assertIn("bob", self.refused(self.line(verb, "bob")))
+            self.refused(self.line(verb, "b\nb"))
+
+    def test_a_keyring_that_is_not_there_is_said(self) -> None:
+        """And none is made."""
+        for call in (("list",), ("show", "alice"), ("revoke", "alice")):
+            self.assertIn("no keyring", self.refused(self.line(*call)))
+        self.assertEqual(list(self.data.iterdir()), [])
+
+    def test_a_damaged_keyring_is_said(self) -> None:
+        """By each verb, in one line."""
+        self.keyring.mkdir(parents=True)
+        (self.keyring / "keyring.sqlite").write_bytes(b"not a database" * 99)
+        for call in (("list",), ("show", "alice"), ("revoke", "alice"), ("add", "alice", *WHERE)):
+            self.refused(self.line(*call))

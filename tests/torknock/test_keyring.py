@@ -1,0 +1,414 @@
+"""Tests of torknock.keyring."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from torknock.isn.token import tokens
+from torknock.keyring import BadName, Issued, Keyring, KeyringMissing, KeyringUnreadable, LineExists, LineUnknown
+from torknock.line import LineError
+
+NOW = 1_795_446_300.5
+ADDED = """
+import sys
+from pathlib import Path
+from torknock.keyring import Keyring, LineExists
+prefix, count = sys.argv[2], int(sys.argv[3])
+with Keyring.open(Path(sys.argv[1]), create=True) as keyring:
+    print(keyring.pin.hex(), flush=True)
+    for number in range(count):
+        try:
+            keyring.add(f"{prefix}{number}", expires=None, now=1)
+        except LineExists:
+            continue
+        print(f"add {prefix}{number}", flush=True)
+        if number % 2:
+            keyring.revoke(f"{prefix}{number}", now=2)
+            print(f"revoke {prefix}{number}", flush=True)
+"""
+"""A process that issues many lines and revokes each second one; it says what is done once it is done."""
+
+
+class KeyringCase(SynchronousTestCase):
+    """A directory to keep keyrings in."""
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="torknock-")
+        self.addCleanup(temporary.cleanup)
+        self.above = Path(temporary.name)
+        self.directory = self.above / "pt_state" / "torknock"
+
+    def open(self, create: bool = True) -> Keyring:
+        """The keyring, closed when the test ends."""
+        keyring = Keyring.open(self.directory, create)
+        self.addCleanup(keyring.close)
+        return keyring
+
+    def process(self, prefix: str, count: int = 50) -> subprocess.Popen[str]:
+        """Start what `ADDED` says."""
+        return subprocess.Popen(
+            [sys.executable, "-c", ADDED, self.directory, prefix, str(count)],
+            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+
+    def mode(self, path: Path) -> int:
+        """The permissions of *path*."""
+        return path.stat().st_mode & 0o777
+
+
+class KeyringTests(KeyringCase):
+    """What one process sees of a keyring."""
+
+    def test_the_key_is_made_once(self) -> None:
+        """It is a P-256 key, and the pin is the hash of its public half."""
+        first, second = self.open(), self.open(create=False)
+        self.assertEqual((first.private_key, first.pin), (second.private_key, second.pin))
+        key = load_der_private_key(first.private_key, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        self.assertEqual(key.curve.name, "secp256r1")
+        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.assertEqual(first.pin, hashlib.sha256(public).digest())
+
+    def test_a_line_is_kept(self) -> None:
+        """Another process reads what was issued."""
+        keyring = self.open()
+        plain = keyring.add("alice", expires=None, now=NOW)
+        special = keyring.add("bob", expires=int(NOW) + 60, now=NOW, n=20, sni="a.example", channel="raw")
+        self.assertEqual(special, Issued("bob", special.line, int(NOW), int(NOW) + 60, None))
+        self.assertEqual((special.line.n, special.line.sni, special.line.channel), (20, "a.example", "raw"))
+        self.assertEqual({plain.line.pin, special.line.pin}, {keyring.pin})
+        self.assertNotEqual(plain.line.secret, special.line.secret)
+        self.assertEqual(len(plain.line.secret), 32)
+        again = self.open(create=False)
+        self.assertEqual(again.lines(), [plain, special])
+        self.assertEqual(again.get("bob"), special)
+
+    def test_a_line_lives_until_it_expires_or_is_revoked(self) -> None:
+        """Lines that ended remain known."""
+        keyring = self.open()
+        for name, expires in (("alice", None), ("bob", int(NOW) + 60), ("carol", None)):
+            keyring.add(name, expires=expires, now=NOW)
+        keyring.revoke("carol", now=NOW + 1)
+        self.assertEqual([issued.name for issued in keyring.live(NOW + 2)], ["alice", "bob"])
+        self.assertEqual([issued.name for issued in keyring.live(int(NOW) + 60)], ["alice"])
+        for now in (NOW, int(NOW) + 59, int(NOW) + 60):
+            self.assertEqual(keyring.live(now), [issued for issued in keyring.lines() if issued.lives(now)])
+        self.assertEqual(len(keyring.lines()), 3)
+
+    def test_a_line_is_revoked_once(self) -> None:
+        """The first time is the one that is kept."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        keyring.revoke("alice", now=NOW + 1)
+        keyring.revoke("alice", now=NOW + 99)
+        self.assertEqual(keyring.get("alice").revoked, int(NOW + 1))
+
+    def test_a_name_is_used_once(self) -> None:
+        """Even if its line was revoked."""
+        keyring = self.open()
+        issued = keyring.add("alice", expires=None, now=NOW)
+        self.assertRaises(LineExists, keyring.add, "alice", expires=None, now=NOW)
+        keyring.revoke("alice", now=NOW)
+        self.assertRaises(LineExists, keyring.add, "alice", expires=None, now=NOW)
+        self.assertEqual(keyring.get("alice").line, issued.line)
+
+    def test_a_name_is_a_word(self) -> None:
+        """So that no name is an option, breaks a table or needs quotes."""
+        keyring = self.open()
+        for name in ("", "-a", "a b", "a\n", "é", "a/b", "a" * 65):
+            self.assertRaises(BadName, keyring.add, name, expires=None, now=NOW)
+            self.assertRaises(BadName, keyring.get, name)
+            self.assertRaises(BadName, keyring.revoke, name, now=NOW)
+        for name in ("a", "A.b_c-9", "_", "a" * 64):
+            self.assertEqual(keyring.add(name, expires=None, now=NOW).name, name)
+
+    def test_a_line_that_no_client_would_take_is_not_issued(self) -> None:
+        """The keyring is as strict as the reader of a bridge line."""
+        keyring = self.open()
+        self.assertRaises(LineError, keyring.add, "a", expires=None, now=NOW, n=0)
+        self.assertRaises(LineError, keyring.add, "a", expires=None, now=NOW, n=1025)
+        self.assertRaises(LineError, keyring.add, "a", expires=None, now=NOW, sni="A.example")
+        self.assertRaises(LineError, keyring.add, "a", expires=None, now=NOW, channel="quic")
+        self.assertEqual(keyring.lines(), [])
+
+    def test_an_unknown_line_is_said(self) -> None:
+        """Nothing happens to the others."""
+        keyring = self.open()
+        before = keyring.changes()
+        self.assertRaises(LineUnknown, keyring.get, "alice")
+        self.assertRaises(LineUnknown, keyring.revoke, "alice", now=NOW)
+        self.assertEqual(keyring.changes(), before)
+
+    def test_changes_are_noticed(self) -> None:
+        """Those of this process and of others, and no spent token."""
+        keyring, other = self.open(), self.open()
+        seen = [keyring.changes()]
+        for change in (
+            lambda: keyring.add("alice", expires=None, now=NOW),
+            lambda: other.add("bob", expires=None, now=NOW),
+            lambda: keyring.revoke("bob", now=NOW),
+            lambda: other.revoke("alice", now=NOW),
+        ):
+            self.assertEqual(keyring.changes(), seen[-1])
+            change()
+            seen.append(keyring.changes())
+        self.assertEqual(len(set(seen)), 5)
+        keyring.spend(7, 1)
+        other.spend(7, 2)
+        other.forget_spent(8)
+        self.assertEqual(keyring.changes(), seen[-1])
+
+    def test_spent_tokens_are_remembered(self) -> None:
+        """By epoch, until they are forgotten; a second time changes nothing."""
+        keyring = self.open()
+        for epoch, isn in ((7, 1), (7, 2**32 - 1), (8, 1), (9, 5), (7, 1)):
+            keyring.spend(epoch, isn)
+        again = self.open(create=False)
+        self.assertEqual(again.spent([7, 8]), {(7, 1), (7, 2**32 - 1), (8, 1)})
+        again.forget_spent(8)
+        self.assertEqual(keyring.spent([7, 8, 9]), {(8, 1), (9, 5)})
+        self.assertEqual(keyring.spent([]), set())
+
+    def test_settings_are_remembered(self) -> None:
+        """The last value counts."""
+        keyring = self.open()
+        self.assertEqual(keyring.setting("address"), None)
+        keyring.set_setting("address", "192.0.2.7:443")
+        keyring.set_setting("address", "192.0.2.8:443")
+        self.assertEqual(self.open().setting("address"), "192.0.2.8:443")
+
+
+class FileTests(KeyringCase):
+    """The files of a keyring, and what may be wrong with them."""
+
+    def refused(self, create: bool = True) -> str:
+        """Why the keyring cannot be opened, in one line."""
+        said = str(self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create))
+        self.assertTrue(said.isprintable())
+        return said
+
+    def test_nobody_else_can_read_it(self) -> None:
+        """Whatever the umask, for every file SQLite makes."""
+        self.addCleanup(os.umask, os.umask(0))
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        keyring.spend(7, 1)
+        self.assertEqual(self.mode(self.directory), 0o700)
+        self.assertEqual(self.mode(self.directory.parent), 0o700)
+        files = list(self.directory.iterdir())
+        self.assertIn("spent.sqlite-wal", [file.name for file in files])
+        self.assertEqual({self.mode(file) for file in files}, {0o600})
+
+    def test_what_root_makes_is_the_owners_of_the_place(self) -> None:
+        """A keyring under tor's directory is tor's, and so is what SQLite adds to it."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can give files away")
+        os.chown(self.above, 12345, 12346)
+        keyring = self.open()
+        keyring.spend(7, 1)
+        for path in (self.directory.parent, self.directory, *self.directory.iterdir()):
+            self.assertEqual((path.stat().st_uid, path.stat().st_gid), (12345, 12346))
+
+    def test_a_keyring_that_is_not_there_is_not_made_unasked(self) -> None:
+        """Neither is its directory."""
+        self.assertRaises(KeyringMissing, Keyring.open, self.directory, create=False)
+        self.assertEqual(list(self.above.iterdir()), [])
+
+    def test_permissions_are_mended_where_they_are_ours(self) -> None:
+        """A keyring that was copied carelessly is private again."""
+        self.open().close()
+        (self.directory / "keyring.sqlite").chmod(0o644)
+        self.open(create=False)
+        self.assertEqual(self.mode(self.directory / "keyring.sqlite"), 0o600)
+
+    def test_somebody_elses_keyring_is_refused(self) -> None:
+        """One that all can read cannot be mended by a stranger; one that is private cannot be read."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can become somebody else")
+        self.open().close()
+        for path in (self.above, self.directory.parent, self.directory):
+            path.chmod(0o755)
+        (self.directory / "keyring.sqlite").chmod(0o644)
+        self.addCleanup(os.seteuid, 0)
+        os.seteuid(12345)
+        self.assertIn("others can read", self.refused())
+        os.seteuid(0)
+        (self.directory / "keyring.sqlite").chmod(0o600)
+        os.seteuid(12345)
+        self.assertIn("permission denied", self.refused())
+        os.seteuid(0)
+        self.directory.chmod(0o700)
+        os.seteuid(12345)
+        self.assertIn("permission denied", self.refused(create=False))
+
+    def test_damage_is_said(self) -> None:
+        """Nothing is made anew in the place of something that cannot be read."""
+        self.open().close()
+        path = self.directory / "keyring.sqlite"
+        whole = path.read_bytes()
+        for damaged in (b"", b"not a database" * 99, whole[:50], whole[:5000], bytes(100) + whole[100:]):
+            path.write_bytes(damaged)
+            self.refused()
+            self.refused(create=False)
+            self.assertEqual(path.read_bytes(), damaged)
+
+    def test_any_damaged_octet_is_an_error_or_harmless(self) -> None:
+        """Wherever the disk fails, there is one line of text."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        keyring.close()
+        path = self.directory / "keyring.sqlite"
+        whole = path.read_bytes()
+        for place in itertools.chain(range(200), range(200, len(whole), 61)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+            try:
+                with Keyring.open(self.directory, create=True) as damaged:
+                    for issued in damaged.live(NOW):
+                        tokens(issued.line.secret, issued.line.bridge_name, 7, issued.line.n)
+            except KeyringUnreadable as error:
+                self.assertTrue(str(error).isprintable())
+
+    def test_a_newer_keyring_is_refused(self) -> None:
+        """Who goes back to an older torknock is told."""
+        self.open().close()
+        database = sqlite3.connect(self.directory / "keyring.sqlite")
+        database.execute("PRAGMA user_version = 2")
+        database.close()
+        self.assertIn("newer torknock", self.refused())
+
+    def test_a_database_of_somebody_else_is_refused(self) -> None:
+        """A file of SQLite's is not yet a keyring."""
+        self.directory.mkdir(parents=True)
+        database = sqlite3.connect(self.directory / "keyring.sqlite")
+        database.execute("CREATE TABLE t (x)")
+        database.close()
+        self.assertIn("no keyring", self.refused())
+
+    def test_what_is_no_file_is_refused(self) -> None:
+        """A link, a folder or a pipe in the keyring's place, and a file in its directory's."""
+        self.directory.mkdir(parents=True)
+        path = self.directory / "keyring.sqlite"
+        path.mkdir()
+        self.refused()
+        path.rmdir()
+        os.mkfifo(path)
+        self.refused()
+        path.unlink()
+        path.symlink_to(self.above / "elsewhere")
+        (self.above / "elsewhere").touch()
+        self.refused()
+        path.unlink()
+        self.directory.rmdir()
+        self.directory.touch()
+        self.refused()
+
+    def test_a_keyring_that_was_replaced_is_noticed(self) -> None:
+        """What is revoked in the new one would not reach a bridge that holds on to the old one."""
+        keyring = self.open()
+        path = self.directory / "keyring.sqlite"
+        path.rename(self.above / "old")
+        self.assertRaises(KeyringUnreadable, keyring.changes)
+        self.open()
+        self.assertRaises(KeyringUnreadable, keyring.changes)
+
+    def test_damaged_spent_tokens_do_not_keep_lines_from_being_revoked(self) -> None:
+        """Only who needs them is told."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        (self.directory / "spent.sqlite").write_bytes(b"not a database" * 99)
+        keyring.revoke("alice", now=NOW)
+        self.assertRaises(KeyringUnreadable, keyring.spend, 7, 1)
+
+    def test_a_keyring_that_was_closed_says_so(self) -> None:
+        """No traceback of SQLite's."""
+        keyring = self.open()
+        keyring.spend(7, 1)
+        keyring.close()
+        keyring.close()
+        self.assertRaises(KeyringUnreadable, keyring.lines)
+        self.assertRaises(KeyringUnreadable, keyring.spend, 7, 1)
+        self.assertRaises(KeyringUnreadable, keyring.add, "alice", expires=None, now=NOW)
+
+
+class ProcessTests(KeyringCase):
+    """Several processes at once, and processes that are killed."""
+
+    def test_two_processes_lose_no_line(self) -> None:
+        """Both make the keyring, both issue fifty lines: there is one key, and a hundred lines."""
+        processes = [self.process("a"), self.process("b")]
+        said = [process.communicate()[0].splitlines() for process in processes]
+        self.assertEqual([process.returncode for process in processes], [0, 0])
+        keyring = self.open(create=False)
+        self.assertEqual([lines[0] for lines in said], [keyring.pin.hex()] * 2)
+        names = {f"{prefix}{number}" for prefix in "ab" for number in range(50)}
+        self.assertEqual({issued.name for issued in keyring.lines()}, names)
+        self.assertEqual(len({issued.line.secret for issued in keyring.lines()}), 100)
+
+    def test_a_name_goes_to_one_process(self) -> None:
+        """Both want the same fifty names; each name is issued once."""
+        processes = [self.process("a"), self.process("a")]
+        said = [line for process in processes for line in process.communicate()[0].splitlines()]
+        added = [line for line in said if line.startswith("add ")]
+        self.assertEqual(sorted(added), sorted(f"add a{number}" for number in range(50)))
+        self.assertEqual(len(self.open(create=False).lines()), 50)
+
+    def test_a_killed_process_leaves_all_that_it_said_was_done(self) -> None:
+        """Whenever it is killed, the keyring is whole, and nothing that was done is undone."""
+        keyring = self.open()
+        done: set[tuple[str, str]] = set()
+        for round_number, heard in enumerate((1, 1, 2, 3, 5, 8, 13, 21)):
+            process = self.process(f"r{round_number}-", count=1000)
+            assert process.stdout is not None
+            said = list(itertools.islice(process.stdout, heard))
+            process.kill()
+            said += process.communicate()[0].splitlines(keepends=True)
+            self.assertEqual(said[0].strip(), keyring.pin.hex())
+            for line in said[1:]:
+                what, _, name = line.strip().partition(" ")
+                done.add((what, name))
+            self._check(done)
+
+    def _check(self, done: set[tuple[str, str]]) -> None:
+        with Keyring.open(self.directory, create=False) as keyring:
+            lines = {issued.name: issued for issued in keyring.lines()}
+        for what, name in done:
+            self.assertIn(name, lines)
+            if what == "revoke":
+                self.assertEqual(lines[name].revoked, 2)
+        database = sqlite3.connect(self.directory / "keyring.sqlite")
+        self.addCleanup(database.close)
+        self.assertEqual(database.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+
+    def test_a_creator_that_was_killed_is_in_nobodys_way(self) -> None:
+        """What it left of a keyring is thrown away; the next process makes a whole one."""
+        self.directory.mkdir(parents=True)
+        for remnant in ("keyring.draft", "keyring.draft-journal", "spent.draft", "spent.draft-wal"):
+            (self.directory / remnant).write_bytes(b"torn")
+        self.assertRaises(KeyringMissing, Keyring.open, self.directory, create=False)
+        keyring = self.open()
+        keyring.spend(7, 1)
+        self.assertEqual(sorted(self.directory.glob("*.draft*")), [])
+
+    def test_creators_that_are_killed_leave_a_whole_keyring_or_none(self) -> None:
+        """Two creators at a time, one of them killed at whatever point it had reached."""
+        for number in range(6):
+            self.directory = self.above / str(number)
+            killed, left = self.process("a", 0), self.process("b", 0)
+            while not self.directory.exists():
+                self.assertIsNone(killed.poll())
+            killed.kill()
+            killed.communicate()
+            said = left.communicate()[0].splitlines()
+            self.assertEqual(left.returncode, 0)
+            self.assertEqual(said, [self.open(create=False).pin.hex()])

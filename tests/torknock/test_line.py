@@ -1,0 +1,222 @@
+"""Tests of torknock.line."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.line import (
+    BridgeLine,
+    Line,
+    LineError,
+    arguments,
+    parse_address,
+    parse_arguments,
+    parse_bridge_line,
+    write_address,
+    write_bridge_line,
+)
+
+SECRET = bytes(range(32))
+PIN = bytes(range(100, 132))
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+PIN_TEXT = urlsafe_b64encode(PIN).decode().rstrip("=")
+FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
+WRITTEN = f"Bridge torknock 192.0.2.7:443 {FINGERPRINT} key={KEY} pin={PIN_TEXT}"
+
+LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+HOSTS = st.lists(LABELS, min_size=1, max_size=5).map(".".join)
+LINES = st.builds(
+    Line,
+    secret=st.binary(min_size=32, max_size=32),
+    pin=st.binary(min_size=32, max_size=32),
+    n=st.integers(1, 1024),
+    sni=st.none() | HOSTS,
+    channel=st.sampled_from(["tls", "raw"]),
+)
+BRIDGE_LINES = st.builds(
+    BridgeLine,
+    address=st.ip_addresses(),
+    port=st.integers(1, 65535),
+    fingerprint=st.none() | st.from_regex(r"[0-9A-F]{40}", fullmatch=True),
+    line=LINES,
+)
+WORDS = st.sampled_from(
+    [*WRITTEN.split(), "n=8", "n=0", "sni=a.example", "scheme=knock", "channel=raw", "=", "key=", "é"]
+)
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> str:
+    """A good bridge line that something happened to."""
+    text = write_bridge_line(draw(BRIDGE_LINES))
+    start = draw(st.integers(0, len(text)))
+    end = draw(st.integers(start, len(text)))
+    return text[:start] + draw(st.text(max_size=4)) + text[end:]
+
+
+class ArgumentTests(SynchronousTestCase):
+    """The arguments of a bridge line."""
+
+    def refused(self, **given: str) -> str:
+        """What is said about these arguments, beside a good key and pin unless they are given."""
+        pairs = {"key": KEY, "pin": PIN_TEXT} | given
+        said = str(self.assertRaises(LineError, parse_arguments, pairs.items()))
+        self.assertNotIn("\n", said)
+        for value in filter(None, (pairs["key"], pairs["pin"])):
+            self.assertNotIn(value, said)
+        return said
+
+    def test_key_and_pin_are_enough(self) -> None:
+        """Everything else has the default of the protocol."""
+        line = parse_arguments([("pin", PIN_TEXT), ("key", KEY)])
+        self.assertEqual(line, Line(SECRET, PIN, n=8, sni=None, scheme="token", channel="tls"))
+
+    def test_a_name_with_a_public_certificate_replaces_the_pin(self) -> None:
+        """Then the name is what tokens are derived for."""
+        line = parse_arguments([("key", KEY), ("sni", "bridge.example")])
+        self.assertEqual(line.pin, None)
+        self.assertEqual(line.bridge_name, sha256(b"torknock/1 sni\0bridge.example").digest())
+
+    def test_defaults_are_not_written(self) -> None:
+        """What says nothing is left out; what is said has one order."""
+        self.assertEqual(arguments(Line(SECRET, PIN)), (("key", KEY), ("pin", PIN_TEXT)))
+        self.assertEqual(
+            arguments(Line(SECRET, PIN, 20, "a.example", channel="raw")),
+            (("key", KEY), ("pin", PIN_TEXT), ("n", "20"), ("sni", "a.example"), ("channel", "raw")),
+        )
+
+    @given(LINES, st.randoms())
+    def test_the_order_does_not_matter(self, line: Line, random: object) -> None:
+        """Arguments that were written are read in any order."""
+        pairs = list(arguments(line))
+        random.shuffle(pairs)  # type: ignore[attr-defined]
+        self.assertEqual(parse_arguments(pairs), line)
+
+    def test_each_fault_names_its_argument(self) -> None:
+        """A person sees which argument to mend."""
+        for faulty, pairs in [
+            ("key", {"key": ""}),
+            ("key", {"key": KEY[:-1]}),
+            ("key", {"key": KEY + "A"}),
+            ("key", {"key": KEY + "="}),
+            ("key", {"key": KEY[:-1] + "+"}),
+            ("key", {"key": KEY[:-1] + "9"}),
+            ("key", {"key": KEY + "\n"}),
+            ("key", {"key": KEY[:-1] + "\N{FULLWIDTH LATIN SMALL LETTER A}"}),
+            ("pin", {"pin": ""}),
+            ("pin", {"pin": PIN_TEXT[1:]}),
+            *(("n", {"n": n}) for n in ("", "0", "1025", "-1", "+8", "08", "8.0", "1_0", "٨", "8 ", "9" * 5000)),
+            *(
+                ("sni", {"sni": name})
+                for name in (
+                    "", "A.example", "a..b", ".a", "a.", "-a.b", "a-.b", "a_b.c", "192.0.2.7", "2001:db8::1", "a b",
+                    "é.example", "a" * 64, ".".join(["a" * 60] * 5), "a\n",
+                )
+            ),
+            *(("scheme", {"scheme": scheme}) for scheme in ("", "Token", "spa")),
+            *(("channel", {"channel": channel}) for channel in ("", "TLS", "quic")),
+            ("integrity", {"integrity": "0"}),
+        ]:  # fmt: skip
+            self.assertIn(f" {faulty} ", self.refused(**pairs), pairs)
+
+    def test_knock_is_not_supported(self) -> None:
+        """Whoever has a line of the other scheme is told so, whatever else it holds."""
+        self.assertIn("scheme=knock is not supported", self.refused(scheme="knock", integrity="8"))
+
+    def test_an_unknown_argument_is_named_but_not_a_secret(self) -> None:
+        """A name that may be a secret, or that would break the line of the message, is not shown."""
+        self.assertIn(" cert ", self.refused(cert="x"))
+        self.assertNotIn(KEY, self.refused(**{KEY: "x"}))
+        self.refused(**{"a\nb": "x"})
+
+    def test_what_is_missing_is_named(self) -> None:
+        """A line without a key, and one without pin and name, are cut short."""
+        self.assertIn(" key;", str(self.assertRaises(LineError, parse_arguments, [("pin", PIN_TEXT)])))
+        self.assertIn(" pin;", str(self.assertRaises(LineError, parse_arguments, [("key", KEY)])))
+
+    def test_no_argument_comes_twice(self) -> None:
+        """Not even with the same value."""
+        self.assertRaises(LineError, parse_arguments, [("key", KEY), ("pin", PIN_TEXT), ("key", KEY)])
+
+    @given(st.lists(st.tuples(st.sampled_from(["key", "pin", "n", "sni", "channel", "x"]) | st.text(), st.text())))
+    def test_any_arguments_are_a_line_or_an_error(self, pairs: list[tuple[str, str]]) -> None:
+        """No input gives a traceback."""
+        try:
+            parse_arguments(pairs)
+        except LineError as error:
+            self.assertTrue(str(error).isprintable())
+
+    def test_a_secret_is_not_in_its_repr(self) -> None:
+        """A line that ends in a log tells nothing."""
+        self.assertNotIn(repr(SECRET), repr(Line(SECRET, PIN)))
+
+
+class BridgeLineTests(SynchronousTestCase):
+    """Bridge lines as people paste them."""
+
+    def test_the_line_of_the_specification(self) -> None:
+        """It is written exactly so, and read with or without its first word."""
+        _, _, rest = WRITTEN.partition(" ")
+        bridge_line = parse_bridge_line(WRITTEN)
+        self.assertEqual(write_bridge_line(bridge_line), WRITTEN)
+        self.assertEqual(bridge_line.line, Line(SECRET, PIN))
+        self.assertEqual(parse_bridge_line(rest), bridge_line)
+        self.assertEqual(parse_bridge_line(f"  bridge\t{rest} \r\n"), bridge_line)
+
+    def test_port_and_fingerprint_may_be_missing(self) -> None:
+        """tor takes 443 then, and checks no identity."""
+        for text in ("192.0.2.7", "[2001:db8::7]"):
+            bridge_line = parse_bridge_line(f"torknock {text} key={KEY} pin={PIN_TEXT}")
+            self.assertEqual((bridge_line.port, bridge_line.fingerprint), (443, None))
+
+    def test_what_is_no_bridge_line_of_ours_is_refused(self) -> None:
+        """Each in one line of text."""
+        good = f"key={KEY} pin={PIN_TEXT}"
+        for text in (
+            "", "Bridge", "Bridge torknock", f"Bridge obfs4 192.0.2.7:443 {FINGERPRINT} {good}",
+            f"torknock bridge.example:443 {good}", f"torknock 2001:db8::7 {good}", f"torknock [192.0.2.7]:443 {good}",
+            f"torknock 192.0.2.7:0 {good}", f"torknock 192.0.2.7:65536 {good}", f"torknock 192.0.2.7: {good}",
+            f"torknock 192.0.2.07:443 {good}", f"torknock [fe80::1%eth0]:443 {good}",
+            f"torknock 192.0.2.7:443 ${FINGERPRINT} {good}", f"torknock 192.0.2.7:443 {FINGERPRINT[1:]} {good}",
+            f"torknock 192.0.2.7:443 {good} {FINGERPRINT}", f"torknock 192.0.2.7:443 {good} =x",
+            f"torknock 192.0.2.7:443 {good} # mine", f"torknock 192.0.2.7:443 {good} x={'a' * 500}",
+            f"{WRITTEN}\n{WRITTEN}",
+        ):  # fmt: skip
+            error = self.assertRaises(LineError, parse_bridge_line, text)
+            self.assertTrue(str(error).isprintable())
+            self.assertNotIn(KEY, str(error))
+
+    @given(BRIDGE_LINES)
+    def test_what_was_written_is_read(self, bridge_line: BridgeLine) -> None:
+        """And it fits what tor passes on."""
+        text = write_bridge_line(bridge_line)
+        self.assertEqual(parse_bridge_line(text), bridge_line)
+        self.assertLessEqual(len(";".join(f"{name}={value}" for name, value in arguments(bridge_line.line))), 510)
+
+    @given(st.text() | st.binary().map(lambda octets: octets.decode("latin-1")) | st.lists(WORDS).map(" ".join))
+    def test_any_text_is_a_bridge_line_or_an_error(self, text: str) -> None:
+        """No input gives a traceback."""
+        try:
+            parse_bridge_line(text)
+        except LineError as error:
+            self.assertTrue(str(error).isprintable())
+
+    @given(mutations())
+    def test_a_line_that_was_changed_is_read_or_an_error(self, text: str) -> None:
+        """Whatever is read again is written and read the same."""
+        try:
+            bridge_line = parse_bridge_line(text)
+        except LineError as error:
+            self.assertTrue(str(error).isprintable())
+        else:
+            self.assertEqual(parse_bridge_line(write_bridge_line(bridge_line)), bridge_line)
+
+    @given(st.ip_addresses(), st.integers(1, 65535))
+    def test_addresses_are_read_as_written(self, address: object, port: int) -> None:
+        """IPv6 stands in brackets."""
+        self.assertEqual(parse_address(write_address(address, port)), (address, port))  # type: ignore[arg-type]

@@ -1,0 +1,41 @@
+"""What every channel does: it runs behind the TCP handshake and carries the service's octets.
+
+A channel's transport is an `ITransport` with `abortConnection`, `loseWriteConnection`, `registerProducer`,
+`unregisterProducer`, `pauseProducing` and `resumeProducing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol
+from zope.interface import Interface
+
+from torknock.line import Line
+
+
+class ChannelFailed(Exception):
+    """What answered the knock is not the bridge of the line, or cannot be talked to; the text says why."""
+
+
+class IClientChannel(Interface):
+    """The client's end."""
+
+    def open(line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
+        """The protocol for a TCP connection to *host*, an IP literal, that a SYN with *isn* has opened.
+
+        The Deferred fires when *upper* has been connected, or fails with `ChannelFailed`. Cancelling it drops the
+        connection.
+        """
+
+
+class IServerChannel(Interface):
+    """The bridge's end."""
+
+    def accept(lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]) -> IProtocol:
+        """The protocol for a TCP connection that a SYN with *isn* has opened, a token of each of *lines*.
+
+        Once the client has proved which line it has, *upper* is called with that line's index, and what it returns is
+        connected; None closes the connection.
+        """

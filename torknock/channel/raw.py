@@ -1,0 +1,34 @@
+"""Channel `raw`: the service's own octets, untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Protocol
+from zope.interface import implementer
+
+from torknock.channel.interfaces import IClientChannel, IServerChannel
+from torknock.line import Line
+
+
+@implementer(IClientChannel, IServerChannel)
+class Raw:
+    """Costs nothing: *upper* stands on the TCP connection itself."""
+
+    def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
+        """See `IClientChannel.open`."""
+        return upper, succeed(None)
+
+    def accept(self, lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]) -> IProtocol:
+        """See `IServerChannel.accept`. Nothing proves more than the SYN did, so it is the first line's."""
+        return upper(0) or _Closed()
+
+
+class _Closed(Protocol):
+    """A connection that nobody wants."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None  # noqa: S101  a Protocol that is connected has a transport
+        self.transport.loseConnection()

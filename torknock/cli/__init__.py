@@ -1,0 +1,77 @@
+"""The command `torknock`: one file a verb, imported when it is called, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import IO, Any, NamedTuple
+
+import click
+
+from torknock.errors import TorknockError
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and what it is for."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+VERBS = {
+    "server": Verb("torknock.cli.server", "server", "The bridge's transport; tor starts it."),
+    "client": Verb("torknock.cli.client", "client", "The client's transport; tor starts it."),
+    "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, take them back."),
+    "rules": Verb("torknock.cli.rules", "rules", "The nftables ruleset that a bridge loads."),
+    "isn": Verb("torknock.cli.isn", "isn", "The ISNs that open a bridge, and whose an ISN is."),
+}
+
+
+class Refusal(click.ClickException):
+    """What a person has to read, as one line on stderr; the exit status is 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Say it; what could break the line, such as a strange file name, is replaced."""
+        line = "".join(character if character.isprintable() else "?" for character in self.message)
+        click.echo(f"torknock: {line}", file=file, err=True)
+
+
+class Verbs(click.Group):
+    """The verbs of `VERBS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The one that is called *cmd_name*, imported now."""
+        if cmd_name not in VERBS:
+            return None
+        verb = VERBS[cmd_name]
+        command: click.Command = getattr(import_module(verb.module), verb.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List them without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; turn what a person can act on into one line."""
+        try:
+            return super().invoke(ctx)
+        except TorknockError as error:
+            raise Refusal(str(error)) from error
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="torknock", message="torknock %(version)s")
+def torknock() -> None:
+    """A Tor bridge that no scan finds."""
+
+
+def main() -> None:
+    """Run the command, with the arguments of this process."""
+    torknock(prog_name="torknock")

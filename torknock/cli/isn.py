@@ -1,0 +1,117 @@
+"""`torknock isn`: the ISNs that open a bridge, and whose an ISN is; for debugging and for other implementations."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from torknock.cli.options import keyring_option, say
+from torknock.errors import TorknockError
+from torknock.isn.token import NEIGHBOURS, epoch_at, tokens
+from torknock.keyring import Keyring
+from torknock.line import Line, parse_bridge_line
+
+_LAST_EPOCH = 2**64 - 1
+_LONGEST = 4096
+"""Octets of a bridge line's file, more than tor would take."""
+
+
+class NobodysISN(TorknockError):
+    """No line that we know derives it."""
+
+    def __init__(self, isn: int, first: int, last: int) -> None:
+        super().__init__(f"{isn:#010x} belongs to no line in the epochs {first} to {last}; look farther with --window")
+        self.isn = isn
+
+
+def number(text: str) -> int:
+    """The ISN that *text* is, in decimal or as 0x and hexadecimal digits. Raises `click.BadParameter`."""
+    if re.fullmatch(r"0x[0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}", text) and int(text, 0) < 2**32:
+        return int(text, 0)
+    raise click.BadParameter("an ISN is a number below 2**32, such as 0x1234abcd or 305441741")
+
+
+bridge_line_option = click.option(
+    "--bridge-line",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Read a bridge line from FILE, or from stdin if FILE is -; no keyring is needed.",
+)
+epoch_option = click.option(
+    "--epoch", type=click.IntRange(0, _LAST_EPOCH), metavar="N", help="Instead of the present epoch (300 s each)."
+)
+
+
+@click.group()
+def isn() -> None:
+    """The ISNs that open a bridge, and whose an ISN is.
+
+    For debugging, and to compare with other implementations (protocol.md, section 2).
+    """
+
+
+@isn.command("list", epilog="Example: torknock isn list alice --epoch 5984821")
+@click.argument("name", required=False)
+@epoch_option
+@bridge_line_option
+@keyring_option
+def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, keyring: Path) -> None:
+    """Print the ISNs of a line in an epoch, one a line, in derivation order.
+
+    The line is the one called NAME in the keyring, or the one in the file that --bridge-line names.
+    """
+    if (name is None) == (bridge_line is None):
+        raise click.UsageError("name a line, or a file with --bridge-line")
+    if bridge_line is not None:
+        line = _read(bridge_line)
+    else:
+        with Keyring.open(keyring, create=False) as opened:
+            line = opened.get(name or "").line
+    epoch = epoch_at(time.time()) if epoch is None else epoch
+    say("\n".join(f"{value:#010x}" for value in tokens(line.secret, line.bridge_name, epoch, line.n)))
+
+
+@isn.command(epilog="Example: torknock isn which 0x1234abcd --window 12")
+@click.argument("isn", type=number)
+@epoch_option
+@click.option(
+    "--window",
+    type=click.IntRange(0, 10_000),
+    default=NEIGHBOURS,
+    show_default=True,
+    metavar="K",
+    help="So many epochs before and after are looked at too.",
+)
+@bridge_line_option
+@keyring_option
+def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None, keyring: Path) -> None:
+    """Say which line and which epoch ISN belongs to.
+
+    ISN is decimal, or hexadecimal after 0x. Revoked and expired lines are looked at too. The exit status is 1 if it
+    belongs to none.
+    """
+    if bridge_line is not None:
+        lines = {"this line": _read(bridge_line)}
+    else:
+        with Keyring.open(keyring, create=False) as opened:
+            lines = {issued.name: issued.line for issued in opened.lines()}
+    present = epoch_at(time.time())
+    middle = present if epoch is None else epoch
+    epochs = range(max(0, middle - window), min(_LAST_EPOCH, middle + window) + 1)
+    found = [
+        f"{name} epoch {at} (now{at - present:+d})" if at != present else f"{name} epoch {at} (now)"
+        for at in sorted(epochs, key=lambda at: abs(at - middle))
+        for name, line in lines.items()
+        if isn in tokens(line.secret, line.bridge_name, at, line.n)
+    ]
+    if not found:
+        raise NobodysISN(isn, epochs[0], epochs[-1])
+    say("\n".join(found))
+
+
+def _read(file: BinaryIO) -> Line:
+    return parse_bridge_line(file.read(_LONGEST).decode("utf-8", "replace")).line

@@ -1,0 +1,72 @@
+"""What several verbs take, and how all of them speak."""
+
+from __future__ import annotations
+
+import errno
+import re
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import click
+
+from torknock.errors import TorknockError
+from torknock.line import LineError, parse_address, parse_fingerprint
+
+KEYRING = Path("/var/lib/tor/pt_state/torknock")
+"""Where the keyring is if Debian's tor runs the bridge."""
+
+_SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+class CannotSay(TorknockError):
+    """stdout takes no more."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"cannot write the answer: {reason}")
+
+
+def duration(text: str) -> int:
+    """The seconds that *text*, such as `90d`, is. Raises `click.BadParameter`."""
+    found = re.fullmatch(r"([1-9][0-9]{0,3})([mhdw])", text)
+    if found is None:
+        raise click.BadParameter("write a number and m, h, d or w, such as 30m, 12h, 90d or 2w")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def address(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """The address and port that *text* is (`torknock.line.parse_address`). Raises `click.BadParameter`."""
+    try:
+        where = parse_address(text)
+    except LineError as error:
+        raise click.BadParameter(str(error)) from error
+    if where[0].is_unspecified:
+        raise click.BadParameter("name the address that clients connect to")
+    return where
+
+
+def fingerprint(text: str) -> str:
+    """The fingerprint that *text* is, in upper case. Raises `click.BadParameter`."""
+    try:
+        return parse_fingerprint(text)
+    except LineError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+keyring_option = click.option(
+    "--keyring",
+    type=click.Path(path_type=Path),
+    default=KEYRING,
+    show_default=True,
+    metavar="DIR",
+    help="The bridge's keyring.",
+)
+
+
+def say(text: str) -> None:
+    """Write *text* and a line end to stdout. Raises `CannotSay`; that its reader has gone is click's business."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        raise CannotSay(error.strerror or type(error).__name__) from error

@@ -1,0 +1,82 @@
+"""Where clients find the bridge, and its fingerprint: as was said, as was remembered, or as tor wrote it down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from torknock.errors import TorknockError
+from torknock.keyring import Keyring
+from torknock.line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
+
+Address = tuple[IPv4Address | IPv6Address, int]
+
+
+class WhereaboutsUnknown(TorknockError):
+    """Neither the operator nor tor has said it."""
+
+    def __init__(self, what: str, option: str) -> None:
+        super().__init__(f"the bridge's {what} is not known; name it with {option}")
+        self.what = what
+
+
+def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Address:
+    """The public address of the bridge whose keyring is in *directory*, or `WhereaboutsUnknown`."""
+    if said is not None:
+        return said
+    for text in (keyring.setting("address") or "", *_published(directory)):
+        try:
+            where = parse_address(text)
+        except LineError:
+            continue
+        if not (where[0].is_unspecified or where[0].is_loopback):
+            return where
+    raise WhereaboutsUnknown("public address", "--address IP:PORT")
+
+
+def find_fingerprint(keyring: Keyring, directory: Path, said: str | None) -> str:
+    """The fingerprint of the bridge whose keyring is in *directory*, or `WhereaboutsUnknown`."""
+    if said is not None:
+        return said
+    for text in (keyring.setting("fingerprint") or "", *_fingerprints(directory)):
+        try:
+            return parse_fingerprint(text)
+        except LineError:
+            continue
+    raise WhereaboutsUnknown("fingerprint", "--fingerprint HEX")
+
+
+def remember(keyring: Keyring, address: Address | None, fingerprint: str | None) -> None:
+    """Keep what the operator said for the lines to come."""
+    if address is not None:
+        keyring.set_setting("address", write_address(*address))
+    if fingerprint is not None:
+        keyring.set_setting("fingerprint", fingerprint)
+
+
+def _published(directory: Path) -> Iterator[str]:
+    """The addresses of torknock in tor's `bridgelines`."""
+    for words in _tor_wrote(directory, "bridgelines"):
+        if len(words) > 2 and words[:2] == ["Bridge", BridgeLine.transport]:
+            yield words[2]
+
+
+def _fingerprints(directory: Path) -> Iterator[str]:
+    """What tor's `fingerprint` says: "Nickname FINGERPRINT"."""
+    for words in _tor_wrote(directory, "fingerprint"):
+        if len(words) == 2:
+            yield words[1]
+
+
+def _tor_wrote(directory: Path, name: str) -> Iterator[list[str]]:
+    """The words of each line of the file *name* in the DataDirectory that the keyring's *directory* is in, if it is."""
+    pt_state = directory.absolute().parent
+    if pt_state.name != "pt_state":
+        return
+    try:
+        text = (pt_state.parent / name).read_text("ascii", "replace")
+    except OSError:
+        return
+    for written in text.splitlines():
+        yield written.split()
