@@ -391,6 +391,8 @@ def _refusals(directory: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
+            raise KeyringUnreadable(directory, "another process holds it", "end that process") from error
         said = str(error)  # it may quote what is damaged
         raise KeyringUnreadable(directory, said if said.isprintable() else "it is damaged") from error
     except UnicodeDecodeError as error:

@@ -17,6 +17,9 @@ from tests.support.netns import Host, Namespace, end
 from torknock.keyring import Issued, Keyring
 from torknock.linux import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 
+TORKNOCK = str(Path(sys.executable).with_name("torknock"))
+"""The command that is tested: the one of this Python's environment."""
+
 GREETING = b"this is the hidden service\n"
 """What the service behind the door says first."""
 
@@ -48,7 +51,7 @@ class HiddenService:
             "PATH": "/usr/sbin:/usr/bin",
         }
         self.process = self.host.popen(
-            [str(Path(sys.executable).with_name("torknock")), "server"],
+            [TORKNOCK, "server"],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None

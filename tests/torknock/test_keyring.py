@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+import torknock.keyring
 from torknock.isn.token import tokens
 from torknock.keyring import BadName, Issued, Keyring, KeyringMissing, KeyringUnreadable, LineExists, LineUnknown
 from torknock.line import LineError
@@ -362,6 +363,19 @@ class ProcessTests(KeyringCase):
         added = [line for line in said if line.startswith("add ")]
         self.assertEqual(sorted(added), sorted(f"add a{number}" for number in range(50)))
         self.assertEqual(len(self.open(create=False).lines()), 50)
+
+    def test_a_process_that_does_not_let_go_is_said(self) -> None:
+        """Whoever waits gives up after a while, and nothing is half done."""
+        self.patch(torknock.keyring, "_PATIENCE", 0.01)
+        keyring = self.open()
+        holder = sqlite3.connect(self.directory / "keyring.sqlite", isolation_level=None)
+        self.addCleanup(holder.close)
+        holder.execute("BEGIN EXCLUSIVE")
+        for call in (keyring.lines, keyring.changes, lambda: keyring.add("alice", expires=None, now=NOW)):
+            self.assertIn("another process", str(self.assertRaises(KeyringUnreadable, call)))
+        holder.execute("ROLLBACK")
+        self.assertEqual(keyring.lines(), [])
+        keyring.add("alice", expires=None, now=NOW)
 
     def test_a_killed_process_leaves_all_that_it_said_was_done(self) -> None:
         """Whenever it is killed, the keyring is whole, and nothing that was done is undone."""

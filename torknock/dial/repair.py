@@ -151,10 +151,8 @@ class _Connecting:
         self.answered(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor gives the socket up."""
-        self._reactor.removeWriter(self)
-        self._socket.close()
-        self._result.errback(reason)
+        """The reactor has seen the socket hang up, as one does whose SYN was refused."""
+        self.answered(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET)
 
     def answered(self, status: int) -> None:
         """The SYN was answered, or given up: *status* is 0 or an errno."""

@@ -114,14 +114,14 @@ class Refresh:
         if gone:
             nobodys: list[int] = []
             for name in gone:
-                for epoch in self._book.epochs:
+                for epoch in self._epochs:
                     nobodys += self._book.retire(epoch, name, self._tokens(before[name], epoch))
                 self._prks.pop(name, None)
             await self._gate.withdraw(nobodys)
         if come:
-            issued_before = {epoch: set(self._book.unspent(epoch)) for epoch in self._book.epochs}
-            await self._derive(come, issued_before)
-            for epoch, known in issued_before.items():
+            for epoch in self._epochs:
+                known = set(self._book.unspent(epoch))
+                await self._derive(come, [epoch])
                 await self._admit_tokens(epoch, set(self._book.unspent(epoch)) - known)
 
     async def _fill(self) -> None:
@@ -129,7 +129,7 @@ class Refresh:
         now = self._now()
         self._ahead = now - self._clock.seconds()
         self._epoch = epoch_at(now)
-        epochs = range(self._epoch - NEIGHBOURS, self._epoch + NEIGHBOURS + 1)
+        epochs = self._epochs
         self._changes = self._keyring.changes()
         self._live = {issued.name: issued for issued in self._keyring.live(now)}
         self._prks.clear()
@@ -139,6 +139,11 @@ class Refresh:
         await self._gate.open()
         await self._derive(self._live, epochs)
         await self._admit(epochs)
+
+    @property
+    def _epochs(self) -> range:
+        """The epochs whose tokens are valid now."""
+        return range(self._epoch - NEIGHBOURS, self._epoch + NEIGHBOURS + 1)
 
     async def _derive(self, names: Collection[str], epochs: Iterable[int]) -> None:
         waiting = list(names)

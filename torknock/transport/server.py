@@ -96,7 +96,11 @@ class _Door:
             keyring = Keyring.open(self._keyring, create=True)
         except TorknockError as error:
             raise MethodError(str(error)) from error
-        guarded = _Guarded(self._reactor, self._host, port, keyring, factory, self._now)
+        try:
+            guarded = _Guarded(self._reactor, self._host, port, keyring, factory, self._now)
+        except TorknockError as error:
+            keyring.close()
+            raise MethodError(str(error)) from error
         try:
             await guarded.open()
         except TorknockError as error:

@@ -128,6 +128,14 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(2)
         self.assertTrue(self.tokens_of(bob, E - 1, E, E + 1) <= self.gate.opens)
 
+    def test_the_first_line_of_a_bridge_opens_within_two_seconds(self) -> None:
+        """A bridge is started before its first line is made."""
+        self.keyring.revoke("alice", now=NOW)
+        self.started()
+        bob = self.keyring.add("bob", expires=None, now=NOW)
+        self.pass_time(2)
+        self.assertEqual(self.gate.opens, self.tokens_of(bob, E - 1, E, E + 1))
+
     def test_a_revoked_line_opens_nothing_within_two_seconds(self) -> None:
         """Its tokens are withdrawn, and a connection that one had just opened belongs to nobody."""
         self.started()

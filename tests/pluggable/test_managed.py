@@ -1,0 +1,351 @@
+"""`pluggable.managed`, in this process: pipes are tor's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import Logger, LogLevel, capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+
+from pluggable.errors import MethodError
+from pluggable.interfaces import IClientTransport, IServerTransport, Request
+from pluggable.logs import LogLines
+from pluggable.managed import _listen, run
+from pluggable.report import Report
+
+reactor: Any = _reactor
+_log = Logger()
+
+
+@implementer(IClientTransport)
+class Client:
+    """A client that can be made to fail."""
+
+    def __init__(self, starts: Deferred[None] | None = None) -> None:
+        self._starts = starts or succeed(None)
+        self.stopped = 0
+
+    def start(self) -> Deferred[None]:
+        return self._starts
+
+    def endpoint(self, request: Request) -> IStreamClientEndpoint:
+        return TCP4ClientEndpoint(reactor, request.address, request.port)
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+@implementer(IListeningPort)
+class Port:
+    """A port that is nowhere."""
+
+    def __init__(self) -> None:
+        self.stopped = 0
+
+    def startListening(self) -> None:
+        """It does."""
+
+    def stopListening(self) -> Deferred[None]:
+        self.stopped += 1
+        return succeed(None)
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "0.0.0.0", 443)
+
+
+@implementer(IServerTransport, IStreamServerEndpoint)
+class Server:
+    """A server that can be made to fail."""
+
+    def __init__(self, listens: list[Any], arguments: Mapping[str, str] | None = None) -> None:
+        self.listens = listens
+        self.arguments = arguments or {}
+
+    def endpoint(self, bind_address: tuple[str, int], options: Mapping[str, str]) -> IStreamServerEndpoint:
+        self.given = bind_address, options
+        return self
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        self.factory = protocolFactory
+        result = self.listens.pop(0)
+        return fail(result) if isinstance(result, Exception) else succeed(result)
+
+    def smethod_args(self) -> Mapping[str, str]:
+        return self.arguments
+
+
+IN_USE = CannotListenError("127.0.0.1", 443, OSError(errno.EADDRINUSE, "in use"))
+FORBIDDEN = CannotListenError("127.0.0.1", 443, OSError(errno.EACCES, "forbidden"))
+
+
+class RunTests(TestCase):
+    """`run`."""
+
+    def setUp(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.stdin, self.tors_stdin = os.pipe()
+        self.tors_stdout, self.stdout = os.pipe()
+        os.set_blocking(self.tors_stdout, False)
+        for descriptor in (self.stdin, self.tors_stdout, self.stdout):
+            self.addCleanup(os.close, descriptor)
+        self.addCleanup(self.close_stdin)
+        self.said = b""
+
+    def close_stdin(self) -> None:
+        if self.tors_stdin >= 0:
+            os.close(self.tors_stdin)
+            self.tors_stdin = -1
+
+    def begin(self, environ: Mapping[str, str], **kinds: Any) -> Deferred[int]:
+        common = {
+            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
+            "TOR_PT_STATE_LOCATION": str(Path(self.mktemp()).absolute()),
+            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
+        }
+        return Deferred.fromCoroutine(
+            run(
+                reactor, common | environ, implementation="test", version="1.0", stdin=self.stdin, stdout=self.stdout,
+                **kinds,
+            )  # fmt: skip
+        )
+
+    def client(self, **clients: Client) -> Deferred[int]:
+        makers = {name: lambda _environment, client=client: client for name, client in clients.items()}
+        return self.begin({"TOR_PT_CLIENT_TRANSPORTS": ",".join(clients)}, clients=makers)
+
+    def server(self, options: str = "", **servers: Server) -> Deferred[int]:
+        makers = {name: lambda _environment, server=server: server for name, server in servers.items()}
+        environ = {
+            "TOR_PT_SERVER_TRANSPORTS": ",".join(servers),
+            "TOR_PT_SERVER_TRANSPORT_OPTIONS": options,
+            "TOR_PT_SERVER_BINDADDR": ",".join(f"{name}-127.0.0.1:443" for name in servers),
+            "TOR_PT_ORPORT": "127.0.0.1:1",
+        }
+        return self.begin(environ, servers=makers)
+
+    async def hears(self, line: bytes) -> list[bytes]:
+        """Wait for *line*; all lines so far that are no LOG."""
+        while line + b"\n" not in self.said:
+            try:
+                self.said += os.read(self.tors_stdout, 65536)
+            except BlockingIOError:
+                await deferLater(reactor, 0.01)
+        return [said for said in self.said.splitlines() if not said.startswith(b"LOG ")]
+
+    async def test_the_end_of_stdin_is_the_end(self) -> None:
+        """Everything is stopped once, and the code is 0."""
+        client, port = Client(), Port()
+        running = self.client(a=client)
+        await self.hears(b"CMETHODS DONE")
+        self.close_stdin()
+        self.assertEqual((await running, client.stopped), (0, 1))
+        running = self.begin({"TOR_PT_SERVER_TRANSPORTS": "a", "TOR_PT_ORPORT": "127.0.0.1:1"},
+                             servers={"a": lambda _: Server([port])})  # fmt: skip
+        self.assertEqual((await running, port.stopped), (0, 1))
+
+    async def test_one_that_fails_leaves_the_others(self) -> None:
+        """Each failure is said, and the list ends all the same."""
+        running = self.client(a=Client(fail(MethodError("no root"))), b=Client(), c=Client(fail(ZeroDivisionError())))
+        said = await self.hears(b"CMETHODS DONE")
+        self.assertEqual(said[0], b"VERSION 1")
+        self.assertEqual(said[2], b"CMETHOD-ERROR a no root")
+        self.assertTrue(said[3].startswith(b"CMETHOD b socks5 127.0.0.1:"))
+        self.assertEqual(said[4], b"CMETHOD-ERROR c internal error: ZeroDivisionError")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.close_stdin()
+        await running
+
+    async def test_a_server_that_cannot_run_stays_idle(self) -> None:
+        """Were it to exit, tor would start it every second."""
+        running = self.server(a=Server([MethodError("no root")]), b=Server([FORBIDDEN]))
+        said = await self.hears(b"SMETHODS DONE")
+        self.assertEqual(said[2], b"SMETHOD-ERROR a no root")
+        self.assertTrue(said[3].startswith(b"SMETHOD-ERROR b "))
+        await deferLater(reactor, 0.1)
+        self.assertNoResult(running)
+        self.close_stdin()
+        self.assertEqual(await running, 0)
+
+    async def test_what_tor_may_not_publish_is_never_said(self) -> None:
+        """Arguments that need an escape are our mistake; the port is closed again at the end."""
+        port = Port()
+        running = self.server(a=Server([port], {"k": "a b"}))
+        said = await self.hears(b"SMETHODS DONE")
+        self.assertEqual(said[2], b"SMETHOD-ERROR a internal error: ValueError")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.close_stdin()
+        await running
+        self.assertEqual(port.stopped, 1)
+
+    async def test_options_reach_their_transport(self) -> None:
+        """As a mapping; what comes twice is refused."""
+        a, b = Server([Port()], {"k": "v"}), Server([Port()])
+        running = self.server("a:x=1;a:y=2;b:x=1;b:x=2", a=a, b=b)
+        said = await self.hears(b"SMETHODS DONE")
+        self.assertEqual(a.given, (("127.0.0.1", 443), {"x": "1", "y": "2"}))
+        self.assertEqual(said[2], b"SMETHOD a 0.0.0.0:443 ARGS:k=v")
+        self.assertEqual(said[3], b"SMETHOD-ERROR b ServerTransportOptions: an option comes twice")
+        self.close_stdin()
+        await running
+
+    async def test_sigint_drains(self) -> None:
+        """Nobody new, and the end with the last link; SIGTERM and a second SIGINT do not wait."""
+        for second in (None, signal.SIGINT, signal.SIGTERM):
+            target = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Protocol))
+            self.said = b""
+            running = self.client(a=Client())
+            said = await self.hears(b"CMETHODS DONE")
+            tor = TCP4ClientEndpoint(reactor, "127.0.0.1", int(said[2].rpartition(b":")[2]))
+            link: Any = await tor.connect(Factory.forProtocol(Protocol))
+            request = b"\x05\x01\x00" + b"\x05\x01\x00\x01\x7f\0\0\x01" + target.getHost().port.to_bytes(2, "big")
+            link.transport.write(request)
+            link.dataReceived = (answered := Answer()).dataReceived
+            await answered.whole
+            os.kill(os.getpid(), signal.SIGINT)
+            while not await refused(tor):
+                await deferLater(reactor, 0.01)
+            self.assertNoResult(running)
+            if second is None:
+                link.transport.loseConnection()
+            else:
+                os.kill(os.getpid(), second)
+            self.assertEqual(await running, 0)
+            link.transport.abortConnection()
+            await target.stopListening()
+
+    async def test_a_drain_without_links_is_the_end(self) -> None:
+        """There is nothing to wait for."""
+        running = self.client(a=Client())
+        await self.hears(b"CMETHODS DONE")
+        os.kill(os.getpid(), signal.SIGINT)
+        self.assertEqual(await running, 0)
+
+    async def test_a_start_that_hangs_can_be_ended(self) -> None:
+        """tor may change its mind at any time."""
+        cancelled: list[Deferred[None]] = []
+        running = self.client(a=Client(Deferred(cancelled.append)))
+        await self.hears(b"VERSION 1")
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertEqual((await running, len(cancelled)), (0, 1))
+
+
+async def refused(endpoint: TCP4ClientEndpoint) -> bool:
+    """Whether nobody listens there."""
+    try:
+        link: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+    except Exception:  # noqa: BLE001  whatever the reason
+        return True
+    link.transport.abortConnection()
+    return False
+
+
+class Answer:
+    """Waits for tor's twelve octets of greeting and success."""
+
+    def __init__(self) -> None:
+        self.octets, self.whole = b"", Deferred[None]()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.octets += data
+        if len(self.octets) == 12:
+            self.whole.callback(None)
+
+
+class ListenTests(SynchronousTestCase):
+    """How long an address in use is waited for."""
+
+    def listen(self, *results: Any) -> tuple[Deferred[IListeningPort], Clock]:
+        clock = Clock()
+        endpoint = Server([*results])
+        return Deferred.fromCoroutine(_listen(clock, endpoint, Factory())), clock
+
+    def test_a_predecessor_is_waited_for(self) -> None:
+        """It leaves within seconds."""
+        port = Port()
+        listening, clock = self.listen(IN_USE, IN_USE, port)
+        clock.advance(0.25)
+        self.assertNoResult(listening)
+        clock.advance(0.25)
+        self.assertIs(self.successResultOf(listening), port)
+
+    def test_a_stranger_is_not(self) -> None:
+        """After five seconds it is somebody else's."""
+        listening, clock = self.listen(*[IN_USE] * 30)
+        clock.pump([0.25] * 19)
+        self.assertNoResult(listening)
+        clock.advance(0.25)
+        self.failureResultOf(listening, CannotListenError)
+
+    def test_what_will_not_change_is_said_at_once(self) -> None:
+        """No permission now is no permission later."""
+        listening, clock = self.listen(FORBIDDEN)
+        self.failureResultOf(listening, CannotListenError)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class LogLinesTests(SynchronousTestCase):
+    """`LogLines`."""
+
+    def setUp(self) -> None:
+        self.said: list[bytes] = []
+        self.clock = Clock()
+        self.observer = LogLines(Report(self.said.append), self.clock.seconds)
+
+    def log(self, level: Any, text: str, **fields: Any) -> None:
+        with capturedLogs() as events:
+            _log.emit(level, text, **fields)
+        self.observer(events[0])
+
+    def test_each_level_has_its_severity(self) -> None:
+        """tor knows no `warn`, and nobody wants debug."""
+        for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical):
+            self.log(level, "{what}", what="x")
+        severities = [line.split()[1] for line in self.said]
+        expected = [b"SEVERITY=notice", b"SEVERITY=warning", b"SEVERITY=error", b"SEVERITY=error"]
+        self.assertEqual(severities, expected)
+
+    def test_addresses_are_scrubbed(self) -> None:
+        """Twisted puts them into its errors."""
+        self.log(LogLevel.error, "{why}", why="to 192.0.2.1:443")
+        self.assertEqual(self.said, [b'LOG SEVERITY=error MESSAGE="to [scrubbed]"\n'])
+
+    def test_a_traceback_is_one_line(self) -> None:
+        """With the place of the mistake first."""
+        try:
+            raise ZeroDivisionError("a\nb 192.0.2.1")
+        except ZeroDivisionError:
+            self.log(LogLevel.critical, "oops", log_failure=Failure())
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.assertEqual(len(self.said), 1)
+        self.assertIn(b"oops: ZeroDivisionError: a?b [scrubbed] [test_managed.py:", self.said[0])
+
+    def test_a_flood_is_cut_and_counted(self) -> None:
+        """And hides nothing of another severity."""
+        for _ in range(100):
+            self.log(LogLevel.warn, "x")
+        self.log(LogLevel.error, "y")
+        self.assertEqual(len(self.said), 21)
+        self.clock.advance(1)
+        self.log(LogLevel.warn, "z")
+        self.assertEqual(self.said[-1], b'LOG SEVERITY=warning MESSAGE="z (80 more were withheld before this)"\n')

@@ -1,0 +1,133 @@
+"""Transports as tor's children, started by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+EXAMPLE = Path(__file__).parents[2] / "contrib" / "examples" / "rot.py"
+"""The example transport."""
+
+PATIENCE = 60.0
+"""Seconds until a child that says nothing counts as hung; no test passes sooner or later for it."""
+
+
+class Transport:
+    """*program* as tor starts it, but with *environ* for its environment (None takes a variable away)."""
+
+    def __init__(self, environ: Mapping[str, str | None], program: Path = EXAMPLE, stdin: int = subprocess.PIPE) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="transport-", ignore_cleanup_errors=True)
+        self.state = Path(self._directory.name) / "DataDirectory" / "pt_state"
+        common: dict[str, str | None] = {
+            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
+            "TOR_PT_STATE_LOCATION": f"{self.state}/",
+            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(program)],
+            env={name: value for name, value in (common | dict(environ)).items() if value is not None},
+            cwd="/", stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._hung = threading.Timer(PATIENCE, self.process.kill)
+        self._hung.start()
+        self.logged: list[str] = []
+
+    def start(self) -> list[str]:
+        """What it says up to `CMETHODS DONE` or `SMETHODS DONE`, but for LOG lines, which go to `logged`."""
+        said = []
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("LOG "):
+                self.logged.append(line.rstrip("\n"))
+                continue
+            said.append(line.rstrip("\n"))
+            if said[-1].endswith("METHODS DONE"):
+                break
+        return said
+
+    def port(self, said: list[str]) -> int:
+        """The port that the first `CMETHOD` or `SMETHOD` line names."""
+        return next(int(line.split()[-1].rpartition(":")[2]) for line in said if line.split()[0].endswith("METHOD"))
+
+    def end(self) -> tuple[int, str, str]:
+        """Close its stdin and wait: its exit code, what it still said, and its stderr."""
+        out, err = self.process.communicate()
+        return self.process.returncode, out, err
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hung.cancel()
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.process.wait()
+        self._directory.cleanup()
+
+
+class Echo:
+    """A service on loopback that sends back what it hears."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def _echo(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while octets := connection.recv(65536):
+                connection.sendall(octets)
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def socks(port: int, to: int, arguments: bytes = b"") -> tuple[socket.socket, bytes]:
+    """tor's request at SOCKS port *port* for 127.0.0.1:*to*; the link, and the reply to it."""
+    link = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    if arguments:
+        link.sendall(b"\x05\x02\x00\x02" + bytes([1, len(arguments)]) + arguments + b"\x01\x00")
+        assert read(link, 4) == b"\x05\x02\x01\x00"
+    else:
+        link.sendall(b"\x05\x01\x00")
+        assert read(link, 2) == b"\x05\x00"
+    link.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + to.to_bytes(2, "big"))
+    return link, read(link, 10)
+
+
+def read(link: socket.socket, size: int) -> bytes:
+    """Up to *size* octets, fewer at the end."""
+    octets = b""
+    while len(octets) < size and (more := link.recv(size - len(octets))):
+        octets += more
+    return octets
+
+
+def nobody() -> int:
+    """A port of 127.0.0.1 where nobody listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
