@@ -32,6 +32,7 @@ class Rot(ProtocolWrapper):
 
     def write(self, data: bytes) -> None:
         """Turn *data*, and send it."""
+        assert self.transport is not None
         self.transport.write(data.translate(TURNED))
 
     def dataReceived(self, data: bytes) -> None:

@@ -76,7 +76,7 @@ class ServerOptionsTests(SynchronousTestCase):
     """The dialect of `TOR_PT_SERVER_TRANSPORT_OPTIONS`."""
 
     def test_what_tor_writes_is_read(self) -> None:
-        """tor's own words for `a=1 b=x:y;z c=d\\e k==`."""
+        """tor's own words, from a torrc with each of the characters that matter."""
         options = parse_server_options(r"rot:a=1;rot:b=x\:y\;z;rot:c=d\\e;rot:k==;other:a=2")
         self.assertEqual(options["rot"], (("a", "1"), ("b", "x:y;z"), ("c", "d\\e"), ("k", "=")))
         self.assertEqual(options["other"], (("a", "2"),))

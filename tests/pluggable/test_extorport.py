@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import hmac
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pluggable.environment import ServerEnvironment
@@ -128,14 +130,15 @@ class ORPortFactoryTests(SynchronousTestCase):
         half.makeConnection(self.client)
         return half
 
-    def tor(self) -> tuple[Protocol, Pausing]:
+    def tor(self) -> tuple[Any, Pausing]:
         """tor's end of the newest link to it."""
         _host, self.port, factory, _timeout, self.bound_to = self.reactor.tcpClients[-1]
-        protocol, transport = factory.buildProtocol(None), Pausing()
+        protocol: Any = factory.buildProtocol(None)
+        transport = Pausing()
         protocol.makeConnection(transport)
         return protocol, transport
 
-    def introduce(self) -> tuple[Protocol, Pausing]:
+    def introduce(self) -> tuple[Any, Pausing]:
         """Be a tor that takes the client; what it was told is cleared."""
         protocol, transport = self.tor()
         protocol.dataReceived(b"\x01\x00")
@@ -165,10 +168,14 @@ class ORPortFactoryTests(SynchronousTestCase):
         half.dataReceived(b"hello")
         self.assertEqual((self.port, transport.value()), (1, b"hello"))
 
+    def refuse(self) -> None:
+        factory: Any = self.reactor.tcpClients[-1][2]
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
     def test_a_client_is_cut_when_tor_fails(self) -> None:
         """There is no way round the Extended ORPort, and the log says why, without the client's address."""
         failures = {
-            "refused": lambda: self.reactor.tcpClients[-1][2].clientConnectionFailed(None, ORPortError("refused")),
+            "refused": self.refuse,
             "denied": lambda: self.tor()[0].dataReceived(TOR_SAYS),
             "silent": lambda: self.reactor.advance(HANDSHAKE_LIMIT),
         }

@@ -70,7 +70,7 @@ class Port:
         return succeed(None)
 
     def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", "0.0.0.0", 443)
+        return IPv4Address("TCP", "192.0.2.1", 443)
 
 
 @implementer(IServerTransport, IStreamServerEndpoint)
@@ -123,12 +123,9 @@ class RunTests(TestCase):
             "TOR_PT_STATE_LOCATION": str(Path(self.mktemp()).absolute()),
             "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
         }
-        return Deferred.fromCoroutine(
-            run(
-                reactor, common | environ, implementation="test", version="1.0", stdin=self.stdin, stdout=self.stdout,
-                **kinds,
-            )  # fmt: skip
-        )
+        words: dict[str, Any] = {"implementation": "test", "version": "1.0"}
+        running = run(reactor, common | dict(environ), stdin=self.stdin, stdout=self.stdout, **words, **kinds)
+        return Deferred.fromCoroutine(running)
 
     def client(self, **clients: Client) -> Deferred[int]:
         makers = {name: lambda _environment, client=client: client for name, client in clients.items()}
@@ -204,7 +201,7 @@ class RunTests(TestCase):
         running = self.server("a:x=1;a:y=2;b:x=1;b:x=2", a=a, b=b)
         said = await self.hears(b"SMETHODS DONE")
         self.assertEqual(a.given, (("127.0.0.1", 443), {"x": "1", "y": "2"}))
-        self.assertEqual(said[2], b"SMETHOD a 0.0.0.0:443 ARGS:k=v")
+        self.assertEqual(said[2], b"SMETHOD a 192.0.2.1:443 ARGS:k=v")
         self.assertEqual(said[3], b"SMETHOD-ERROR b ServerTransportOptions: an option comes twice")
         self.close_stdin()
         await running

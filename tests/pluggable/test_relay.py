@@ -27,7 +27,7 @@ reactor: Any = _reactor
 class Link(StringTransport):
     """A link that can be closed by halves, and remembers what was asked of it."""
 
-    bufferSize = 65536
+    bufferSize = 65536  # noqa: N815  Twisted's name
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,9 @@ class ReportTests(SynchronousTestCase):
             b"CMETHOD-ERROR rot why\n": lambda report: report.cmethod_error("rot", "why"),
             b"CMETHODS DONE\n": Report.cmethods_done,
             b"SMETHOD rot [::1]:80\n": lambda report: report.smethod("rot", "::1", 80, {}),
-            b"SMETHOD rot 0.0.0.0:80 ARGS:a=b,c=d\n": lambda r: r.smethod("rot", "0.0.0.0", 80, {"a": "b", "c": "d"}),
+            b"SMETHOD rot 192.0.2.1:80 ARGS:a=b,c=d\n": lambda report: report.smethod(
+                "rot", "192.0.2.1", 80, {"a": "b", "c": "d"}
+            ),
             b"SMETHOD-ERROR rot why\n": lambda report: report.smethod_error("rot", "why"),
             b"SMETHODS DONE\n": Report.smethods_done,
             b'STATUS TYPE=version TRANSPORT=rot IMPLEMENTATION="a b" VERSION="1.0"\n': lambda report: report.status(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given
@@ -100,7 +101,7 @@ class SOCKSErrorTests(SynchronousTestCase):
 
     def test_a_cause_has_its_reply(self) -> None:
         """The same for Twisted's errors and for Python's."""
-        for reply, causes in {
+        replies: dict[int, list[Exception]] = {
             1: [ValueError(), OSError(errno.EPERM, "x"), error.ConnectError(), error.UnknownHostError(), OSError("x")],
             2: [NotAllowed()],
             3: [OSError(errno.ENETUNREACH, "x"), error.NoRouteError(errno.ENETUNREACH, "x")],
@@ -110,7 +111,8 @@ class SOCKSErrorTests(SynchronousTestCase):
             6: [TimeoutError(), error.TimeoutError(), error.TCPTimedOutError(errno.ETIMEDOUT, "x"),
                 defer.TimeoutError(), OSError(errno.ETIMEDOUT, "x")],
             8: [OSError(errno.EADDRNOTAVAIL, "x"), error.ConnectBindError(errno.EADDRNOTAVAIL, "x")],
-        }.items():  # fmt: skip
+        }  # fmt: skip
+        for reply, causes in replies.items():
             for cause in causes:
                 with self.subTest(repr(cause)):
                     self.assertEqual(socks_error(cause).reply, reply)
@@ -177,7 +179,7 @@ class SOCKSFactoryTests(SynchronousTestCase):
         self.assertEqual(self.tor.value(), b"\x05\x02\x01\x00")
         self.tor.clear()
 
-    def assert_refused(self, reply: bytes, events: list[Any], tracebacks: int = 0) -> None:
+    def assert_refused(self, reply: bytes, events: Sequence[Any], tracebacks: int = 0) -> None:
         self.assertEqual(self.tor.value(), reply)
         self.assertTrue(self.tor.disconnecting)
         self.assertEqual(len([event for event in events if event["log_format"] == "{transport}: {reason}"]), 1)
@@ -245,7 +247,7 @@ class SOCKSFactoryTests(SynchronousTestCase):
             protocol, bridge = self.transport.connected()
             self.half.dataReceived(b"hello")
             self.assertTrue(self.transport.cancelled and bridge.aborted)
-            protocol.connectionLost(Failure(error.ConnectionAborted()))  # type: ignore[arg-type]
+            protocol.connectionLost(Failure(error.ConnectionAborted()))
             self.half.dataReceived(b"hello again")
             self.assert_refused(b"\x05\x01\x00\x01" + bytes(6), events)
 
@@ -254,7 +256,7 @@ class SOCKSFactoryTests(SynchronousTestCase):
         with capturedLogs() as events:
             self.ask()
             protocol, _bridge = self.transport.connected()
-            protocol.connectionLost(Failure(error.ConnectionDone()))  # type: ignore[arg-type]
+            protocol.connectionLost(Failure(error.ConnectionDone()))
             self.transport.connecting.callback(protocol)
             self.assert_refused(b"\x05\x05\x00\x01" + bytes(6), events)
 

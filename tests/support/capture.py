@@ -241,6 +241,11 @@ class Seen:
     """None if it is not TCP, or not whole."""
 
     @property
+    def stays(self) -> bool:
+        """It never leaves the wire: IPv6's own talk of neighbours and of multicast (RFC 4291 §2.5.6, §2.7)."""
+        return self.raw[0] >> 4 == 6 and (self.raw[24:26] == b"\xff\x02" or self.raw[24:26] == b"\xfe\x80")
+
+    @property
     def checksum_good(self) -> bool:
         """TCP's checksum is right; with offloads on it is not yet written when a packet leaves."""
         return self.packet is not None and self.raw[: self.packet.total_length] == build(self.packet)

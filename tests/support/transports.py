@@ -23,7 +23,7 @@ PATIENCE = 60.0
 class Transport:
     """*program* as tor starts it, but with *environ* for its environment (None takes a variable away)."""
 
-    def __init__(self, environ: Mapping[str, str | None], program: Path = EXAMPLE, stdin: int = subprocess.PIPE) -> None:
+    def __init__(self, environ: Mapping[str, str | None], program: Path = EXAMPLE, stdin: int = subprocess.PIPE):
         self._directory = tempfile.TemporaryDirectory(prefix="transport-", ignore_cleanup_errors=True)
         self.state = Path(self._directory.name) / "DataDirectory" / "pt_state"
         common: dict[str, str | None] = {

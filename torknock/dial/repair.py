@@ -11,11 +11,12 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import getConnectError
-from twisted.internet.interfaces import IWriteDescriptor
+from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -31,14 +32,15 @@ from torknock.linux import (
 )
 
 SAME_TUPLE_AFTER = 300.0
-"""Seconds in which no 4-tuple comes twice: for 274 Linux's own ISNs of one would tell that ours are not its own."""
+"""Seconds in which no 4-tuple comes twice (protocol.md §2.4): Linux's own second ISN would follow from its first."""
 
 _REHEARSALS = 16
+"""Ports that are tried for one that was not used lately; the kernel walks on from port to port by itself."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
 _Name = tuple[Any, ...]
-"""A socket address as `getsockname` gives it."""
+"""A socket address, as `getsockname` gives it."""
 
 
 @implementer(IDialer)
@@ -47,63 +49,79 @@ class RepairDialer:
 
     def __init__(self, reactor: Any, bind_v4: str | None = None, bind_v6: str | None = None) -> None:
         self._reactor = reactor
-        self._bind = {socket.AF_INET: bind_v4, socket.AF_INET6: bind_v6}
-        self._used: dict[tuple[_Name, tuple[str, int]], float] = {}
+        self._bind = {4: bind_v4, 6: bind_v6}
+        self._used: dict[tuple[_Name, _Name], float] = {}
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`. The kernel chooses the source port as it does for every `connect`."""
         if not 1 <= isn < 2**32:
             raise ValueError("an ISN is 1..2**32-1; 0 lets the kernel choose")
-        target = ipaddress.ip_address(host)
-        family = socket.AF_INET if target.version == 4 else socket.AF_INET6
-        bind = None if target.is_loopback else self._bind[family]
+        address = ipaddress.ip_address(host)
+        bind = None if address.is_loopback else self._bind[address.version]
         try:
-            source = self._rehearsed(family, bind, (host, port))
-            knocking = _with_isn(family, source, isn)
+            target = _name(address, port)
+            knocking = self._prepared(target, None if bind is None else _name(ipaddress.ip_address(bind), 0), isn)
         except OSError as error:
             return fail(_cannot(error))
-        return _connected(self._reactor, knocking, (host, port))
+        return _connected(self._reactor, knocking, target)
 
-    def _rehearsed(self, family: socket.AddressFamily, bind: str | None, target: tuple[str, int]) -> _Name:
-        """The source address and port that the kernel chooses for a connection to *target*, not used lately.
+    def _prepared(self, target: _Name, bind: _Name | None, isn: int) -> socket.socket:
+        """A socket whose `connect` to *target* sends *isn*, from an address and port that the kernel chose.
 
-        In repair mode `connect` chooses as ever and sends nothing.
+        The choice is seen in rehearsals: in repair mode `connect` chooses as ever and sends nothing.
         """
         now = self._reactor.seconds()
-        for used in [used for used, when in self._used.items() if now - when > SAME_TUPLE_AFTER]:
-            del self._used[used]
-        rejected: list[socket.socket] = []
+        self._used = {pair: when for pair, when in self._used.items() if now - when < SAME_TUPLE_AFTER}
+        rehearsals: list[socket.socket] = []
         try:
-            for _ in range(_REHEARSALS):
-                rehearsal = socket.socket(family, socket.SOCK_STREAM)
-                rejected.append(rehearsal)
+            while len(rehearsals) < _REHEARSALS:
+                rehearsal = _socket(target)
+                rehearsals.append(rehearsal)
                 if bind is not None:
                     rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-                    rehearsal.bind((bind, 0))
-                rehearsal.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+                    rehearsal.bind(bind)
                 rehearsal.connect(target)
-                source: _Name = rehearsal.getsockname()
-                if (source, target) not in self._used:
-                    self._used[source, target] = now
-                    return source
+                pair = (rehearsal.getsockname(), target)
+                if pair not in self._used:
+                    self._used[pair] = now
+                    return _with_isn(pair, isn)
         finally:
-            for rehearsal in rejected:
+            for rehearsal in rehearsals:
                 rehearsal.close()
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
 
-def _with_isn(family: socket.AddressFamily, source: _Name, isn: int) -> socket.socket:
-    """A socket bound to *source* whose SYN will carry *isn*."""
-    knocking = socket.socket(family, socket.SOCK_STREAM)
+def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> _Name:
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address), port
+    if address.is_link_local and address.scope_id is None:
+        raise OSError(errno.EINVAL, "a link-local address needs its interface, as in fe80::1%eth0")
+    scope = 0 if address.scope_id is None else socket.if_nametoindex(address.scope_id)
+    return str(address).partition("%")[0], port, 0, scope
+
+
+def _socket(target: _Name) -> socket.socket:
+    """A non-blocking socket in repair mode, of the family of *target*."""
+    made = socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
-        knocking.setblocking(False)
-        # A socket in repair mode may share its port with connections to elsewhere, as one that is not bound may.
-        knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
-        knocking.bind(source)
+        made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _with_isn(pair: tuple[_Name, _Name], isn: int) -> socket.socket:
+    """A socket bound to the source of *pair* whose SYN will carry *isn*."""
+    source, target = pair
+    knocking = _socket(target)
+    try:
+        knocking.bind(source)  # in repair mode a port is shared with the rehearsal, and with connections to elsewhere
         knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
         knocking.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
         knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
-    except BaseException:
+    except OSError:
         knocking.close()
         raise
     return knocking
@@ -114,31 +132,43 @@ def _cannot(error: OSError) -> CannotKnock:
         text = NO_CAPABILITY
     else:
         text = f"no knock could leave this host: {error.strerror}; look at its addresses and routes"
-    cannot = CannotKnock(text)
+    cannot = CannotKnock(text, error.errno)
     cannot.__cause__ = error
     return cannot
 
 
-def _connected(reactor: Any, knocking: socket.socket, target: tuple[str, int]) -> Deferred[socket.socket]:
+def _connected(reactor: Any, knocking: socket.socket, target: _Name) -> Deferred[socket.socket]:
     """*knocking*, once the peer has answered. Sends the SYN."""
-    result: Deferred[socket.socket] = Deferred(lambda _: connecting.abandon())
-    connecting = _Connecting(reactor, knocking, result)
     status = knocking.connect_ex(target)
-    if status == errno.EINPROGRESS:
-        reactor.addWriter(connecting)
-    else:
-        connecting.answered(status)
+    if status not in (0, errno.EINPROGRESS):
+        knocking.close()
+        return fail(_cannot(OSError(status, os.strerror(status))))
+    result: Deferred[socket.socket] = Deferred(lambda _: waiting.close())
+    waiting = _Waiting(reactor, knocking, result.callback, result.errback)
     return result
 
 
-@implementer(IWriteDescriptor)
-class _Connecting:
-    """A socket that waits for its SYN-ACK."""
+@implementer(IReadWriteDescriptor)
+class _Waiting:
+    """A socket that waits for the answer to its SYN.
 
-    def __init__(self, reactor: Any, knocking: socket.socket, result: Deferred[socket.socket]) -> None:
+    It also waits for input: a reactor tells a reader of a refusal, where a mere writer is told that it is lost.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        knocking: socket.socket,
+        connected: Callable[[socket.socket], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
         self._reactor = reactor
         self._socket = knocking
-        self._result = result
+        self._connected = connected
+        self._failed = failed
+        self._over = False
+        reactor.addReader(self)
+        reactor.addWriter(self)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -146,23 +176,32 @@ class _Connecting:
     def logPrefix(self) -> str:
         return "knock"
 
-    def doWrite(self) -> None:
-        self._reactor.removeWriter(self)
-        self.answered(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    def doRead(self) -> None:
+        self._answered(0)
+
+    doWrite = doRead
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor has seen the socket hang up, as one does whose SYN was refused."""
-        self.answered(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET)
+        """The reactor gives the socket up."""
+        self._answered(errno.ECONNABORTED)
 
-    def answered(self, status: int) -> None:
-        """The SYN was answered, or given up: *status* is 0 or an errno."""
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._leave()
+        self._socket.close()
+
+    def _answered(self, otherwise: int) -> None:
+        if self._over:  # one turn of the reactor may call for both input and output
+            return
+        self._leave()
+        status = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or otherwise
         if status == 0:
-            self._result.callback(self._socket)
+            self._connected(self._socket)
         else:
             self._socket.close()
-            self._result.errback(getConnectError((status, os.strerror(status))))
+            self._failed(getConnectError((status, os.strerror(status))))
 
-    def abandon(self) -> None:
-        """Nobody waits any more."""
+    def _leave(self) -> None:
+        self._over = True
+        self._reactor.removeReader(self)
         self._reactor.removeWriter(self)
-        self._socket.close()
