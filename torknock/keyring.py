@@ -14,7 +14,7 @@ import re
 import secrets
 import sqlite3
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -250,10 +250,10 @@ class Keyring:
         with _refusals(self._directory), _writing(self._database):
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
-    def spend(self, epoch: int, isn: int) -> None:
-        """Write down that the token *isn* of *epoch* has opened a connection; a power cut may undo it."""
+    def spend(self, tokens: Iterable[tuple[int, int]]) -> None:
+        """Write down that *tokens*, (epoch, ISN), have opened connections; a power cut may undo it."""
         with _refusals(self._directory), _writing(self._spent):
-            self._spent.execute("INSERT OR IGNORE INTO spent VALUES (?, ?)", (epoch, isn))
+            self._spent.executemany("INSERT OR IGNORE INTO spent VALUES (?, ?)", tokens)
 
     def spent(self, epochs: Collection[int]) -> set[tuple[int, int]]:
         """The tokens of *epochs* that have opened a connection, as (epoch, ISN)."""

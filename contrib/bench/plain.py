@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from pluggable.interfaces import IServerTransport
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 from zope.interface import implementer
+
+from pluggable.interfaces import IServerTransport
+from pluggable.managed import main
 
 
 @implementer(IServerTransport)
@@ -25,3 +28,9 @@ class Plain:
     def smethod_args(self) -> Mapping[str, str]:
         """None."""
         return {}
+
+
+if __name__ == "__main__":
+    from twisted.internet import reactor
+
+    main(reactor, os.environ, implementation="plain", version="0", servers={"plain": lambda _: Plain(reactor)})

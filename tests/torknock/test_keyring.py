@@ -165,8 +165,8 @@ class KeyringTests(KeyringCase):
             change()
             seen.append(keyring.changes())
         self.assertEqual(len(set(seen)), 5)
-        keyring.spend(7, 1)
-        other.spend(7, 2)
+        keyring.spend([(7, 1)])
+        other.spend([(7, 2)])
         other.forget_spent(8)
         self.assertEqual(keyring.changes(), seen[-1])
 
@@ -174,7 +174,7 @@ class KeyringTests(KeyringCase):
         """By epoch, until they are forgotten; a second time changes nothing."""
         keyring = self.open()
         for epoch, isn in ((7, 1), (7, 2**32 - 1), (8, 1), (9, 5), (7, 1)):
-            keyring.spend(epoch, isn)
+            keyring.spend([(epoch, isn)])
         again = self.open(create=False)
         self.assertEqual(again.spent([7, 8]), {(7, 1), (7, 2**32 - 1), (8, 1)})
         again.forget_spent(8)
@@ -204,7 +204,7 @@ class FileTests(KeyringCase):
         self.addCleanup(os.umask, os.umask(0))
         keyring = self.open()
         keyring.add("alice", expires=None, now=NOW)
-        keyring.spend(7, 1)
+        keyring.spend([(7, 1)])
         self.assertEqual(self.mode(self.directory), 0o700)
         self.assertEqual(self.mode(self.directory.parent), 0o700)
         files = list(self.directory.iterdir())
@@ -217,7 +217,7 @@ class FileTests(KeyringCase):
             raise SkipTest("only root can give files away")
         os.chown(self.above, 12345, 12346)
         keyring = self.open()
-        keyring.spend(7, 1)
+        keyring.spend([(7, 1)])
         for path in (self.directory.parent, self.directory, *self.directory.iterdir()):
             self.assertEqual((path.stat().st_uid, path.stat().st_gid), (12345, 12346))
 
@@ -329,16 +329,16 @@ class FileTests(KeyringCase):
         keyring.add("alice", expires=None, now=NOW)
         (self.directory / "spent.sqlite").write_bytes(b"not a database" * 99)
         keyring.revoke("alice", now=NOW)
-        self.assertRaises(KeyringUnreadable, keyring.spend, 7, 1)
+        self.assertRaises(KeyringUnreadable, keyring.spend, [(7, 1)])
 
     def test_a_keyring_that_was_closed_says_so(self) -> None:
         """No traceback of SQLite's."""
         keyring = self.open()
-        keyring.spend(7, 1)
+        keyring.spend([(7, 1)])
         keyring.close()
         keyring.close()
         self.assertRaises(KeyringUnreadable, keyring.lines)
-        self.assertRaises(KeyringUnreadable, keyring.spend, 7, 1)
+        self.assertRaises(KeyringUnreadable, keyring.spend, [(7, 1)])
         self.assertRaises(KeyringUnreadable, keyring.add, "alice", expires=None, now=NOW)
 
 
@@ -411,7 +411,7 @@ class ProcessTests(KeyringCase):
             (self.directory / remnant).write_bytes(b"torn")
         self.assertRaises(KeyringMissing, Keyring.open, self.directory, create=False)
         keyring = self.open()
-        keyring.spend(7, 1)
+        keyring.spend([(7, 1)])
         self.assertEqual(sorted(self.directory.glob("*.draft*")), [])
 
     def test_creators_that_are_killed_leave_a_whole_keyring_or_none(self) -> None:

@@ -72,26 +72,25 @@ class _Doorstep(Factory):
     noisy = False
 
     def __init__(self, port: int, welcome: Welcome) -> None:
-        self._port = port
-        self._welcome = welcome
+        self.syns = SavedSYNs(port)
+        self.welcome = welcome
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         assert addr is not None  # noqa: S101  a connection that was accepted comes from somewhere
-        return _Newcomer(self._port, addr, self._welcome)
+        return _Newcomer(self, addr)
 
 
 class _Newcomer(Protocol):
     """A connection that nobody has asked yet: it becomes somebody's at once, or is dropped."""
 
-    def __init__(self, port: int, address: IAddress, welcome: Welcome) -> None:
-        self._port = port
+    def __init__(self, doorstep: _Doorstep, address: IAddress) -> None:
+        self._doorstep = doorstep
         self._address = address
-        self._welcome = welcome
 
     def connectionMade(self) -> None:
         transport = cast("Server", self.transport)
-        isn = saved_isn(transport.getHandle(), self._port)
-        upper = None if isn is None else self._welcome(isn, self._address)
+        isn = self._doorstep.syns.isn(transport.getHandle())
+        upper = None if isn is None else self._doorstep.welcome(isn, self._address)
         if upper is None:
             transport.abortConnection()
         else:
@@ -99,33 +98,34 @@ class _Newcomer(Protocol):
             upper.makeConnection(transport)
 
 
-def saved_isn(accepted: socket.socket, port: int) -> int | None:
-    """The ISN of the SYN to *port* that opened *accepted*; None if it was to another port, or none was saved.
-
-    The kernel hands a saved SYN out once.
-    """
-    try:
-        octets = accepted.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST)
-    except OSError:
-        return None
-    heard = _Heard()
-    tcp = TCPProtocol()
-    tcp.addProto(port, heard)
-    ip = IPv6Protocol() if accepted.family == socket.AF_INET6 else IPv4Protocol()
-    ip.addProto(TCP, tcp)
-    try:
-        ip.datagramReceived(octets, 0, None, None, None)
-    except BadDatagram as why:
-        _log.warn("a connection is dropped: its saved SYN cannot be read: {reason}", reason=str(why))
-    return heard.isn
-
-
 @implementer(ISegmentProtocol)
-class _Heard:
-    """The ISN of the SYN that came up the stack."""
+class SavedSYNs:
+    """Reads the SYNs that the kernel has saved, those that were sent to *port*."""
 
-    isn: int | None = None
+    def __init__(self, port: int) -> None:
+        tcp = TCPProtocol()
+        tcp.addProto(port, self)
+        self._ip = {socket.AF_INET: IPv4Protocol(), socket.AF_INET6: IPv6Protocol()}
+        for ip in self._ip.values():
+            ip.addProto(TCP, tcp)
+        self._heard: int | None = None
+
+    def isn(self, accepted: socket.socket) -> int | None:
+        """The ISN of the SYN that opened *accepted*; None if it was to another port, or none was saved.
+
+        The kernel hands a saved SYN out once.
+        """
+        self._heard = None
+        try:
+            octets = accepted.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST)
+            self._ip[accepted.family].datagramReceived(octets, 0, None, None, None)
+        except OSError as why:
+            _log.warn("a connection is dropped: the kernel saved no SYN: {reason}", reason=why.strerror)
+        except BadDatagram as why:
+            _log.warn("a connection is dropped: its saved SYN cannot be read: {reason}", reason=str(why))
+        return self._heard
 
     def segmentReceived(self, segment: Segment, source: str, dest: str) -> None:
+        """See `ISegmentProtocol.segmentReceived`."""
         if segment.opens:
-            self.isn = segment.seq
+            self._heard = segment.seq

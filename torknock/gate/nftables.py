@@ -15,7 +15,7 @@ from torknock.gate import ruleset
 from torknock.gate.generation import ruleset_generation
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 
-_TOKENS_A_COMMAND = 8192
+_TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""
 
 _T = TypeVar("_T")

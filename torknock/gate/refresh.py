@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable
 
@@ -25,7 +26,7 @@ _TICK = 0.5
 _JUMP = 5.0
 """A wall clock that runs away from the steady one by more than this was set."""
 
-_LINES_A_TURN = 250
+_LINES_A_TURN = 125
 """So many lines' tokens are derived before the reactor gets its turn."""
 
 
@@ -41,6 +42,7 @@ class Refresh:
         self._clock = clock
         self._now = now
         self._book = TokenBook()
+        self._unwritten: list[tuple[int, int]] = []
         self._live: dict[str, Issued] = {}
         self._prks: dict[str, bytes] = {}
         self._changes: int | None = None
@@ -61,13 +63,14 @@ class Refresh:
             self._running.cancel()
             self._running = None
         await self._gate.close()
+        self._write_spent()
 
     def spend(self, isn: int) -> tuple[Issued, ...]:
         """The live lines that *isn* opens a connection for, this once; empty if there is none."""
         epochs, names = self._book.spend(isn)
         valid = [epoch for epoch in epochs if abs(epoch - epoch_at(self._now())) <= NEIGHBOURS]
-        for epoch in epochs:
-            self._keyring.spend(epoch, isn)
+        self._unwritten += ((epoch, isn) for epoch in epochs)
+        self._clock.callLater(0, self._try_to_write_spent)  # the connection does not wait for the disk
         return tuple(self._live[name] for name in names if name in self._live) if valid else ()
 
     async def _keep(self) -> None:
@@ -81,6 +84,7 @@ class Refresh:
                 self._trouble = ""
 
     async def _step(self) -> None:
+        self._write_spent()
         now = self._now()
         epoch = epoch_at(now)
         set_by = now - self._clock.seconds() - self._ahead
@@ -167,6 +171,16 @@ class Refresh:
         left = math.floor(seconds_valid(epoch, self._now()))
         if tokens and left > 0:
             await self._gate.admit(tokens, left)
+
+    def _write_spent(self) -> None:
+        """Let a process that starts anew know what was spent."""
+        if self._unwritten:
+            self._keyring.spend(self._unwritten)
+            self._unwritten.clear()
+
+    def _try_to_write_spent(self) -> None:
+        with contextlib.suppress(TorknockError):  # the next step will meet it, and close the gate
+            self._write_spent()
 
     def _forget(self, before: int) -> None:
         self._book.forget(before)
