@@ -152,6 +152,11 @@ class _Life:
         self._starting: Deferred[None] | None = None
         self._draining = False
 
+    @property
+    def ending(self) -> bool:
+        """Whether nothing may start any more."""
+        return self._draining or self._over.called
+
     def listens(self, port: IListeningPort) -> None:
         """*port* is to be closed on `drain`."""
         self._ports.append(port)
@@ -171,7 +176,7 @@ class _Life:
         self._starting.cancel()
         self.links.abort()
         closing = [self._close(), *(self._stop(stop) for stop in self._stops)]
-        waiting = gatherResults([Deferred.fromCoroutine(each) for each in closing])
+        waiting = gatherResults([Deferred.fromCoroutine(each) for each in closing], consumeErrors=True)
         waiting.addTimeout(STOP_LIMIT, self._reactor)
         waiting.addErrback(lambda failure: _log.failure("a transport did not stop", failure))
         await waiting
@@ -223,6 +228,8 @@ async def _start_clients(
     if environment.proxy is not None:
         report.proxy_done()
     for name, make in makers.items():
+        if life.ending:
+            return
         with _method_errors(name, report.cmethod_error):
             transport = make(environment)
             life.stops(transport.stop)
@@ -246,6 +253,8 @@ async def _start_servers(
     if extended is not None and not ip_address(extended[0]).is_loopback:
         _log.warn("the Extended ORPort is not on loopback: the cookie's owner is whoever can reach it")
     for name, make in makers.items():
+        if life.ending:
+            return
         with _method_errors(name, report.smethod_error):
             transport = make(environment)
             options = _as_mapping(environment.options.get(name, ()))
@@ -318,6 +327,8 @@ def _tor_hears(stdout: int) -> Iterator[Callable[[bytes], None]]:
     try:
         yield write
     finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()  # what others have printed must not reach tor late either
         os.dup2(private, stdout, inheritable=True)
         os.close(private)
 

@@ -33,6 +33,34 @@ child.wait()
 """A program between tor and the transport, as a script around it would be."""
 
 
+NOISY = f"""
+import os, sys
+sys.path.insert(0, {str(EXAMPLE.parent)!r})
+from pluggable import MethodError, main
+from rot import RotClient
+from twisted.internet import reactor
+from twisted.internet.utils import getProcessOutput, getProcessValue
+import warnings
+
+class Noisy(RotClient):
+    async def _start(self):
+        print("SMETHOD forged 127.0.0.1:1")
+        os.write(1, b"CMETHOD forged socks5 127.0.0.1:1\\n")
+        warnings.warn("beware of 192.0.2.1")
+        if await getProcessValue("/bin/sh", ["-c", "echo CMETHODS DONE"], reactor=reactor):
+            raise MethodError("no child")
+        if await getProcessOutput("/bin/echo", ["x"], reactor=reactor) != b"x\\n":
+            raise MethodError("no child")
+
+    def start(self):
+        from twisted.internet.defer import Deferred
+        return Deferred.fromCoroutine(self._start())
+
+main(reactor, os.environ, implementation="rot", version="1", clients={{"rot": Noisy}})
+"""
+"""A transport that speaks out of turn, and has children."""
+
+
 class StartTests(SynchronousTestCase):
     """What is said at the start."""
 
@@ -244,6 +272,23 @@ class OutputTests(SynchronousTestCase):
         warnings = [line for line in said.splitlines() if line.startswith("LOG SEVERITY=warning")]
         self.assertEqual(len(warnings), 1)
         self.assertRegex(warnings[0], '^LOG SEVERITY=warning MESSAGE="rot: .*refused.*"$')
+
+    def test_what_others_print_does_not_reach_tor(self) -> None:
+        """Neither Python's stdout, nor descriptor 1, nor a child's; warnings are logged; children are waited for."""
+        program = Path(self.mktemp()).absolute()
+        program.write_text(NOISY)
+        with Transport(CLIENT, program) as transport:
+            said = transport.start()
+            self.assertEqual(said[:2] + said[3:], ["VERSION 1", STATUS, "CMETHODS DONE"])
+            self.assertRegex(said[2], "^CMETHOD rot ")
+            code, more, told = transport.end()
+        self.assertEqual(code, 0)
+        self.assertNotIn("forged", more)
+        self.assertIn("SMETHOD forged", told)
+        self.assertIn("CMETHOD forged", told)
+        warned = [line for line in transport.logged if "SEVERITY=warning" in line]
+        self.assertEqual(len(warned), 1)
+        self.assertRegex(warned[0], r"UserWarning: beware of \[scrubbed\] ")
 
     def test_every_line_is_the_protocols(self) -> None:
         """Nothing but the lines that tor knows, whatever happens."""

@@ -30,7 +30,7 @@ from zope.interface import implementer
 from pluggable.errors import MethodError
 from pluggable.interfaces import IClientTransport, IServerTransport, Request
 from pluggable.logs import LogLines
-from pluggable.managed import _listen, run
+from pluggable.managed import STOP_LIMIT, _Life, _listen, run
 from pluggable.report import Report
 
 reactor: Any = _reactor
@@ -161,6 +161,23 @@ class RunTests(TestCase):
                              servers={"a": lambda _: Server([port])})  # fmt: skip
         self.assertEqual((await running, port.stopped), (0, 1))
 
+    async def test_a_proxy_that_is_used_is_confirmed_first(self) -> None:
+        """tor ends a client that does not confirm it."""
+        environments: list[Any] = []
+
+        def make(environment: Any) -> Client:
+            environments.append(environment)
+            return Client()
+
+        environ = {"TOR_PT_CLIENT_TRANSPORTS": "a", "TOR_PT_PROXY": "http://u:p@127.0.0.1:9"}
+        running = self.begin(environ, clients={"a": make}, proxy_error=None)
+        said = await self.hears(b"CMETHODS DONE")
+        self.assertEqual(said[2], b"PROXY DONE")
+        self.assertTrue(said[3].startswith(b"CMETHOD a "))
+        self.assertEqual(environments[0].proxy.password, "p")
+        self.close_stdin()
+        await running
+
     async def test_one_that_fails_leaves_the_others(self) -> None:
         """Each failure is said, and the list ends all the same."""
         running = self.client(a=Client(fail(MethodError("no root"))), b=Client(), c=Client(fail(ZeroDivisionError())))
@@ -267,6 +284,27 @@ class Answer:
         self.octets += data
         if len(self.octets) == 12:
             self.whole.callback(None)
+
+
+class LifeTests(SynchronousTestCase):
+    """`_Life`."""
+
+    def test_a_transport_that_does_not_stop_is_not_waited_for_long(self) -> None:
+        """tor's successors kill after five seconds."""
+        clock = Clock()
+        life = _Life(clock)
+        life.stops(lambda: Deferred())
+        living = Deferred.fromCoroutine(life.lead(nothing()))
+        life.terminate()
+        life.terminate()
+        self.assertNoResult(living)
+        clock.advance(STOP_LIMIT)
+        self.successResultOf(living)
+        self.assertEqual(len(self.flushLoggedErrors()), 1)
+
+
+async def nothing() -> None:
+    """A start that needs nothing."""
 
 
 class ListenTests(SynchronousTestCase):

@@ -1,0 +1,158 @@
+"""Tests of torknock.dial.memory: no token is claimed twice, whatever happens to the process or its file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.dial.memory import KEPT, Memory, line_id
+from torknock.line import Line
+
+E = 5_666_667
+NAME = line_id(Line(secret=bytes(32), pin=bytes(32)))
+ROOT = Path(__file__).parent.parent.parent.parent
+
+CLAIM = """
+import os, signal, sys
+from pathlib import Path
+from torknock.dial.memory import Memory
+memory = Memory(Path(sys.argv[1]))
+sys.stdin.readline()
+print([isn for isn in range(1, 301) if memory.claim(bytes(16), 7, isn)], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class MemoryTests(SynchronousTestCase):
+    """`Memory`."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.file = self.directory / "knocks.sqlite"
+
+    def opened(self) -> Memory:
+        memory = Memory(self.directory)
+        self.addCleanup(memory.close)
+        return memory
+
+    def test_a_token_is_claimed_once(self) -> None:
+        """By this process, and by one that comes after it."""
+        memory = self.opened()
+        self.assertTrue(memory.claim(NAME, E, 7))
+        self.assertFalse(memory.claim(NAME, E, 7))
+        memory.close()
+        again = self.opened()
+        self.assertFalse(again.claim(NAME, E, 7))
+        self.assertEqual(again.used(NAME), {7})
+
+    def test_lines_are_apart(self) -> None:
+        """Two lines may derive the same word."""
+        memory = self.opened()
+        self.assertTrue(memory.claim(NAME, E, 7))
+        self.assertTrue(memory.claim(bytes(16), E, 7))
+        self.assertTrue(memory.claim(NAME, E, 8))
+        self.assertEqual(memory.used(NAME), {7, 8})
+        self.assertEqual(memory.used(bytes(16)), {7})
+
+    def test_unclaimed_is_unused(self) -> None:
+        """What was never sent may be used later."""
+        memory = self.opened()
+        memory.claim(NAME, E, 7)
+        memory.unclaim(NAME, E, 7)
+        self.assertEqual(self.opened().used(NAME), set())
+        self.assertTrue(memory.claim(NAME, E, 7))
+
+    def test_old_tokens_are_forgotten(self) -> None:
+        """On disk, too: nobody reads there when somebody knocked yesterday."""
+        memory = self.opened()
+        for epoch in (E - KEPT, E - KEPT + 1, E):
+            memory.claim(NAME, epoch, epoch)
+        memory.forget(E)
+        self.assertEqual(memory.used(NAME), {E - KEPT + 1, E})
+        self.assertEqual(self.opened().used(NAME), {E - KEPT + 1, E})
+
+    def test_file_is_private_and_tells_nothing(self) -> None:
+        """Only its owner reads it, and neither secret nor pin is in it."""
+        line = Line(secret=bytes(range(32)), pin=bytes(range(100, 132)))
+        memory = self.opened()
+        memory.claim(line_id(line), E, 7)
+        for path in self.directory.iterdir():
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600, path)
+            self.assertNotIn(line.secret[:8], path.read_bytes())
+            self.assertNotIn(line.bridge_name[:8], path.read_bytes())
+
+    def test_line_id(self) -> None:
+        """Secret and bridge both make it; 16 bytes."""
+        lines = [Line(bytes(32), bytes(32)), Line(bytes(31) + b"1", bytes(32)), Line(bytes(32), bytes(31) + b"1")]
+        self.assertEqual(len({line_id(line) for line in lines}), 3)
+        self.assertEqual(len(NAME), 16)
+
+    def test_two_processes_at_once_and_killed(self) -> None:
+        """Each token goes to one of two processes that claim all of them; a killed one leaves what it claimed."""
+        arguments = [sys.executable, "-c", CLAIM, str(self.directory)]
+        both = [
+            subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+            for _ in range(2)
+        ]
+        for child in both:
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+        claimed = [[int(isn) for isn in child.communicate()[0].strip(" []\n").split(",") if isn] for child in both]
+        self.assertEqual([child.returncode for child in both], [-signal.SIGKILL] * 2)
+        self.assertEqual(sorted(claimed[0] + claimed[1]), list(range(1, 301)))
+        self.assertEqual(self.opened().used(bytes(16)), set(range(1, 301)))
+
+    def test_damaged_file_is_put_aside(self) -> None:
+        """It is kept for whoever wants to look, a new one is begun, and one line says so."""
+        self.file.write_bytes(b"not a database, but long enough to be read as one" * 100)
+        with capturedLogs() as logs:
+            memory = self.opened()
+        self.assertEqual([event["log_level"].name for event in logs], ["error"])
+        self.assertTrue((self.directory / "knocks.damaged").read_bytes().startswith(b"not a"))
+        memory.claim(NAME, E, 7)
+        self.assertFalse(self.opened().claim(NAME, E, 7))
+
+    def test_file_that_cannot_be_is_done_without(self) -> None:
+        """One line says so, and this process still uses no token twice."""
+        self.file.mkdir()
+        with capturedLogs() as logs:
+            memory = self.opened()
+            self.assertTrue(memory.claim(NAME, E, 7))
+            self.assertFalse(memory.claim(NAME, E, 7))
+            memory.unclaim(NAME, E, 7)
+            self.assertTrue(memory.claim(NAME, E, 7))
+            memory.claim(NAME, E - KEPT, 8)
+            memory.forget(E)
+            self.assertEqual(memory.used(NAME), {7})
+        self.assertEqual([event["log_level"].name for event in logs], ["error"])
+
+    def test_file_that_fails_later_is_done_without(self) -> None:
+        """What was claimed before it failed stays claimed, and one line says so."""
+        memory = self.opened()
+        memory.claim(NAME, E, 7)
+        with sqlite3.connect(self.file) as other:
+            other.execute("DROP TABLE used")
+        other.close()
+        with capturedLogs() as logs:
+            self.assertFalse(memory.claim(NAME, E, 7))
+            self.assertTrue(memory.claim(NAME, E, 8))
+            self.assertEqual(memory.used(NAME), {7, 8})
+        self.assertEqual(len(logs), 1)
+
+    def test_a_link_in_its_place_is_not_followed(self) -> None:
+        """Nothing is written to where somebody has pointed."""
+        elsewhere = self.directory / "elsewhere"
+        os.symlink(elsewhere, self.file)
+        with capturedLogs() as logs:
+            self.opened().claim(NAME, E, 7)
+        self.assertEqual(len(logs), 1)
+        self.assertFalse(elsewhere.exists())
