@@ -1,8 +1,7 @@
-"""The lines that a bridge has issued, its key, and the tokens that were accepted: SQLite, 0600, one directory.
+"""The lines that a bridge has issued, and its key: SQLite, 0600, one directory.
 
-Two files: `keyring.sqlite` changes when somebody issues or revokes a line, `spent.sqlite` with each connection, so that
-`Keyring.changes` can tell of lines alone. Each is built beside its place and renamed into it, so that one that is there
-is whole; whoever builds holds a lock on the directory.
+The file is built beside its place and renamed into it, so that one that is there is whole; whoever builds holds a lock
+on the directory.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ import re
 import secrets
 import sqlite3
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +39,7 @@ _PATIENCE = 10.0
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 
-_KEYRING = """
+_SCHEMA = """
     PRAGMA journal_mode = DELETE;
     CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
     CREATE TABLE line (
@@ -56,12 +54,6 @@ _KEYRING = """
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
-_SPENT = """
-    PRAGMA journal_mode = WAL;
-    CREATE TABLE spent (epoch INTEGER, isn INTEGER, PRIMARY KEY (epoch, isn)) STRICT, WITHOUT ROWID;
-"""
-
-
 class KeyringUnreadable(TorknockError):
     """The keyring is there and cannot be used."""
 
@@ -152,8 +144,8 @@ class Keyring:
                 if not create:
                     raise KeyringMissing(directory)
                 _make_directory(directory)
-                _build(path, _KEYRING, ("INSERT INTO bridge VALUES (?)", _new_key()))
-            database = _connect(path, synchronous="FULL")
+                _build(path)
+            database = _connect(path)
         try:
             return cls(directory, database)
         except BaseException:
@@ -163,8 +155,6 @@ class Keyring:
     def close(self) -> None:
         """Let go of the files. May be called again."""
         self._database.close()
-        if "_spent" in self.__dict__:
-            self._spent.close()
 
     def __enter__(self) -> Self:
         return self
@@ -250,32 +240,6 @@ class Keyring:
         with _refusals(self._directory), _writing(self._database):
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
-    def spend(self, tokens: Iterable[tuple[int, int]]) -> None:
-        """Write down that *tokens*, (epoch, ISN), have opened connections; a power cut may undo it."""
-        with _refusals(self._directory), _writing(self._spent):
-            self._spent.executemany("INSERT OR IGNORE INTO spent VALUES (?, ?)", tokens)
-
-    def spent(self, epochs: Collection[int]) -> set[tuple[int, int]]:
-        """The tokens of *epochs* that have opened a connection, as (epoch, ISN)."""
-        with _refusals(self._directory):
-            return {
-                (epoch, isn)
-                for epoch in epochs
-                for (isn,) in self._spent.execute("SELECT isn FROM spent WHERE epoch = ?", (epoch,))
-            }
-
-    def forget_spent(self, before_epoch: int) -> None:
-        """Forget the tokens of epochs before that one."""
-        with _refusals(self._directory), _writing(self._spent):
-            self._spent.execute("DELETE FROM spent WHERE epoch < ?", (before_epoch,))
-
-    @cached_property
-    def _spent(self) -> sqlite3.Connection:
-        path = self._directory / "spent.sqlite"
-        if not path.exists():
-            _build(path, _SPENT)
-        return _connect(path, synchronous="NORMAL")
-
     def _read(self, which: str, *arguments: object) -> list[Issued]:
         with _refusals(self._directory):
             rows = self._database.execute(
@@ -314,7 +278,7 @@ def _make_directory(directory: Path) -> None:
         os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def _build(path: Path, schema: str, *first: tuple[str, bytes]) -> None:
+def _build(path: Path) -> None:
     """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -332,9 +296,8 @@ def _build(path: Path, schema: str, *first: tuple[str, bytes]) -> None:
         finally:
             os.close(file)
         with closing(sqlite3.connect(draft, isolation_level=None)) as database:
-            database.executescript(schema)
-            for statement, value in first:
-                database.execute(statement, (value,))
+            database.executescript(_SCHEMA)
+            database.execute("INSERT INTO bridge VALUES (?)", (_new_key(),))
             database.execute(f"PRAGMA user_version = {_VERSION}")
         draft.rename(path)
         os.fsync(directory)
@@ -342,7 +305,7 @@ def _build(path: Path, schema: str, *first: tuple[str, bytes]) -> None:
         os.close(directory)
 
 
-def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     """The database at *path*, which nobody else can read."""
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
     try:
@@ -359,7 +322,7 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
         raise PermissionError
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
-        database.execute(f"PRAGMA synchronous = {synchronous}")
+        database.execute("PRAGMA synchronous = FULL")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise KeyringUnreadable(

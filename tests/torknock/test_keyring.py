@@ -152,7 +152,7 @@ class KeyringTests(KeyringCase):
         self.assertEqual(keyring.changes(), before)
 
     def test_changes_are_noticed(self) -> None:
-        """Those of this process and of others, and no spent token."""
+        """Those of this process and of others."""
         keyring, other = self.open(), self.open()
         seen = [keyring.changes()]
         for change in (
@@ -165,21 +165,6 @@ class KeyringTests(KeyringCase):
             change()
             seen.append(keyring.changes())
         self.assertEqual(len(set(seen)), 5)
-        keyring.spend([(7, 1)])
-        other.spend([(7, 2)])
-        other.forget_spent(8)
-        self.assertEqual(keyring.changes(), seen[-1])
-
-    def test_spent_tokens_are_remembered(self) -> None:
-        """By epoch, until they are forgotten; a second time changes nothing."""
-        keyring = self.open()
-        for epoch, isn in ((7, 1), (7, 2**32 - 1), (8, 1), (9, 5), (7, 1)):
-            keyring.spend([(epoch, isn)])
-        again = self.open(create=False)
-        self.assertEqual(again.spent([7, 8]), {(7, 1), (7, 2**32 - 1), (8, 1)})
-        again.forget_spent(8)
-        self.assertEqual(keyring.spent([7, 8, 9]), {(8, 1), (9, 5)})
-        self.assertEqual(keyring.spent([]), set())
 
     def test_settings_are_remembered(self) -> None:
         """The last value counts."""
@@ -204,11 +189,9 @@ class FileTests(KeyringCase):
         self.addCleanup(os.umask, os.umask(0))
         keyring = self.open()
         keyring.add("alice", expires=None, now=NOW)
-        keyring.spend([(7, 1)])
         self.assertEqual(self.mode(self.directory), 0o700)
         self.assertEqual(self.mode(self.directory.parent), 0o700)
         files = list(self.directory.iterdir())
-        self.assertIn("spent.sqlite-wal", [file.name for file in files])
         self.assertEqual({self.mode(file) for file in files}, {0o600})
 
     def test_what_root_makes_is_the_owners_of_the_place(self) -> None:
@@ -216,8 +199,7 @@ class FileTests(KeyringCase):
         if os.geteuid() != 0:
             raise SkipTest("only root can give files away")
         os.chown(self.above, 12345, 12346)
-        keyring = self.open()
-        keyring.spend([(7, 1)])
+        self.open()
         for path in (self.directory.parent, self.directory, *self.directory.iterdir()):
             self.assertEqual((path.stat().st_uid, path.stat().st_gid), (12345, 12346))
 
@@ -323,22 +305,12 @@ class FileTests(KeyringCase):
         self.open()
         self.assertRaises(KeyringUnreadable, keyring.changes)
 
-    def test_damaged_spent_tokens_do_not_keep_lines_from_being_revoked(self) -> None:
-        """Only who needs them is told."""
-        keyring = self.open()
-        keyring.add("alice", expires=None, now=NOW)
-        (self.directory / "spent.sqlite").write_bytes(b"not a database" * 99)
-        keyring.revoke("alice", now=NOW)
-        self.assertRaises(KeyringUnreadable, keyring.spend, [(7, 1)])
-
     def test_a_keyring_that_was_closed_says_so(self) -> None:
         """No traceback of SQLite's."""
         keyring = self.open()
-        keyring.spend([(7, 1)])
         keyring.close()
         keyring.close()
         self.assertRaises(KeyringUnreadable, keyring.lines)
-        self.assertRaises(KeyringUnreadable, keyring.spend, [(7, 1)])
         self.assertRaises(KeyringUnreadable, keyring.add, "alice", expires=None, now=NOW)
 
 
@@ -407,11 +379,10 @@ class ProcessTests(KeyringCase):
     def test_a_creator_that_was_killed_is_in_nobodys_way(self) -> None:
         """What it left of a keyring is thrown away; the next process makes a whole one."""
         self.directory.mkdir(parents=True)
-        for remnant in ("keyring.draft", "keyring.draft-journal", "spent.draft", "spent.draft-wal"):
+        for remnant in ("keyring.draft", "keyring.draft-journal"):
             (self.directory / remnant).write_bytes(b"torn")
         self.assertRaises(KeyringMissing, Keyring.open, self.directory, create=False)
-        keyring = self.open()
-        keyring.spend([(7, 1)])
+        self.open()
         self.assertEqual(sorted(self.directory.glob("*.draft*")), [])
 
     def test_creators_that_are_killed_leave_a_whole_keyring_or_none(self) -> None:

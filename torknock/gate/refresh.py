@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable
 
@@ -14,6 +13,7 @@ from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.spent import SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, expand_tokens, extract, seconds_valid
 from torknock.keyring import Issued, Keyring
@@ -33,16 +33,20 @@ _LINES_A_TURN = 125
 class Refresh:
     """Admits what is valid now and withdraws what is not, from `start` to `stop`.
 
-    *clock* times the waits and *now* tells the date: a clock that is set makes the gate be filled anew.
+    *spent* remembers across a new start what was used. *clock* times the waits and *now* tells the date: a clock that
+    is set makes the gate be filled anew.
     """
 
-    def __init__(self, keyring: Keyring, gate: IGate, clock: IReactorTime, now: Callable[[], float]) -> None:
+    def __init__(
+        self, keyring: Keyring, spent: SpentTokens, gate: IGate, clock: IReactorTime, now: Callable[[], float]
+    ) -> None:
         self._keyring = keyring
+        self._spent = spent
         self._gate = gate
         self._clock = clock
         self._now = now
         self._book = TokenBook()
-        self._unwritten: list[tuple[int, int]] = []
+        self._unusable: SpentUnusable | None = None
         self._live: dict[str, Issued] = {}
         self._prks: dict[str, bytes] = {}
         self._changes: int | None = None
@@ -63,14 +67,18 @@ class Refresh:
             self._running.cancel()
             self._running = None
         await self._gate.close()
-        self._write_spent()
+        self._spent.close()
 
     def spend(self, isn: int) -> tuple[Issued, ...]:
         """The live lines that *isn* opens a connection for, this once; empty if there is none."""
         epochs, names = self._book.spend(isn)
         valid = [epoch for epoch in epochs if abs(epoch - epoch_at(self._now())) <= NEIGHBOURS]
-        self._unwritten += ((epoch, isn) for epoch in epochs)
-        self._clock.callLater(0, self._try_to_write_spent)  # the connection does not wait for the disk
+        try:
+            for epoch in epochs:
+                self._spent.add(epoch, isn)
+        except SpentUnusable as error:
+            self._unusable = error
+            return ()
         return tuple(self._live[name] for name in names if name in self._live) if valid else ()
 
     async def _keep(self) -> None:
@@ -84,7 +92,9 @@ class Refresh:
                 self._trouble = ""
 
     async def _step(self) -> None:
-        self._write_spent()
+        if self._unusable is not None:
+            unusable, self._unusable = self._unusable, None
+            raise unusable
         now = self._now()
         epoch = epoch_at(now)
         set_by = now - self._clock.seconds() - self._ahead
@@ -97,7 +107,8 @@ class Refresh:
             return
         if epoch == self._epoch + 1:
             self._epoch = epoch
-            self._forget(epoch - NEIGHBOURS)
+            self._book.forget(epoch - NEIGHBOURS)
+            self._spent.read(self._epochs)
             await self._derive(self._live, [epoch + NEIGHBOURS])
             await self._admit([epoch + NEIGHBOURS])
         await self._follow(now)
@@ -138,8 +149,8 @@ class Refresh:
         self._live = {issued.name: issued for issued in self._keyring.live(now)}
         self._prks.clear()
         self._book.clear()
-        self._forget(epochs[0])
-        self._book.remember_spent(self._keyring.spent(epochs))
+        self._book.forget(epochs[0])
+        self._book.remember_spent(self._spent.read(epochs))
         await self._gate.open()
         await self._derive(self._live, epochs)
         await self._admit(epochs)
@@ -171,20 +182,6 @@ class Refresh:
         left = math.floor(seconds_valid(epoch, self._now()))
         if tokens and left > 0:
             await self._gate.admit(tokens, left)
-
-    def _write_spent(self) -> None:
-        """Let a process that starts anew know what was spent."""
-        if self._unwritten:
-            self._keyring.spend(self._unwritten)
-            self._unwritten.clear()
-
-    def _try_to_write_spent(self) -> None:
-        with contextlib.suppress(TorknockError):  # the next step will meet it, and close the gate
-            self._write_spent()
-
-    def _forget(self, before: int) -> None:
-        self._book.forget(before)
-        self._keyring.forget_spent(before)
 
     async def _close_for(self, error: TorknockError) -> None:
         if str(error) != self._trouble:

@@ -28,6 +28,7 @@ from torknock.gate.listener import HiddenListener
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
+from torknock.gate.spent import SpentTokens
 from torknock.keyring import Keyring
 from torknock.line import parse_address
 from torknock.linux import NO_CAPABILITY, may_administer_network
@@ -77,11 +78,12 @@ class KnockServer:
 @implementer(IStreamServerEndpoint)
 @define
 class _Door:
-    _reactor: Any
-    _host: str
-    _port: int
-    _keyring: Path
-    _now: Callable[[], float]
+    reactor: Any
+    host: str
+    port: int
+    directory: Path
+    """The keyring's."""
+    now: Callable[[], float]
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         return Deferred.fromCoroutine(self._guard(protocolFactory))
@@ -89,15 +91,15 @@ class _Door:
     async def _guard(self, factory: IProtocolFactory) -> IListeningPort:
         if not may_administer_network():
             raise MethodError(NO_CAPABILITY)
-        port = self._port or _unused_port(self._host)
-        if _is_served(self._host, port):
+        port = self.port or _unused_port(self.host)
+        if _is_served(self.host, port):
             raise MethodError(f"another program listens on port {port}; end it, or hide a port that nobody serves")
         try:
-            keyring = Keyring.open(self._keyring, create=True)
+            keyring = Keyring.open(self.directory, create=True)
         except TorknockError as error:
             raise MethodError(str(error)) from error
         try:
-            guarded = _Guarded(self._reactor, self._host, port, keyring, factory, self._now)
+            guarded = _Guarded(self, port, keyring, factory)
         except TorknockError as error:
             keyring.close()
             raise MethodError(str(error)) from error
@@ -113,18 +115,17 @@ class _Door:
 class _Guarded:
     """A door in use: the gate, the hidden listener behind it, and the keyring that says who may come in."""
 
-    def __init__(
-        self, reactor: Any, host: str, port: int, keyring: Keyring, factory: IProtocolFactory, now: Callable[[], float]
-    ) -> None:
-        self._reactor = reactor
-        self._host, self._port = host, port
+    def __init__(self, door: _Door, port: int, keyring: Keyring, factory: IProtocolFactory) -> None:
+        self._reactor = door.reactor
+        self._host, self._port = door.host, port
         self._keyring = keyring
         self._factory = factory
-        self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), self._addresses)
+        self._tls = ServerTLS(door.reactor, keyring.private_key, secrets.SystemRandom(), self._addresses)
         self._raw = Raw()
-        self._listener = HiddenListener(reactor, port, self._welcome)
-        door = Door(host, port, self._listener.hidden_ipv4, self._listener.hidden_ipv6)
-        self._refresh = Refresh(keyring, NftablesGate(reactor, door), reactor, now)
+        self._listener = HiddenListener(door.reactor, port, self._welcome)
+        guarded = Door(door.host, port, self._listener.hidden_ipv4, self._listener.hidden_ipv6)
+        spent = SpentTokens(door.directory / f"{guarded.table}.spent")
+        self._refresh = Refresh(keyring, spent, NftablesGate(door.reactor, guarded), door.reactor, door.now)
 
     async def open(self) -> None:
         """Start to guard; a predecessor is waited for. Raises `TorknockError`."""

@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.refresh import Refresh
+from torknock.gate.spent import SpentTokens
 from torknock.isn.token import EPOCH, tokens
 from torknock.keyring import Issued, Keyring
 
@@ -76,7 +77,10 @@ class RefreshTests(SynchronousTestCase):
         self.addCleanup(self.keyring.close)
         self.alice = self.keyring.add("alice", expires=None, now=NOW)
         self.gate = Remembered(self.clock)
-        self.refresh = Refresh(self.keyring, self.gate, self.clock, self.now)
+        self.refresh = self.another()
+
+    def another(self) -> Refresh:
+        return Refresh(self.keyring, SpentTokens(self.directory / "spent"), self.gate, self.clock, self.now)
 
     def now(self) -> float:
         return NOW + self.set_by + self.clock.seconds()
@@ -169,7 +173,7 @@ class RefreshTests(SynchronousTestCase):
         used = min(self.tokens_of(self.alice, E))
         self.refresh.spend(used)
         self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
-        self.refresh = Refresh(self.keyring, self.gate, self.clock, self.now)
+        self.refresh = self.another()
         self.started()
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
 
