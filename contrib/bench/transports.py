@@ -152,8 +152,8 @@ def torknock_server(where: Namespace, state: str, or_port: int) -> Child:
 
 
 def plain_server(where: Namespace, state: str, or_port: int) -> Child:
-    """`contrib.bench.plain`, on a port of its own."""
-    return _server(where, [sys.executable, "-m", "contrib.bench.plain"], "plain", "127.0.0.1:0", state, or_port)
+    """The example transport, on a port of its own: what is left of ours without gate and channel."""
+    return _server(where, [sys.executable, "contrib/examples/plain.py"], "plain", "127.0.0.1:0", state, or_port)
 
 
 def _server(where: Namespace, arguments: list[str], name: str, bind: str, state: str, or_port: int) -> Child:

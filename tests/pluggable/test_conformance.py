@@ -15,13 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.transports import EXAMPLE, PATIENCE, Echo, Transport, nobody, read, socks
 
-CLIENT: dict[str, str | None] = {"TOR_PT_CLIENT_TRANSPORTS": "rot"}
+CLIENT: dict[str, str | None] = {"TOR_PT_CLIENT_TRANSPORTS": "plain"}
 SERVER: dict[str, str | None] = {
-    "TOR_PT_SERVER_TRANSPORTS": "rot",
-    "TOR_PT_SERVER_BINDADDR": "rot-127.0.0.1:0",
+    "TOR_PT_SERVER_TRANSPORTS": "plain",
+    "TOR_PT_SERVER_BINDADDR": "plain-127.0.0.1:0",
     "TOR_PT_ORPORT": "127.0.0.1:1",
 }
-STATUS = 'STATUS TYPE=version TRANSPORT=rot IMPLEMENTATION="rot" VERSION="1"'
+STATUS = 'STATUS TYPE=version TRANSPORT=plain IMPLEMENTATION="plain" VERSION="1"'
 
 
 PARENT = f"""
@@ -37,12 +37,12 @@ NOISY = f"""
 import os, sys
 sys.path.insert(0, {str(EXAMPLE.parent)!r})
 from pluggable import MethodError, main
-from rot import RotClient
+from plain import PlainClient
 from twisted.internet import reactor
 from twisted.internet.utils import getProcessOutput, getProcessValue
 import warnings
 
-class Noisy(RotClient):
+class Noisy(PlainClient):
     async def _start(self):
         print("SMETHOD forged 127.0.0.1:1")
         os.write(1, b"CMETHOD forged socks5 127.0.0.1:1\\n")
@@ -56,7 +56,7 @@ class Noisy(RotClient):
         from twisted.internet.defer import Deferred
         return Deferred.fromCoroutine(self._start())
 
-main(reactor, os.environ, implementation="rot", version="1", clients={{"rot": Noisy}})
+main(reactor, os.environ, implementation="plain", version="1", clients={{"plain": Noisy}})
 """
 """A transport that speaks out of turn, and has children."""
 
@@ -78,8 +78,8 @@ class StartTests(SynchronousTestCase):
              "ENV-ERROR need TOR_PT_ORPORT or TOR_PT_EXTENDED_SERVER_PORT environment variable", 64),
             (SERVER | {"TOR_PT_EXTENDED_SERVER_PORT": "127.0.0.1:1"},
              "ENV-ERROR No TOR_PT_AUTH_COOKIE_FILE when TOR_PT_EXTENDED_SERVER_PORT set", 64),
-            (SERVER | {"TOR_PT_SERVER_BINDADDR": "rot"}, "ENV-ERROR TOR_PT_SERVER_BINDADDR: ", 64),
-            (SERVER | {"TOR_PT_SERVER_TRANSPORT_OPTIONS": "rot"}, "ENV-ERROR TOR_PT_SERVER_TRANSPORT_OPTIONS: ", 64),
+            (SERVER | {"TOR_PT_SERVER_BINDADDR": "plain"}, "ENV-ERROR TOR_PT_SERVER_BINDADDR: ", 64),
+            (SERVER | {"TOR_PT_SERVER_TRANSPORT_OPTIONS": "plain"}, "ENV-ERROR TOR_PT_SERVER_TRANSPORT_OPTIONS: ", 64),
         ):  # fmt: skip
             with self.subTest(line), Transport(environ) as transport:
                 returned, said, _ = transport.end()
@@ -95,10 +95,10 @@ class StartTests(SynchronousTestCase):
 
     def test_a_client_starts(self) -> None:
         """Its names and no others, at a port of loopback."""
-        with Transport({"TOR_PT_CLIENT_TRANSPORTS": "foo,rot,rot"}) as transport:
+        with Transport({"TOR_PT_CLIENT_TRANSPORTS": "foo,plain,plain"}) as transport:
             said = transport.start()
             self.assertEqual(said[:2] + said[3:], ["VERSION 1", STATUS, "CMETHODS DONE"])
-            self.assertRegex(said[2], r"^CMETHOD rot socks5 127\.0\.0\.1:[1-9][0-9]*$")
+            self.assertRegex(said[2], r"^CMETHOD plain socks5 127\.0\.0\.1:[1-9][0-9]*$")
 
     def test_names_that_are_not_ours_are_not_ours_to_refuse(self) -> None:
         """arti takes any error for the failure of all."""
@@ -118,10 +118,10 @@ class StartTests(SynchronousTestCase):
             ("0.0.0.0:0", r"0\.0\.0\.0:[1-9][0-9]*"),
         ):
             empty = {"TOR_PT_SERVER_TRANSPORT_OPTIONS": "", "TOR_PT_EXTENDED_SERVER_PORT": ""}
-            with Transport(SERVER | empty | {"TOR_PT_SERVER_BINDADDR": f"rot-{address}"}) as transport:
+            with Transport(SERVER | empty | {"TOR_PT_SERVER_BINDADDR": f"plain-{address}"}) as transport:
                 said = transport.start()
                 self.assertEqual(said[:2] + said[3:], ["VERSION 1", STATUS, "SMETHODS DONE"])
-                self.assertRegex(said[2], f"^SMETHOD rot {expected}$")
+                self.assertRegex(said[2], f"^SMETHOD plain {expected}$")
 
     def test_the_state_location_is_made(self) -> None:
         """tor leaves that to us; nobody else may look into it."""
@@ -140,12 +140,12 @@ class StartTests(SynchronousTestCase):
     def test_a_server_that_cannot_listen_stays_alive(self) -> None:
         """tor would start it again every second."""
         for changed in (
-            {"TOR_PT_SERVER_TRANSPORT_OPTIONS": "rot:a=1"},
-            {"TOR_PT_SERVER_BINDADDR": "rot-192.0.2.1:0"},
+            {"TOR_PT_SERVER_TRANSPORT_OPTIONS": "plain:a=1"},
+            {"TOR_PT_SERVER_BINDADDR": "plain-192.0.2.1:0"},
         ):
             with Transport(SERVER | changed) as transport:
                 said = transport.start()
-                self.assertRegex(said[2], "^SMETHOD-ERROR rot ")
+                self.assertRegex(said[2], "^SMETHOD-ERROR plain ")
                 self.assertEqual(said[3], "SMETHODS DONE")
                 self.assertIsNone(transport.process.poll())
                 self.assertEqual(transport.end()[0], 0)
@@ -154,11 +154,11 @@ class StartTests(SynchronousTestCase):
         """A predecessor leaves it soon."""
         with socket.create_server(("127.0.0.1", 0)) as predecessor:
             port = predecessor.getsockname()[1]
-            transport = Transport(SERVER | {"TOR_PT_SERVER_BINDADDR": f"rot-127.0.0.1:{port}"})
+            transport = Transport(SERVER | {"TOR_PT_SERVER_BINDADDR": f"plain-127.0.0.1:{port}"})
             assert transport.process.stdout is not None
             self.assertEqual(transport.process.stdout.readline(), "VERSION 1\n")
         with transport:
-            self.assertIn(f"SMETHOD rot 127.0.0.1:{port}", transport.start())
+            self.assertIn(f"SMETHOD plain 127.0.0.1:{port}", transport.start())
 
 
 class EndTests(SynchronousTestCase):
@@ -271,7 +271,7 @@ class OutputTests(SynchronousTestCase):
             _code, said, _ = transport.end()
         warnings = [line for line in said.splitlines() if line.startswith("LOG SEVERITY=warning")]
         self.assertEqual(len(warnings), 1)
-        self.assertRegex(warnings[0], '^LOG SEVERITY=warning MESSAGE="rot: .*refused.*"$')
+        self.assertRegex(warnings[0], '^LOG SEVERITY=warning MESSAGE="plain: .*refused.*"$')
 
     def test_what_others_print_does_not_reach_tor(self) -> None:
         """Neither Python's stdout, nor descriptor 1, nor a child's; warnings are logged; children are waited for."""
@@ -280,7 +280,7 @@ class OutputTests(SynchronousTestCase):
         with Transport(CLIENT, program) as transport:
             said = transport.start()
             self.assertEqual(said[:2] + said[3:], ["VERSION 1", STATUS, "CMETHODS DONE"])
-            self.assertRegex(said[2], "^CMETHOD rot ")
+            self.assertRegex(said[2], "^CMETHOD plain ")
             code, more, told = transport.end()
         self.assertEqual(code, 0)
         self.assertNotIn("forged", more)

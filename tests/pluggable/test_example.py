@@ -60,7 +60,7 @@ class ByHandTests(SynchronousTestCase):
     def relay(self, server: Transport) -> None:
         """Send something through a client and *server*, and hear it come back."""
         bridge = server.port(server.start())
-        with Transport({"TOR_PT_CLIENT_TRANSPORTS": "rot"}) as client:
+        with Transport({"TOR_PT_CLIENT_TRANSPORTS": "plain"}) as client:
             link, reply = socks(client.port(client.start()), bridge, b"unknown=1")
             self.assertEqual(reply[1], 0)
             sent = bytes(range(256)) * 20_000
@@ -73,7 +73,7 @@ class ByHandTests(SynchronousTestCase):
         """tor hears the client's octets and no others."""
         echo = Echo()
         self.addCleanup(echo.close)
-        with Transport({"TOR_PT_SERVER_TRANSPORTS": "rot", "TOR_PT_ORPORT": f"127.0.0.1:{echo.port}"}) as server:
+        with Transport({"TOR_PT_SERVER_TRANSPORTS": "plain", "TOR_PT_ORPORT": f"127.0.0.1:{echo.port}"}) as server:
             self.relay(server)
             self.assertEqual(server.end()[0], 0)
 
@@ -84,12 +84,12 @@ class ByHandTests(SynchronousTestCase):
             cookie.write(COOKIE)
             cookie.flush()
             with Transport({
-                "TOR_PT_SERVER_TRANSPORTS": "rot", "TOR_PT_ORPORT": "127.0.0.1:1",
+                "TOR_PT_SERVER_TRANSPORTS": "plain", "TOR_PT_ORPORT": "127.0.0.1:1",
                 "TOR_PT_EXTENDED_SERVER_PORT": f"127.0.0.1:{tor.port}", "TOR_PT_AUTH_COOKIE_FILE": cookie.name,
             }) as server:  # fmt: skip
                 self.relay(server)
                 tor.close()
-        self.assertEqual(tor.told[2], b"rot")
+        self.assertEqual(tor.told[2], b"plain")
         self.assertRegex(tor.told[1], rb"^127\.0\.0\.1:[1-9][0-9]*$")
 
 
@@ -134,11 +134,14 @@ class UnderTorTests(SynchronousTestCase):
         plugin = f"exec {sys.executable} {EXAMPLE}"
         bridge = self.tor(
             "SocksPort 0", "BridgeRelay 1", "ORPort 127.0.0.1:auto", "ExtORPort auto", "Address 127.0.0.1",
-            "ContactInfo nobody", "PublishServerDescriptor 0", f"ServerTransportPlugin rot {plugin}",
-            f"ServerTransportListenAddr rot 127.0.0.1:{nobody()}",
+            "ContactInfo nobody", "PublishServerDescriptor 0", f"ServerTransportPlugin plain {plugin}",
+            f"ServerTransportListenAddr plain 127.0.0.1:{nobody()}",
         )  # fmt: skip
-        port = self.until(bridge, r"Registered server transport 'rot' at '127\.0\.0\.1:([0-9]+)'")[1]
+        port = self.until(bridge, r"Registered server transport 'plain' at '127\.0\.0\.1:([0-9]+)'")[1]
         client = self.tor(
-            "SocksPort auto", "UseBridges 1", f"ClientTransportPlugin rot {plugin}", f"Bridge rot 127.0.0.1:{port} k=v"
+            "SocksPort auto",
+            "UseBridges 1",
+            f"ClientTransportPlugin plain {plugin}",
+            f"Bridge plain 127.0.0.1:{port} k=v",
         )
         self.until(client, "new bridge descriptor")

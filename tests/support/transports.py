@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-EXAMPLE = Path(__file__).parents[2] / "contrib" / "examples" / "rot.py"
+EXAMPLE = Path(__file__).parents[2] / "contrib" / "examples" / "plain.py"
 """The example transport."""
 
 PATIENCE = 60.0
