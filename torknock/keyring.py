@@ -235,6 +235,16 @@ class Keyring:
             row = self._database.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
+    def known_at(self) -> list[str]:
+        """The addresses, IP literals, that were written into lines: clients look for them in the certificate."""
+        return (self.setting("known_at") or "").split()
+
+    def make_known_at(self, address: str) -> None:
+        """*address* stands in a line from now on."""
+        known = self.known_at()
+        if address not in known:
+            self.set_setting("known_at", " ".join([*known, address]))
+
     def set_setting(self, key: str, value: str) -> None:
         """Remember *value* under *key*."""
         with _refusals(self._directory), _writing(self._database):

@@ -175,6 +175,15 @@ class KeyringTests(KeyringCase):
         self.assertEqual(self.open().setting("address"), "192.0.2.8:443")
 
 
+    def test_the_addresses_in_lines_are_remembered(self) -> None:
+        """All of them, each once, for the certificate."""
+        keyring = self.open()
+        self.assertEqual(keyring.known_at(), [])
+        for address in ("192.0.2.7", "2001:db8::7", "192.0.2.7"):
+            keyring.make_known_at(address)
+        self.assertEqual(self.open().known_at(), ["192.0.2.7", "2001:db8::7"])
+
+
 class FileTests(KeyringCase):
     """The files of a keyring, and what may be wrong with them."""
 

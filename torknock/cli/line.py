@@ -77,6 +77,7 @@ def add(
         issued = opened.add(
             name, expires=None if expires is None else int(now) + expires, now=now, n=n, sni=sni, channel=channel
         )
+        opened.make_known_at(str(where[0]))
         remember(opened, address, fingerprint)
     say(write_bridge_line(BridgeLine(*where, who, issued.line)))
 
@@ -116,6 +117,7 @@ def show(name: str, address: Address | None, fingerprint: str | None, keyring: P
             raise LineEnded(issued, now)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
+        opened.make_known_at(str(where[0]))
     say(write_bridge_line(BridgeLine(*where, who, issued.line)))
 
 

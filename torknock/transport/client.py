@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from attrs import define
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from pluggable.environment import ClientEnvironment
-from pluggable.errors import ConnectionRefused, HostUnreachable, MethodError, SOCKSError
+from pluggable.errors import (
+    ConnectionRefused,
+    HostUnreachable,
+    MethodError,
+    NetworkUnreachable,
+    SOCKSError,
+    TTLExpired,
+)
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ClientTLS
-from torknock.dial.knocking import BridgeSilent, Knocker
+from torknock.dial.interfaces import CannotKnock
+from torknock.dial.knocking import BridgeSilent, Knocked, Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
@@ -28,7 +37,12 @@ from torknock.line import Line, LineError, parse_arguments
 from torknock.linux import NO_CAPABILITY, may_administer_network
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"
-"""What tor is told when its user asks for a proxy (protocol.md §2.5)."""
+"""What tor is told when its user asks for a proxy."""
+
+_NO_WAY: Mapping[int | None, type[SOCKSError]] = {
+    errno.ENETUNREACH: NetworkUnreachable,
+    errno.EHOSTUNREACH: HostUnreachable,
+}
 
 
 def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str) -> NoReturn:
@@ -57,7 +71,10 @@ class KnockClient:
 
     def start(self) -> Deferred[None]:
         """See to it that a knock is possible here. Fails with `MethodError` that says what to do."""
-        return succeed(None) if may_administer_network() else fail(MethodError(NO_CAPABILITY))
+        try:
+            return succeed(None) if may_administer_network() else fail(MethodError(NO_CAPABILITY))
+        except OSError as error:
+            return fail(MethodError(f"this kernel does not let torknock choose an ISN: {error.strerror}; use Linux's"))
 
     def endpoint(self, request: Request) -> IStreamClientEndpoint:
         """The bridge that *request* names. Raises `SOCKSError` if its arguments are no line of ours."""
@@ -89,29 +106,41 @@ class _Bridge:
         try:
             knocked = await self._knocker.knock(self._line, self._host, self._port)
         except BridgeSilent as error:
-            raise (ConnectionRefused if error.refused else HostUnreachable)(str(error)) from error
+            raise (ConnectionRefused if error.refused else TTLExpired)(str(error)) from error
+        except CannotKnock as error:
+            raise _NO_WAY.get(error.number, SOCKSError)(str(error)) from error
         except TorknockError as error:
             raise SOCKSError(str(error)) from error
-        upper = factory.buildProtocol(IPv4Address("TCP", self._host, self._port))
-        assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
-        lower, opened = self._channel.open(self._line, knocked.isn, self._host, upper)
-        with knocked.socket as connected:
-            self._reactor.adoptStreamConnection(connected.fileno(), connected.family, _Connected(lower))
         try:
-            await opened
+            return await self._carried(knocked, factory)
         except ChannelFailed as error:
             self._knocker.disappointed(self._line, self._host, self._port)
             raise SOCKSError(str(error)) from error
+        except OSError as error:  # a RST came right behind the SYN-ACK
+            self._knocker.disappointed(self._line, self._host, self._port)
+            raise ConnectionRefused(f"the connection was lost as soon as it stood: {error.strerror}") from error
+
+    async def _carried(self, knocked: Knocked, factory: IProtocolFactory) -> IProtocol:
+        """The service's protocol, once the channel says that this is the bridge."""
+        with knocked.socket as connected:
+            kind = IPv6Address if ":" in self._host else IPv4Address
+            upper = factory.buildProtocol(kind("TCP", self._host, self._port))
+            assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
+            below = _Below(lambda: self._channel.open(self._line, knocked.isn, self._host, upper))
+            self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
+        await below.opened
         return upper
 
 
-class _Connected(Factory):
-    """Gives a connection that stands its protocol."""
+class _Below(Factory):
+    """Gives a connection that stands its channel."""
 
     noisy = False
+    opened: Deferred[None]
 
-    def __init__(self, lower: IProtocol) -> None:
-        self._lower = lower
+    def __init__(self, open_channel: Callable[[], tuple[IProtocol, Deferred[None]]]) -> None:
+        self._open_channel = open_channel
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted asks for less
-        return self._lower
+        lower, self.opened = self._open_channel()
+        return lower

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +30,6 @@ from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
 from torknock.gate.spent import SpentTokens
 from torknock.keyring import Keyring
-from torknock.line import parse_address
 from torknock.linux import NO_CAPABILITY, may_administer_network
 
 KEYRING = "torknock"
@@ -120,7 +119,7 @@ class _Guarded:
         self._host, self._port = door.host, port
         self._keyring = keyring
         self._factory = factory
-        self._tls = ServerTLS(door.reactor, keyring.private_key, secrets.SystemRandom(), self._addresses)
+        self._tls = ServerTLS(door.reactor, keyring.private_key, secrets.SystemRandom(), keyring.known_at)
         self._raw = Raw()
         self._listener = HiddenListener(door.reactor, port, self._welcome)
         guarded = Door(door.host, port, self._listener.hidden_ipv4, self._listener.hidden_ipv6)
@@ -158,11 +157,6 @@ class _Guarded:
         """The public address that is protected."""
         kind = IPv4Address if ipaddress.ip_address(self._host).version == 4 else IPv6Address
         return kind("TCP", self._host, self._port)
-
-    def _addresses(self) -> Collection[str]:
-        """Under which addresses clients know the bridge, if its own kernel knows others."""
-        address = self._keyring.setting("address")
-        return () if address is None else (str(parse_address(address)[0]),)
 
     def _welcome(self, isn: int, address: IAddress) -> IProtocol | None:
         lines = [issued.line for issued in self._refresh.spend(isn)]
