@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
+from tests.support.packets import MATRIX, flood, probe
 from torknock.gate.ruleset import Door, admit, listing, load
 from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.keyring import Issued
@@ -95,6 +96,20 @@ class GateTests(SynchronousTestCase):
         ports = [int(port) for port in re.findall(r"tproxy ip6? to \S+:(\d+)", loaded)]
         self.assertEqual(loaded, listing(Door("0.0.0.0", 443, ports[0], ports[1])))  # noqa: S104  compared, not bound
         self.assertEqual(self.bridge.run([TORKNOCK, "rules"]).stdout, loaded)
+
+    def test_every_probe_is_answered_as_by_the_port_beside_it(self) -> None:
+        """Each field of each answer, over IPv4 and IPv6, also to a prober whose misses are past the limit."""
+        for _ in range(2):
+            for address in (self.bridge.address, self.bridge.address6):
+                for name, how in MATRIX.items():
+                    with self.subTest(name=name, address=address):
+                        answers = [probe(self.client, address, port, **how) for port in (443, 444)]
+                        self.assertEqual(answers[0], answers[1])
+            flood(self.client, self.bridge.address, 443, 0.1)
+            flood(self.client, self.bridge.address6, 443, 0.1)
+        for limited in ("limited4", "limited6"):
+            held = self.bridge.run(["nft", "list", "set", "inet", "torknock-443", limited]).stdout
+            self.assertIn("elements", held)
 
     def test_a_flush_by_somebody_else_is_repaired(self) -> None:
         """Closed meanwhile, open again within 5 s, and what was spent stays spent."""

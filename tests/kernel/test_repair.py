@@ -22,11 +22,16 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 from tests.support.capture import Capture, Control, Packet
 from tests.support.netns import Host, Lab
-from torknock.dial.interfaces import CannotKnock
+from torknock.dial.interfaces import CannotKnock, IDialer
+from torknock.dial.knocking import Knocker
+from torknock.dial.memory import Memory
 from torknock.dial.repair import SAME_TUPLE_AFTER, RepairDialer
+from torknock.isn.token import EPOCH, tokens
+from torknock.line import Line
 from torknock.linux import NO_CAPABILITY, TCP_REPAIR
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
@@ -410,3 +415,64 @@ class DialTests(Case):
             said = self.client.run(["env", f"PYTHONPATH={ROOT}", *without, host]).stdout
             self.assertEqual(said, f"CannotKnock {NO_CAPABILITY}\n")
         self.assertEqual(self.capture.tcp(), [])
+
+
+@implementer(IDialer)
+class Inside:
+    """Dials in a host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._dialer = RepairDialer(reactor)
+
+    def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
+        with self._host.enter():
+            return self._dialer.dial(host, port, isn)
+
+
+class KnockerTests(Case):
+    """`Knocker` at a port that answers everybody else with a RST."""
+
+    line = Line(secret=bytes(range(32)), pin=bytes(32))
+
+    def opens_in(self, epochs: range) -> None:
+        """The bridge takes the tokens of *epochs* and no others."""
+        opening = ", ".join(
+            str(isn)
+            for epoch in epochs
+            for isn in tokens(self.line.secret, self.line.bridge_name, epoch, self.line.n)
+        )
+        self.bridge.run(["nft", "-f", "-"], f"""
+            table inet door {{
+                set tokens {{ typeof tcp sequence; elements = {{ {opening} }}; }}
+                chain input {{
+                    type filter hook input priority filter;
+                    tcp dport {PORT} tcp flags & (syn | ack) == syn tcp sequence != @tokens reject with tcp reset
+                }}
+            }}
+        """)  # fmt: skip
+
+    def knocker(self) -> Knocker:
+        memory = Memory(Path(self.mktemp()).parent)
+        self.addCleanup(memory.close)
+        return Knocker(Inside(self.client), reactor, lambda: 7.0 * EPOCH, random.SystemRandom(), memory)
+
+    async def test_right_clock(self) -> None:
+        """One SYN for each connection."""
+        self.opens_in(range(6, 9))
+        knocker = self.knocker()
+        for host in self.addresses:
+            knocked = await knocker.knock(self.line, host, PORT)
+            self.kept(knocked.socket)
+            self.assertEqual(self.syns()[-1].seq, knocked.isn)
+        self.assertEqual(len(self.syns()), 2)
+
+    async def test_slow_clock(self) -> None:
+        """The bridge is found in the epoch where it is, through a search; then it is known."""
+        self.opens_in(range(8, 11))
+        knocker = self.knocker()
+        self.kept((await knocker.knock(self.line, self.bridge.address, PORT)).socket)
+        searched = len(self.syns())
+        self.assertIn(searched, (4, 5))
+        self.kept((await knocker.knock(self.line, self.bridge.address, PORT)).socket)
+        self.assertEqual(len(self.syns()), searched + 1)
