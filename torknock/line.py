@@ -38,7 +38,7 @@ class Line:
     """The pluggable-transport arguments of a bridge line (protocol.md §4)."""
 
     secret: bytes = field(repr=False)
-    """32 bytes, `key=`."""
+    """`key=`: 32 bytes of scheme `token`, 1..64 of scheme `knock`."""
     pin: bytes | None
     """32 bytes, SHA-256 of the bridge's SubjectPublicKeyInfo; None where a public certificate for `sni` replaces it."""
     n: int = DEFAULT_N
@@ -47,6 +47,8 @@ class Line:
     """The name for SNI and DNS-ID, lower case."""
     scheme: str = "token"
     channel: str = "tls"
+    integrity: int = 0
+    """Scheme `knock` only: octets of payload that the integrity code covers; 0 is authentication only."""
 
     @property
     def bridge_name(self) -> bytes:
