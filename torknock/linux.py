@@ -8,8 +8,11 @@ import socket
 TCP_REPAIR = 19  # linux/tcp.h
 TCP_REPAIR_QUEUE = 20  # linux/tcp.h
 TCP_QUEUE_SEQ = 21  # linux/tcp.h
+TCP_TIMESTAMP = 24  # linux/tcp.h
 TCP_SAVE_SYN = 27  # linux/tcp.h
 TCP_SAVED_SYN = 28  # linux/tcp.h
+TCP_FASTOPEN_CONNECT = 30  # linux/tcp.h
+TCP_FASTOPEN_NO_COOKIE = 34  # linux/tcp.h
 TCP_SEND_QUEUE = 2  # linux/tcp.h
 TCP_REPAIR_ON = 1  # linux/tcp.h
 TCP_REPAIR_OFF_NO_WP = -1  # linux/tcp.h

@@ -16,6 +16,7 @@ from twisted.pair.raw import IRawDatagramProtocol, IRawPacketProtocol
 from zope.interface import Interface, implementer
 
 TCP = socket.IPPROTO_TCP
+_END, _NO_OPERATION, _TIMESTAMPS = 0, 1, 8  # TCP options: RFC 9293 §3.2, RFC 7323 §3.2
 _EXTENSIONS = frozenset({socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS})
 
 
@@ -36,21 +37,25 @@ class Control(enum.IntFlag):
     CWR = 0x80
 
 
+_OPENING = int(Control.SYN | Control.ACK | Control.RST | Control.FIN)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The fixed part of a TCP header (RFC 9293 §3.1)."""
+    """What is asked of a TCP header (RFC 9293 §3.1)."""
 
     source_port: int
     destination_port: int
     seq: int
     """SEG.SEQ; of a SYN, the sender's ISN."""
     control: Control
+    tsval: int | None = None
+    """The sender's timestamp (RFC 7323 §3.2); None without that option."""
 
     @property
     def opens(self) -> bool:
         """A SYN that asks for a connection: SYN set; ACK, RST, FIN clear."""
-        asked = self.control & (Control.SYN | Control.ACK | Control.RST | Control.FIN)
-        return asked == Control.SYN
+        return int(self.control) & _OPENING == Control.SYN
 
 
 class ISegmentProtocol(Interface):
@@ -65,9 +70,26 @@ def parse_segment(octets: bytes) -> Segment:
     if len(octets) < 20:
         raise BadDatagram(f"TCP header: {len(octets)} octets, at least 20 needed")
     source, destination, seq, _ack, offset, control = struct.unpack_from("!HHIIBB", octets)
-    if not 20 <= (offset >> 4) * 4 <= len(octets):
+    end = (offset >> 4) * 4
+    if not 20 <= end <= len(octets):
         raise BadDatagram(f"TCP data offset {offset >> 4} words in {len(octets)} octets")
-    return Segment(source, destination, seq, Control(control))
+    return Segment(source, destination, seq, Control(control), _tsval(octets[20:end]))
+
+
+def _tsval(options: bytes) -> int | None:
+    """The first timestamp among *options*; where one is malformed they end, as they do for Linux (RFC 9293 §3.2)."""
+    at = 0
+    while at < len(options) and options[at] != _END:
+        if options[at] == _NO_OPERATION:
+            at += 1
+            continue
+        size = options[at + 1] if at + 1 < len(options) else 0
+        if not 2 <= size <= len(options) - at:
+            break
+        if options[at] == _TIMESTAMPS and size == 10:
+            return int.from_bytes(options[at + 2 : at + 6])
+        at += size
+    return None
 
 
 def without_options(datagram: bytes) -> bytes:
@@ -84,6 +106,8 @@ def without_options(datagram: bytes) -> bytes:
         raise BadDatagram(f"IPv4 version/IHL {version_ihl:#04x}, total length {total_length} of {len(datagram)}")
     if fragment & 0x3FFF:  # more fragments, or an offset
         raise BadDatagram("IPv4 fragment")
+    if header == 20 and total_length == len(datagram):
+        return datagram
     length = struct.pack("!H", 20 + total_length - header)
     return b"\x45" + datagram[1:2] + length + datagram[4:20] + datagram[header:total_length]
 
@@ -162,9 +186,13 @@ class IPv6Protocol(IPProtocol):
 
 @implementer(IRawDatagramProtocol)
 class TCPProtocol(AbstractDatagramProtocol):
-    """TCP on top of `IPv4Protocol` and `IPv6Protocol`, in the shape of `twisted.pair.rawudp`."""
+    """TCP on top of `IPv4Protocol` and `IPv6Protocol`, in the shape of `twisted.pair.rawudp`.
 
-    def __init__(self) -> None:
+    With *verify* the checksum counts (RFC 9293 §3.1). A saved SYN cannot be verified: the kernel leaves its data out.
+    """
+
+    def __init__(self, verify: bool = False) -> None:
+        self._verify = verify
         self._ports: dict[int, list[object]] = {}
 
     def addProto(self, num: int, proto: object) -> None:
@@ -178,5 +206,17 @@ class TCPProtocol(AbstractDatagramProtocol):
     ) -> None:
         """Pass the segment up; raises `BadDatagram`."""
         segment = parse_segment(data)
+        if self._verify and not _checksum_holds(data, source, dest):
+            raise BadDatagram("TCP checksum")
         for upper in self._ports.get(segment.destination_port, ()):
             ISegmentProtocol(upper).segmentReceived(segment, source, dest)
+
+
+def _checksum_holds(octets: bytes, source: str, dest: str) -> bool:
+    """Whether the TCP checksum over *octets* and the pseudo-header is right (RFC 9293 §3.1).
+
+    A sum in one's complement is a remainder modulo 2^16 - 1.
+    """
+    family = socket.AF_INET6 if ":" in dest else socket.AF_INET
+    pseudo = socket.inet_pton(family, source) + socket.inet_pton(family, dest) + struct.pack("!II", len(octets), TCP)
+    return int.from_bytes(pseudo + octets + bytes(len(octets) % 2)) % 0xFFFF == 0

@@ -21,7 +21,7 @@ from tests.support.netns import Namespace
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
-from torknock.gate.spent import SpentTokens
+from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.isn.token import EPOCH
 from torknock.keyring import Keyring
 
@@ -56,8 +56,14 @@ async def _measure(reactor: Any, directory: Path) -> None:
         return time.time() + ahead
 
     keyring = Keyring.open(directory, create=False)
-    gate = NftablesGate(reactor, Door("::", 443, 1, 2))
-    refresh = Refresh(keyring, SpentTokens(directory / "spent"), gate, reactor, now)
+    refresh = Refresh(
+        keyring,
+        SpentTokens(directory / "spent"),
+        SpentKnocks(directory / "knocks"),
+        lambda ask: NftablesGate(reactor, Door("::", 443, 1, 2), ask),
+        reactor,
+        now,
+    )
     began = time.monotonic()
     await refresh.start()
     load = time.monotonic() - began

@@ -83,6 +83,54 @@ class StackTests(SynchronousTestCase):
             self.assertEqual(segment.opens, asked == Control.SYN)
 
 
+class TimestampTests(SynchronousTestCase):
+    """The one option that is read."""
+
+    TIMESTAMP = bytes.fromhex("080a 01020304 00000000")
+
+    def tsval(self, options: bytes) -> int | None:
+        padded = options + bytes(-len(options) % 4)
+        return heard(build(dataclasses.replace(V4, options=padded)))[0][0].tsval
+
+    def test_it_is_found_among_others(self) -> None:
+        """In the order of Linux, or alone; the first counts."""
+        for before in ("", "0101", "020405b4 0402", "020405b4"):
+            self.assertEqual(self.tsval(bytes.fromhex(before) + self.TIMESTAMP), 0x01020304)
+        self.assertEqual(self.tsval(self.TIMESTAMP + bytes.fromhex("080a ffffffff 00000000")), 0x01020304)
+
+    def test_without_it_there_is_none(self) -> None:
+        """Nor behind the end of the options, nor behind one that is malformed, nor with another length."""
+        stops = ("00080a01020304", "0300080a01020304", "03ff080a01020304")
+        for options in ("", "020405b4", "080601020304", "080a", *stops):
+            self.assertIsNone(self.tsval(bytes.fromhex(options)))
+
+    @given(st.binary(max_size=40))
+    def test_any_options_are_read(self, options: bytes) -> None:
+        """As the independent reader of the tests does."""
+        packet = dataclasses.replace(V4, options=options + bytes(-len(options) % 4))
+        self.assertEqual(heard(build(packet))[0][0].tsval, packet.tsval)
+
+
+class ChecksumTests(SynchronousTestCase):
+    """TCP's, where it is asked for."""
+
+    def verified(self, octets: bytes) -> None:
+        tcp = TCPProtocol(verify=True)
+        ip = IPv6Protocol() if octets[0] >> 4 == 6 else IPv4Protocol()
+        ip.addProto(TCP, tcp)
+        ip.datagramReceived(octets, 0, None, None, None)
+
+    @given(st.sampled_from([V4, V6]), st.binary(max_size=9), st.integers(1, 2**16 - 2))
+    def test_right_is_right_and_wrong_is_refused(self, packet: Packet, payload: bytes, change: int) -> None:
+        """Over IPv4 and IPv6, with data of any length."""
+        octets = bytearray(build(dataclasses.replace(packet, payload=payload)))
+        self.verified(bytes(octets))
+        at = (20 if packet is V4 else 40) + 16
+        right = int.from_bytes(octets[at : at + 2])
+        octets[at : at + 2] = ((right + change) % 0xFFFF).to_bytes(2)
+        self.assertRaises(BadDatagram, self.verified, bytes(octets))
+
+
 class BadDatagramTests(SynchronousTestCase):
     """What an adversary may write."""
 

@@ -24,6 +24,8 @@ VERBS = {
     "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, take them back."),
     "rules": Verb("torknock.cli.rules", "rules", "The nftables ruleset that a bridge loads."),
     "isn": Verb("torknock.cli.isn", "isn", "The ISNs that open a bridge, and whose an ISN is."),
+    "check": Verb("torknock.cli.check", "check", "What stands in the way of a knock."),
+    "reflect": Verb("torknock.cli.reflect", "reflect", "An open port that tells a client what came of its SYN."),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from socket import socket
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,13 @@ class CannotKnock(TorknockError):
         """What the kernel said, an errno; None if it was not asked."""
 
 
+class Slipped(TorknockError):
+    """The SYN may have left with another TSval than its ISN was made for; another is to be tried at once."""
+
+    def __init__(self) -> None:
+        super().__init__("the SYN left too late for the timestamp that was foreseen; this host may be very busy")
+
+
 class IDialer(Interface):
     """Opens TCP connections whose SYN carries a chosen ISN."""
 
@@ -27,4 +35,14 @@ class IDialer(Interface):
 
         Fails with `CannotKnock` if no SYN has left, else with a `twisted.internet.error.ConnectError` that has the
         errno as `osError`: `ConnectionRefusedError` after a RST, `TCPTimedOutError`, ... Cancelling closes the socket.
+        """
+
+
+class IStampedDialer(Interface):
+    """Opens TCP connections whose SYN carries an ISN that depends on its TSval (knock.md)."""
+
+    def dial_stamped(host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket]:
+        """As `IDialer.dial`, with the ISN that *isn* returns for the TSval of the SYN, 0 if it has none.
+
+        Fails with `Slipped` if the SYN did not leave in time, and if its ISN would be 0, too.
         """

@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -20,7 +22,8 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.dial.interfaces import CannotKnock, IDialer
+from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.dial.timestamp import Stamp, foresee
 from torknock.linux import (
     NO_CAPABILITY,
     TCP_QUEUE_SEQ,
@@ -35,7 +38,7 @@ SAME_TUPLE_AFTER = 300.0
 """Seconds in which no 4-tuple comes twice (protocol.md §2.4): Linux's own second ISN would follow from its first."""
 
 _REHEARSALS = 16
-"""Ports that are tried for one that was not used lately; the kernel walks on from port to port by itself."""
+"""Ports that are tried for one that was never used, before one that was not used lately is taken."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
@@ -43,7 +46,7 @@ _Name = tuple[Any, ...]
 """A socket address, as `getsockname` gives it."""
 
 
-@implementer(IDialer)
+@implementer(IDialer, IStampedDialer)
 class RepairDialer:
     """Dials in this process. *bind_v4* and *bind_v6* are the addresses to dial from, but for targets on loopback."""
 
@@ -51,44 +54,79 @@ class RepairDialer:
         self._reactor = reactor
         self._bind = {4: bind_v4, 6: bind_v6}
         self._used: dict[tuple[_Name, _Name], float] = {}
+        """When each 4-tuple was dialled last: at most one for each bridge and ephemeral port."""
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`. The kernel chooses the source port as it does for every `connect`."""
         if not 1 <= isn < 2**32:
             raise ValueError("an ISN is 1..2**32-1; 0 lets the kernel choose")
-        address = ipaddress.ip_address(host)
-        bind = None if address.is_loopback else self._bind[address.version]
+        return self._dial(host, port, lambda *_: (isn, None))
+
+    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
+        """See `IStampedDialer.dial_stamped`. Stops the reactor for up to 2 ms before the SYN leaves."""
+
+        def stamped(source: _Name, target: _Name) -> tuple[int, Stamp]:
+            stamp = foresee(source, target)
+            return isn(stamp.tsval), stamp
+
+        return self._dial(host, port, stamped)
+
+    def _dial(
+        self, host: str, port: int, choose: Callable[[_Name, _Name], tuple[int, Stamp | None]]
+    ) -> Deferred[socket.socket]:
+        """What *choose* returns for source and target is the ISN, and the TSval that it is for, if for one."""
         try:
+            address = ipaddress.ip_address(host)
+            bind = None if address.is_loopback else self._bind[address.version]
             target = _name(address, port)
-            knocking = self._prepared(target, None if bind is None else _name(ipaddress.ip_address(bind), 0), isn)
+            knocking = self._prepared(target, None if bind is None else _name(ipaddress.ip_address(bind), 0))
+        except ValueError:
+            return fail(CannotKnock("what to dial, or where from, is not an IP address"))
         except OSError as error:
             return fail(_cannot(error))
-        return _connected(self._reactor, knocking, target)
+        try:
+            isn, stamp = choose(knocking.getsockname(), target)
+            if not isn:
+                raise Slipped
+            knocking.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
+            knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+        except (OSError, CannotKnock, Slipped) as error:
+            knocking.close()
+            return fail(_cannot(error) if isinstance(error, OSError) else error)
+        connected = _connected(self._reactor, knocking, target)
+        if stamp is not None and knocking.fileno() >= 0 and stamp.missed(knocking):
+            connected.cancel()
+            connected.addErrback(lambda _: fail(Slipped()))
+        return connected
 
-    def _prepared(self, target: _Name, bind: _Name | None, isn: int) -> socket.socket:
-        """A socket whose `connect` to *target* sends *isn*, from an address and port that the kernel chose.
+    def _prepared(self, target: _Name, bind: _Name | None) -> socket.socket:
+        """A socket to be given an ISN, bound to the address and port that the kernel chooses for *target*.
 
         The choice is seen in rehearsals: in repair mode `connect` chooses as ever and sends nothing.
         """
         now = self._reactor.seconds()
-        self._used = {pair: when for pair, when in self._used.items() if now - when < SAME_TUPLE_AFTER}
-        rehearsals: list[socket.socket] = []
-        try:
-            while len(rehearsals) < _REHEARSALS:
-                rehearsal = _socket(target)
-                rehearsals.append(rehearsal)
-                if bind is not None:
-                    rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-                    rehearsal.bind(bind)
-                rehearsal.connect(target)
+        with ExitStack() as rehearsals:
+            used: dict[tuple[_Name, _Name], float] = {}
+            while len(used) < _REHEARSALS:
+                try:
+                    rehearsal = rehearsals.enter_context(_socket(target))
+                    if bind is not None:
+                        rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                        rehearsal.bind(bind)
+                    rehearsal.connect(target)
+                except OSError:
+                    if not used:
+                        raise
+                    break  # there are no other ports
                 pair = (rehearsal.getsockname(), target)
+                used[pair] = self._used.get(pair, -inf)
                 if pair not in self._used:
-                    self._used[pair] = now
-                    return _with_isn(pair, isn)
-        finally:
-            for rehearsal in rehearsals:
-                rehearsal.close()
-        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+                    break
+            pair = min(used, key=used.__getitem__)
+            if now - used[pair] < SAME_TUPLE_AFTER:
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            self._used[pair] = now
+            return _bound(pair)
 
 
 def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> _Name:
@@ -112,15 +150,13 @@ def _socket(target: _Name) -> socket.socket:
     return made
 
 
-def _with_isn(pair: tuple[_Name, _Name], isn: int) -> socket.socket:
-    """A socket bound to the source of *pair* whose SYN will carry *isn*."""
+def _bound(pair: tuple[_Name, _Name]) -> socket.socket:
+    """A socket in repair mode, bound to the source of *pair*, whose send queue waits for its sequence number."""
     source, target = pair
     knocking = _socket(target)
     try:
         knocking.bind(source)  # in repair mode a port is shared with the rehearsal, and with connections to elsewhere
         knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
-        knocking.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
-        knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
     except OSError:
         knocking.close()
         raise
@@ -179,7 +215,8 @@ class _Waiting:
     def doRead(self) -> None:
         self._answered(0)
 
-    doWrite = doRead
+    def doWrite(self) -> None:
+        self._answered(0)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gives the socket up."""

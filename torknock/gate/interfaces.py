@@ -21,8 +21,11 @@ class DoorTaken(GateFailed):
 class IGate(Interface):
     """Who gets past the SYN. Calls are made one after the other; each may fail with `GateFailed`."""
 
-    def open() -> Deferred[None]:
-        """Stand at the door with no token admitted, whatever stood there before."""
+    def open(judging: bool) -> Deferred[None]:
+        """Stand at the door with no token admitted, whatever stood there before.
+
+        With *judging* a SYN without a token is asked about, one by one.
+        """
 
     def admit(tokens: Collection[int], seconds: int) -> Deferred[None]:
         """Let each of *tokens* open one connection within *seconds*."""

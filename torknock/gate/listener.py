@@ -11,10 +11,11 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Server
 from twisted.logger import Logger
-from zope.interface import implementer
 
+from torknock.gate.judge import SYN
+from torknock.gate.syn import SYNReader
 from torknock.linux import IPV6_TRANSPARENT, TCP_SAVE_SYN, TCP_SAVED_SYN
-from torknock.segment import TCP, BadDatagram, IPv4Protocol, IPv6Protocol, ISegmentProtocol, Segment, TCPProtocol
+from torknock.segment import BadDatagram
 
 _log = Logger()
 
@@ -23,8 +24,8 @@ _SAVED_AT_MOST = 512
 
 _BACKLOG = 1024
 
-Welcome = Callable[[int, IAddress], IProtocol | None]
-"""The protocol for a connection, given the ISN of its SYN and the client's address; None drops it."""
+Welcome = Callable[[SYN, IAddress], IProtocol | None]
+"""The protocol for a connection, given its SYN and the client's address; None drops it."""
 
 
 class HiddenListener:
@@ -89,8 +90,8 @@ class _Newcomer(Protocol):
 
     def connectionMade(self) -> None:
         transport = cast("Server", self.transport)
-        isn = self._doorstep.syns.isn(transport.getHandle())
-        upper = None if isn is None else self._doorstep.welcome(isn, self._address)
+        syn = self._doorstep.syns.syn(transport.getHandle())
+        upper = None if syn is None else self._doorstep.welcome(syn, self._address)
         if upper is None:
             transport.abortConnection()
         else:
@@ -98,34 +99,21 @@ class _Newcomer(Protocol):
             upper.makeConnection(transport)
 
 
-@implementer(ISegmentProtocol)
 class SavedSYNs:
     """Reads the SYNs that the kernel has saved, those that were sent to *port*."""
 
     def __init__(self, port: int) -> None:
-        tcp = TCPProtocol()
-        tcp.addProto(port, self)
-        self._ip = {socket.AF_INET: IPv4Protocol(), socket.AF_INET6: IPv6Protocol()}
-        for ip in self._ip.values():
-            ip.addProto(TCP, tcp)
-        self._heard: int | None = None
+        self._reader = SYNReader(port, verify=False)  # the kernel has verified it, and saves no data
 
-    def isn(self, accepted: socket.socket) -> int | None:
-        """The ISN of the SYN that opened *accepted*; None if it was to another port, or none was saved.
+    def syn(self, accepted: socket.socket) -> SYN | None:
+        """The SYN that opened *accepted*; None if it was to another port, or none was saved.
 
         The kernel hands a saved SYN out once.
         """
-        self._heard = None
         try:
-            octets = accepted.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST)
-            self._ip[accepted.family].datagramReceived(octets, 0, None, None, None)
+            return self._reader.read(accepted.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST))
         except OSError as why:
             _log.warn("a connection is dropped: the kernel saved no SYN: {reason}", reason=why.strerror)
         except BadDatagram as why:
             _log.warn("a connection is dropped: its saved SYN cannot be read: {reason}", reason=str(why))
-        return self._heard
-
-    def segmentReceived(self, segment: Segment, source: str, dest: str) -> None:
-        """See `ISegmentProtocol.segmentReceived`."""
-        if segment.opens:
-            self._heard = segment.seq
+        return None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.utils import getProcessOutputAndValue
 from zope.interface import implementer
 
 from torknock.gate import ruleset
+from torknock.gate.command import command
 from torknock.gate.generation import ruleset_generation
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
+from torknock.gate.judge import Ask
+from torknock.gate.nfqueue import PacketQueue
+from torknock.gate.ruleset import Judging
+from torknock.gate.xtables import XTables
 
 _TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""
@@ -30,19 +33,26 @@ async def loaded_tables(reactor: Any) -> str:
 
 @implementer(IGate)
 class NftablesGate:
-    """A table of nftables in front of *door*. Needs CAP_NET_ADMIN, and the `nft` command."""
+    """A table of nftables in front of *door*. Needs CAP_NET_ADMIN, and the `nft` command.
 
-    def __init__(self, reactor: Any, door: ruleset.Door) -> None:
+    *ask* is asked about SYNs without a token, while the gate is open for judging. Where the kernel lacks nftables'
+    own queue statement, that needs iptables too.
+    """
+
+    def __init__(self, reactor: Any, door: ruleset.Door, ask: Ask) -> None:
         self._reactor = reactor
         self._door = door
+        self._queue = PacketQueue(reactor, door.queue, door.port, ask, ruleset.let_in)
+        self._xtables = XTables(reactor, door)
+        self._judging: Judging | None = None
         self._one_at_a_time = DeferredLock()
         self._claim: socket.socket | None = None
         self._loaded = ""
         self._generation: int | None = None
 
-    def open(self) -> Deferred[None]:
+    def open(self, judging: bool) -> Deferred[None]:
         """See `IGate.open`. Fails with `DoorTaken` if another process guards this door."""
-        return self._in_turn(self._open)
+        return self._in_turn(lambda: self._open(judging))
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
         """See `IGate.admit`."""
@@ -63,11 +73,35 @@ class NftablesGate:
     def _in_turn(self, step: Callable[[], Coroutine[Deferred[Any], Any, _T]]) -> Deferred[_T]:
         return self._one_at_a_time.run(step)
 
-    async def _open(self) -> None:
+    async def _open(self, judging: bool) -> None:
         if self._claim is None:
             self._claim = _claim(self._door)
-        await self._load(ruleset.load(self._door))
+        if judging:
+            self._queue.start()
+            await self._load_for_judging()
+        else:
+            await self._load(ruleset.load(self._door))
+            await self._stop_judging()
         self._loaded = await _list(self._reactor, self._door.table)
+
+    async def _load_for_judging(self) -> None:
+        if self._judging is not Judging.XTABLES:
+            try:
+                await self._load(ruleset.load(self._door, Judging.QUEUE))
+            except GateFailed:  # most likely a kernel without nft_queue; anything else fails again below
+                self._judging = None
+            else:
+                self._judging = Judging.QUEUE
+                return
+        await self._xtables.place()
+        self._judging = Judging.XTABLES
+        await self._load(ruleset.load(self._door, Judging.XTABLES))
+
+    async def _stop_judging(self) -> None:
+        self._queue.stop()
+        if self._judging is Judging.XTABLES:
+            await self._xtables.remove()
+        self._judging = None
 
     async def _change(self, tokens: Collection[int], command: Callable[[list[int]], str]) -> None:
         if self._claim is None:
@@ -84,10 +118,14 @@ class NftablesGate:
         self._generation = after if ours_alone else None
 
     async def _intact(self) -> bool:
+        if self._judging is not None and not self._queue.running:
+            return False
         generation = _generation()
         if generation != self._generation:
             try:
                 if await _list(self._reactor, self._door.table) != self._loaded:
+                    return False
+                if self._judging is Judging.XTABLES and not await self._xtables.intact():
                     return False
             except GateFailed:
                 return False
@@ -97,6 +135,7 @@ class NftablesGate:
     async def _close(self) -> None:
         if self._claim is not None:
             await _nft(self._reactor, ["-f", "-"], ruleset.remove(self._door.table).encode("ascii"))
+            await self._stop_judging()
             self._claim.close()
             self._claim = None
 
@@ -126,11 +165,4 @@ async def _list(reactor: Any, table: str) -> str:
 
 
 async def _nft(reactor: Any, arguments: list[str], stdin: bytes = b"") -> str:
-    nft = shutil.which("nft", path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
-    if nft is None:
-        raise GateFailed("the command nft is missing; apt-get install nftables")
-    out, err, code = await getProcessOutputAndValue(nft, arguments, env={}, reactor=reactor, stdinBytes=stdin)
-    if code != 0:
-        told = err.decode("utf-8", "replace").strip().partition("\n")[0]
-        raise GateFailed(f"nft {' '.join(arguments)} ended with {code}: {told or 'nothing said'}")
-    return str(out, "utf-8", "replace")
+    return await command(reactor, "nft", arguments, stdin, package="nftables")

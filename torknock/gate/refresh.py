@@ -1,9 +1,12 @@
-"""Keeps a gate in step with the keyring and the calendar: tokens by epoch, lines that come and go, repairs."""
+"""Keeps a gate and its judge in step with the keyring and the calendar.
+
+Tokens by epoch, lines that come and go, repairs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -13,10 +16,12 @@ from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.gate.interfaces import GateFailed, IGate
-from torknock.gate.spent import SpentTokens, SpentUnusable
+from torknock.gate.judge import SYN, Ask, Judge, tag
+from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, expand_tokens, extract, seconds_valid
 from torknock.keyring import Issued, Keyring
+from torknock.line import Line
 
 _log = Logger()
 
@@ -33,19 +38,28 @@ _LINES_A_TURN = 125
 class Refresh:
     """Admits what is valid now and withdraws what is not, from `start` to `stop`.
 
-    *spent* remembers across a new start what was used. *clock* times the waits and *now* tells the date: a clock that
-    is set makes the gate be filled anew.
+    *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
+    start what was used. *clock* times the waits and *now* tells the date: a clock that is set makes the gate be filled
+    anew.
     """
 
     def __init__(
-        self, keyring: Keyring, spent: SpentTokens, gate: IGate, clock: IReactorTime, now: Callable[[], float]
+        self,
+        keyring: Keyring,
+        spent: SpentTokens,
+        knocks: SpentKnocks,
+        gate: Callable[[Ask], IGate],
+        clock: IReactorTime,
+        now: Callable[[], float],
     ) -> None:
         self._keyring = keyring
         self._spent = spent
-        self._gate = gate
+        self._knocks = knocks
+        self._gate = gate(self.judge)
         self._clock = clock
         self._now = now
         self._book = TokenBook()
+        self._judge = Judge(remember=knocks.add, warn=lambda told: _log.warn("{told}", told=told))
         self._unusable: SpentUnusable | None = None
         self._live: dict[str, Issued] = {}
         self._prks: dict[str, bytes] = {}
@@ -68,6 +82,20 @@ class Refresh:
             self._running = None
         await self._gate.close()
         self._spent.close()
+        self._knocks.close()
+
+    def judge(self, syns: Sequence[SYN]) -> Sequence[bool]:
+        """Which of *syns*, that have no token, open a connection."""
+        try:
+            return self._judge.judge(syns, self._clock.seconds())
+        except SpentUnusable as error:
+            self._unusable = error
+            return [False] * len(syns)
+
+    def whose(self, syn: SYN) -> tuple[Issued, ...]:
+        """The live lines that *syn* has opened a connection for, this once; empty if there is none."""
+        names = self._judge.whose(syn, self._clock.seconds())
+        return self.spend(syn.isn) or tuple(self._live[name] for name in names if name in self._live)
 
     def spend(self, isn: int) -> tuple[Issued, ...]:
         """The live lines that *isn* opens a connection for, this once; empty if there is none."""
@@ -124,6 +152,10 @@ class Refresh:
         else:
             return
         before, self._live = self._live, {issued.name: issued for issued in live}
+        if bool(_knocking(before)) != bool(_knocking(self._live)):
+            await self._fill()
+            return
+        self._judge.lines(_knocking(self._live))
         gone = [name for name, issued in before.items() if self._live.get(name) != issued]
         come = [name for name, issued in self._live.items() if before.get(name) != issued]
         if gone:
@@ -151,7 +183,10 @@ class Refresh:
         self._book.clear()
         self._book.forget(epochs[0])
         self._book.remember_spent(self._spent.read(epochs))
-        await self._gate.open()
+        knocking = _knocking(self._live)
+        ever = {tag(issued.line) for issued in self._keyring.lines() if issued.line.scheme == "knock"}
+        self._judge.lines(knocking, self._knocks.read(ever))
+        await self._gate.open(bool(knocking))
         await self._derive(self._live, epochs)
         await self._admit(epochs)
 
@@ -170,6 +205,8 @@ class Refresh:
                 await deferLater(self._clock, 0)
 
     def _tokens(self, issued: Issued, epoch: int) -> tuple[int, ...]:
+        if issued.line.scheme != "token":
+            return ()
         if issued.name not in self._prks:
             self._prks[issued.name] = extract(issued.line.secret)
         return expand_tokens(self._prks[issued.name], issued.line.bridge_name, epoch, issued.line.n)
@@ -187,7 +224,7 @@ class Refresh:
         if str(error) != self._trouble:
             _log.error("the port is closed to everyone until this is mended: {reason}", reason=str(error))
         self._trouble = str(error)
-        self._book.clear()
+        self._deny()
         try:
             await self._gate.close()
         except GateFailed as worse:
@@ -197,5 +234,13 @@ class Refresh:
         if failure.check(CancelledError):
             return None
         _log.failure("the gate is closed, because what keeps it fresh broke", failure=failure)
-        self._book.clear()
+        self._deny()
         return self._gate.close()
+
+    def _deny(self) -> None:
+        self._book.clear()
+        self._judge.lines({})
+
+
+def _knocking(live: Mapping[str, Issued]) -> dict[str, Line]:
+    return {name: issued.line for name, issued in live.items() if issued.line.scheme == "knock"}

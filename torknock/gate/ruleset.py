@@ -6,12 +6,18 @@ and the text that the kernel holds can be compared, and read by whoever audits t
 
 from __future__ import annotations
 
+import enum
 import ipaddress
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 TOKENS_AT_MOST = 1_048_576
 """Elements of the token set; admitting more fails, and the gate stays as it was."""
+
+_ASKED, _LET_IN, _MARKS = 0x40000000, 0x20000000, 0x60000000
+"""Marks of a SYN that the judge is asked about, and of one that he lets in; and the bits of the mark that we use."""
+_UNMARK = f"meta mark set meta mark & {_MARKS ^ 0xFFFFFFFF:#010x}"
 
 FAMILY = "inet"
 PREFIX = "torknock-"
@@ -36,25 +42,58 @@ class Door:
         return f"{PREFIX}{self.port}" if self.everywhere else f"{PREFIX}{self.host.replace(':', '.')}-{self.port}"
 
     @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that it protects."""
+        return (4, 6) if self.everywhere else (ipaddress.ip_address(self.host).version,)
+
+    @property
+    def queue(self) -> int:
+        """The number of the packet queue in which SYNs without a token wait to be judged."""
+        return zlib.crc32(self.table.encode("ascii")) & 0xFFFF
+
+    @property
     def everywhere(self) -> bool:
         """Whether every address of this host is protected."""
         return ipaddress.ip_address(self.host).is_unspecified
 
 
-def load(door: Door) -> str:
+class Judging(enum.Enum):
+    """How a SYN without a token gets to the judge, who marks what he lets in. The judged go on at a later priority."""
+
+    QUEUE = "raw + 1"
+    """By nftables' own statement, for kernels that have nft_queue."""
+    XTABLES = "mangle + 1"
+    """By the target NFQUEUE of iptables, for those that have not: see `xtables`."""
+
+
+def let_in(mark: int) -> int:
+    """The mark with which a SYN that came with *mark* goes on to the hidden listener."""
+    return mark & ~_MARKS | _LET_IN
+
+
+def load(door: Door, judging: Judging | None = None) -> str:
     """The transaction that puts *door*'s table in place, empty of tokens, instead of whatever had its name."""
     table = f"{FAMILY} {door.table}"
-    return f"add table {table}\ndelete table {table}\n{listing(door)}"
+    return f"add table {table}\ndelete table {table}\n{listing(door, judging)}"
 
 
-def listing(door: Door) -> str:
-    """The table of *door* as `nft --stateless --terse list table` prints it.
+def listing(door: Door, judging: Judging | None = None) -> str:
+    """The table of *door* as `nft --stateless --terse list table` prints it; *judging* if there are knocks to judge.
 
     A SYN without a token goes its way, to a port on which nothing listens, and so does one of a source that guessed too
-    often; a token is spent before its SYN is taken to the hidden listener. What limits a source is a miss above 256 in
-    the 10 minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills. Packets that
-    this host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
+    often; a token is spent before its SYN is taken to the hidden listener. With a judge, a SYN without a token is asked
+    about first, unless its source guessed too often, and is a miss if it goes on without being let in: the judge has
+    refused it, is not there, or has more waiting than he can take. What limits a source is a miss above 256 in the 10
+    minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills. Packets that this
+    host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
     """
+    miss = _LIMITED + _HERE
+    if judging is None:
+        miss += _COUNTED
+    else:
+        miss += f"\t\tmeta mark set meta mark | {_ASKED:#010x}\n"
+    if judging is Judging.QUEUE:
+        miss += f"\t\tqueue flags bypass to {door.queue}\n"
     return f"""\
 table {FAMILY} {door.table} {{
 	set tokens {{
@@ -69,28 +108,48 @@ table {FAMILY} {door.table} {{
 {_sources("limited6", "ip6 saddr")}
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
-		{_addressed_to(door)} jump knock
+		{_addressed_to(door)}{"" if judging is None else f" {_UNMARK}"} jump knock
 	}}
 
 	chain knock {{
 		tcp sequence != @tokens goto miss
-		fib daddr type != local return
-		ip saddr @limited4 return
-		ip6 saddr & ffff:ffff:ffff:ffff:: == @limited6 return
-		delete @tokens {{ tcp sequence }}
-		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{door.hidden_ipv4} accept
-		meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{door.hidden_ipv6} accept
-	}}
+{_HERE}{_LIMITED}		delete @tokens {{ tcp sequence }}
+{_taken_to(door)}	}}
 
 	chain miss {{
-		ip saddr @limited4 return
-		ip6 saddr & ffff:ffff:ffff:ffff:: == @limited6 return
-		fib daddr type != local return
-		add @misses4 {{ ip saddr {_MISSES} }} add @limited4 {{ ip saddr }}
-		add @misses6 {{ {_PREFIX6} {_MISSES} }} add @limited6 {{ {_PREFIX6} }}
-	}}
-}}
+{miss}	}}
+{"" if judging is None else _judged(door, judging)}}}
 """
+
+
+def _judged(door: Door, judging: Judging) -> str:
+    return f"""
+	chain judged {{
+		type filter hook prerouting priority {judging.value}; policy accept;
+		{_addressed_to(door)} meta mark & {_MARKS:#010x} != 0x00000000 jump verdict
+	}}
+
+	chain verdict {{
+		meta mark & {_MARKS:#010x} != {_LET_IN:#010x} goto refused
+		{_UNMARK}
+{_taken_to(door)}	}}
+
+	chain refused {{
+		{_UNMARK}
+{_COUNTED}	}}
+"""
+
+
+def xtables(door: Door) -> str:
+    """The rule of `Judging.XTABLES`, for the table mangle, as iptables-save writes it behind `-A`.
+
+    It goes to iptables, ip6tables or both, as `Door.versions` says, and queues what the table of *door* has marked.
+    """
+    to = "" if door.everywhere else f"-d {door.host}/{ipaddress.ip_address(door.host).max_prefixlen} "
+    return (
+        f"PREROUTING {to}-p tcp -m tcp --dport {door.port} -m mark --mark {_ASKED:#x}/{_MARKS:#x}"
+        f" -m comment --comment {door.table} -j NFQUEUE --queue-num {door.queue} --queue-bypass"
+    )
 
 
 def admit(table: str, tokens: Iterable[int], seconds: int) -> str:
@@ -116,6 +175,19 @@ def remove(table: str) -> str:
 
 _PREFIX6 = "ip6 saddr & ffff:ffff:ffff:ffff::"
 _MISSES = "limit rate over 1/day burst 256 packets"
+_HERE = "\t\tfib daddr type != local return\n"
+_LIMITED = f"\t\tip saddr @limited4 return\n\t\t{_PREFIX6} == @limited6 return\n"
+_COUNTED = f"""\
+		add @misses4 {{ ip saddr {_MISSES} }} add @limited4 {{ ip saddr }}
+		add @misses6 {{ {_PREFIX6} {_MISSES} }} add @limited6 {{ {_PREFIX6} }}
+"""
+
+
+def _taken_to(door: Door) -> str:
+    return f"""\
+		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{door.hidden_ipv4} accept
+		meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{door.hidden_ipv6} accept
+"""
 
 
 def _sources(name: str, address: str) -> str:

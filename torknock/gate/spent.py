@@ -1,7 +1,7 @@
-"""The tokens that have opened a connection, on disk: a bridge that starts anew opens none of them again.
+"""What has opened a connection, on disk: a bridge that starts anew opens nothing for it a second time.
 
-A file of records of 12 octets, epoch and ISN, big-endian, each appended with one write: a process that is killed leaves
-whole records, and a connection waits a microsecond for its own. A power cut may lose the last few.
+Files of records of a fixed size, each appended with one write: a process that is killed leaves whole records, and a
+connection waits a microsecond for its own. A power cut may lose the last few.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 
 from torknock.errors import TorknockError
 
-_RECORD = struct.Struct("!QI")
-
 
 class SpentUnusable(TorknockError):
     """What was spent cannot be read or written, so that nobody may come in."""
@@ -24,33 +22,34 @@ class SpentUnusable(TorknockError):
         self.path = path
 
 
-class SpentTokens:
+class _Records:
     """The file at *path*, made if it is not there, 0600. Every method raises `SpentUnusable` if the disk refuses.
 
     It is for one process at a time: whoever holds the door.
     """
 
+    record: struct.Struct
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
 
-    def read(self, epochs: Collection[int]) -> set[tuple[int, int]]:
-        """The tokens of *epochs*, as (epoch, ISN); those of others are forgotten."""
+    def _kept(self, firsts: Collection[int]) -> set[tuple[int, ...]]:
+        """The records whose first number is one of *firsts*; others are forgotten."""
         try:
             octets = self._path.read_bytes() if self._path.exists() else b""
-            whole = len(octets) // _RECORD.size * _RECORD.size
-            kept = {(epoch, isn) for epoch, isn in _RECORD.iter_unpack(octets[:whole]) if epoch in epochs}
-            self._replace(b"".join(_RECORD.pack(*token) for token in sorted(kept)))
+            whole = len(octets) // self.record.size * self.record.size
+            kept = {fields for fields in self.record.iter_unpack(octets[:whole]) if fields[0] in firsts}
+            self._replace(b"".join(self.record.pack(*fields) for fields in sorted(kept)))
         except OSError as error:
             raise SpentUnusable(self._path, error) from error
         return kept
 
-    def add(self, epoch: int, isn: int) -> None:
-        """Write a token down. `read` comes before the first."""
+    def _append(self, *fields: int) -> None:
         try:
             if self._file is None:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            os.write(self._file, _RECORD.pack(epoch, isn))
+            os.write(self._file, self.record.pack(*fields))
         except OSError as error:
             raise SpentUnusable(self._path, error) from error
 
@@ -71,3 +70,31 @@ class SpentTokens:
         finally:
             os.close(written)
         draft.replace(self._path)
+
+
+class SpentTokens(_Records):
+    """The tokens: records of 12 octets, epoch and ISN, big-endian."""
+
+    record = struct.Struct("!QI")
+
+    def read(self, epochs: Collection[int]) -> set[tuple[int, int]]:
+        """The tokens of *epochs*, as (epoch, ISN); those of others are forgotten."""
+        return {(epoch, isn) for epoch, isn in self._kept(epochs)}
+
+    def add(self, epoch: int, isn: int) -> None:
+        """Write a token down. `read` comes before the first."""
+        self._append(epoch, isn)
+
+
+class SpentKnocks(_Records):
+    """The knocks: records of 16 octets, `judge.tag`, ISN and TSval, big-endian."""
+
+    record = struct.Struct("!QII")
+
+    def read(self, tags: Collection[int]) -> set[tuple[int, int, int]]:
+        """The knocks with *tags*, as (tag, ISN, TSval); those with others are forgotten."""
+        return {(tag, isn, tsval) for tag, isn, tsval in self._kept(tags)}
+
+    def add(self, tag: int, isn: int, tsval: int) -> None:
+        """Write a knock down. `read` comes before the first."""
+        self._append(tag, isn, tsval)

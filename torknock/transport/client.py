@@ -32,9 +32,11 @@ from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, Knocked, Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
+from torknock.dial.stealth import StealthKnocker
 from torknock.errors import TorknockError
 from torknock.line import Line, LineError, parse_arguments
 from torknock.linux import NO_CAPABILITY, may_administer_network
+from torknock.transport.first import FirstOctets
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"
 """What tor is told when its user asks for a proxy."""
@@ -67,6 +69,7 @@ class KnockClient:
         self._reactor = reactor
         self._memory = Memory(environment.state_location)
         self._knocker = Knocker(dialer, reactor, now, chance, self._memory)
+        self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
         self._channels: dict[str, IClientChannel] = {"tls": ClientTLS(reactor, chance), "raw": Raw()}
 
     def start(self) -> Deferred[None]:
@@ -82,7 +85,18 @@ class KnockClient:
             line = parse_arguments(request.arguments)
         except LineError as error:
             raise SOCKSError(str(error)) from error
-        return _Bridge(self._reactor, self._knocker, self._channels[line.channel], line, request.address, request.port)
+        channel, address, port = self._channels[line.channel], request.address, request.port
+        if line.scheme == "token":
+            return _Bridge(self._reactor, self._knocker, channel, line, address, port)
+        if line.integrity and line.channel != "raw":
+            raise SOCKSError("the bridge line has integrity= and channel=tls, which do not go together; get another")
+        if not line.integrity:
+            return _Bridge(self._reactor, self._stealth_knocker, channel, line, address, port)
+
+        def dialled(payload: bytes) -> IStreamClientEndpoint:
+            return _Bridge(self._reactor, self._stealth_knocker.covering(payload), channel, line, address, port)
+
+        return FirstOctets(line.integrity, _named(address, port), dialled)
 
     def stop(self) -> None:
         """Let go of the memory of used tokens."""
@@ -93,7 +107,7 @@ class KnockClient:
 @define
 class _Bridge:
     _reactor: Any
-    _knocker: Knocker
+    _knocker: Knocker | StealthKnocker
     _channel: IClientChannel
     _line: Line
     _host: str
@@ -123,13 +137,16 @@ class _Bridge:
     async def _carried(self, knocked: Knocked, factory: IProtocolFactory) -> IProtocol:
         """The service's protocol, once the channel says that this is the bridge."""
         with knocked.socket as connected:
-            kind = IPv6Address if ":" in self._host else IPv4Address
-            upper = factory.buildProtocol(kind("TCP", self._host, self._port))
+            upper = factory.buildProtocol(_named(self._host, self._port))
             assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
             below = _Below(lambda: self._channel.open(self._line, knocked.isn, self._host, upper))
             self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
         await below.opened
         return upper
+
+
+def _named(host: str, port: int) -> IPv4Address | IPv6Address:
+    return (IPv6Address if ":" in host else IPv4Address)("TCP", host, port)
 
 
 class _Below(Factory):

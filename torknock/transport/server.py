@@ -20,15 +20,17 @@ from pluggable.environment import ServerEnvironment
 from pluggable.errors import MethodError
 from pluggable.interfaces import IServerTransport
 from pluggable.managed import main
+from torknock.channel.integrity import Integrity
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ServerTLS
 from torknock.errors import TorknockError
 from torknock.gate.interfaces import DoorTaken
+from torknock.gate.judge import SYN
 from torknock.gate.listener import HiddenListener
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
-from torknock.gate.spent import SpentTokens
+from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.keyring import Keyring
 from torknock.linux import NO_CAPABILITY, may_administer_network
 
@@ -123,8 +125,14 @@ class _Guarded:
         self._raw = Raw()
         self._listener = HiddenListener(door.reactor, port, self._welcome)
         guarded = Door(door.host, port, self._listener.hidden_ipv4, self._listener.hidden_ipv6)
-        spent = SpentTokens(door.directory / f"{guarded.table}.spent")
-        self._refresh = Refresh(keyring, spent, NftablesGate(door.reactor, guarded), door.reactor, door.now)
+        self._refresh = Refresh(
+            keyring,
+            SpentTokens(door.directory / f"{guarded.table}.spent"),
+            SpentKnocks(door.directory / f"{guarded.table}.knocks"),
+            lambda ask: NftablesGate(door.reactor, guarded, ask),
+            door.reactor,
+            door.now,
+        )
 
     async def open(self) -> None:
         """Start to guard; a predecessor is waited for. Raises `TorknockError`."""
@@ -158,13 +166,21 @@ class _Guarded:
         kind = IPv4Address if ipaddress.ip_address(self._host).version == 4 else IPv6Address
         return kind("TCP", self._host, self._port)
 
-    def _welcome(self, isn: int, address: IAddress) -> IProtocol | None:
-        lines = [issued.line for issued in self._refresh.spend(isn)]
+    def _welcome(self, syn: SYN, address: IAddress) -> IProtocol | None:
+        lines = [issued.line for issued in self._refresh.whose(syn)]
         if not lines:
             return None
         proved = [line for line in lines if line.channel == "tls"]
         channel = self._tls if proved else self._raw
-        return channel.accept(proved or lines, isn, lambda _whose: self._factory.buildProtocol(address))
+        covered = (proved or lines)[0].integrity
+        lines = [line for line in proved or lines if line.integrity == covered]
+
+        def upper() -> IProtocol:
+            return channel.accept(lines, syn.isn, lambda _whose: self._factory.buildProtocol(address))
+
+        if covered == 0:
+            return upper()
+        return Integrity(self._reactor, [line.secret for line in lines], covered, syn.isn, upper)
 
 
 def _is_served(host: str, port: int) -> bool:

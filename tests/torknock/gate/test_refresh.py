@@ -12,8 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.judge import SYN
 from torknock.gate.refresh import Refresh
-from torknock.gate.spent import SpentTokens
+from torknock.gate.spent import SpentKnocks, SpentTokens
+from torknock.isn.knock import isn
 from torknock.isn.token import EPOCH, tokens
 from torknock.keyring import Issued, Keyring
 
@@ -29,6 +31,7 @@ class Remembered:
         self._clock = clock
         self._until: dict[int, float] = {}
         self.standing = False
+        self.judging = False
         self.tampered = False
         self.refuses: GateFailed | None = None
 
@@ -39,10 +42,10 @@ class Remembered:
     def _done(self) -> Deferred[None]:
         return succeed(None) if self.refuses is None else fail(self.refuses)
 
-    def open(self) -> Deferred[None]:
+    def open(self, judging: bool) -> Deferred[None]:
         if self.refuses is None:
             self._until.clear()
-            self.standing, self.tampered = True, False
+            self.standing, self.tampered, self.judging = True, False, judging
         return self._done()
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
@@ -80,7 +83,8 @@ class RefreshTests(SynchronousTestCase):
         self.refresh = self.another()
 
     def another(self) -> Refresh:
-        return Refresh(self.keyring, SpentTokens(self.directory / "spent"), self.gate, self.clock, self.now)
+        spent, knocks = SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks")
+        return Refresh(self.keyring, spent, knocks, lambda _ask: self.gate, self.clock, self.now)
 
     def now(self) -> float:
         return NOW + self.set_by + self.clock.seconds()
@@ -209,6 +213,62 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(2)
         self.assertEqual(self.gate.opens, set())
         self.assertFalse(self.gate.standing)
+
+    def knocking(self, name: str) -> SYN:
+        """A knock of a new line."""
+        with Keyring.open(self.directory, create=False) as elsewhere:
+            line = elsewhere.add(name, scheme="knock", expires=None, now=self.now()).line
+        address = bytes([192, 0, 2, 7])
+        return SYN("192.0.2.1", 40000, address, 443, isn(line.secret, address, 443, 7, None), 7)
+
+    def test_a_knock_line_is_judged_by(self) -> None:
+        """Within 2 s; the gate asks only while there is one; tokens go on to open; and nothing is admitted for it."""
+        self.started()
+        self.assertFalse(self.gate.judging)
+        syn = self.knocking("carol")
+        self.assertEqual(self.refresh.judge([syn]), [False])
+        self.pass_time(2)
+        self.assertTrue(self.gate.judging)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+        self.assertEqual(self.refresh.judge([syn]), [True])
+        self.assertEqual([issued.name for issued in self.refresh.whose(syn)], ["carol"])
+        self.assertEqual(self.refresh.whose(syn), ())
+
+    def test_a_revoked_knock_line_opens_nothing_within_two_seconds(self) -> None:
+        """And a connection that it had just opened belongs to nobody; the last one gone, nothing is asked any more."""
+        self.started()
+        syns = [self.knocking(name) for name in ("carol", "dave")]
+        self.pass_time(2)
+        self.assertEqual(self.refresh.judge(syns[:1]), [True])
+        for name, stays in (("carol", True), ("dave", False)):
+            self.keyring.revoke(name, self.now())
+            self.pass_time(2)
+            self.assertEqual(self.gate.judging, stays)
+            self.assertEqual(self.refresh.whose(syns[0]), ())
+        self.assertEqual(self.refresh.judge(syns), [False, False])
+
+    def test_a_process_that_starts_anew_refuses_the_knocks_it_let_in(self) -> None:
+        """They are on the disk before they are let in."""
+        syn = self.knocking("carol")
+        self.started()
+        self.assertEqual(self.refresh.judge([syn]), [True])
+        self.refresh = self.another()
+        self.started()
+        self.assertEqual(self.refresh.judge([syn]), [False])
+
+    def test_a_knock_that_cannot_be_written_down_is_refused(self) -> None:
+        """The gate is closed until it can."""
+        syn = self.knocking("carol")
+        self.started()
+        (self.directory / "knocks").unlink()
+        with capturedLogs() as logs:
+            self.assertEqual(self.refresh.judge([syn]), [False])
+            self.pass_time(0.6)
+            self.assertFalse(self.gate.standing)
+            self.pass_time(1)
+        self.assertTrue(self.gate.standing)
+        self.assertEqual([log["log_level"] for log in logs], [LogLevel.error])
+        self.assertEqual(self.refresh.judge([syn]), [True])
 
     def test_stop_leaves_nothing(self) -> None:
         """The gate is closed, and no call is left waiting."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ruleset import Door, admit, listing, load, remove, withdraw
+from torknock.gate.ruleset import Door, Judging, admit, let_in, listing, load, remove, withdraw, xtables
 
 
 class RulesetTests(SynchronousTestCase):
@@ -60,3 +60,61 @@ class RulesetTests(SynchronousTestCase):
     def test_a_table_is_removed_whether_it_is_there_or_not(self) -> None:
         """Somebody may have flushed it before us."""
         self.assertEqual(remove("torknock-443"), "add table inet torknock-443\ndelete table inet torknock-443\n")
+
+
+class JudgingTests(SynchronousTestCase):
+    """What nft and iptables are told when there are knocks to judge."""
+
+    door = Door("::", 443, 1, 2)
+
+    def test_a_syn_without_a_token_is_asked_about(self) -> None:
+        """Tokens match first; what is queued goes on to where nothing listens if nobody judges it."""
+        text = listing(self.door, Judging.QUEUE)
+        miss = text[text.index("chain miss") : text.index("chain judged")]
+        self.assertTrue(miss.rstrip(" \n\t}").endswith(f"queue flags bypass to {self.door.queue}"))
+        self.assertLess(text.index("tcp sequence != @tokens goto miss"), text.index("queue"))
+        self.assertLess(miss.index("@limited4 return"), miss.index("queue"))
+        self.assertNotIn("add @misses4", miss)
+
+    def test_both_ways_differ_in_the_statement_and_the_priority_alone(self) -> None:
+        """Whatever the kernel has, the door does the same."""
+        queue, xtables_ = (listing(self.door, judging).splitlines() for judging in Judging)
+        self.assertEqual(
+            [line.replace("raw + 1", "mangle + 1") for line in queue if "queue flags" not in line], xtables_
+        )
+
+    def test_only_the_judges_mark_opens(self) -> None:
+        """What comes back as it went is a miss."""
+        text = listing(self.door, Judging.XTABLES)
+        verdict = text[text.index("chain verdict") :].splitlines()
+        self.assertEqual(verdict[1].strip(), "meta mark & 0x60000000 != 0x20000000 goto refused")
+        self.assertIn("meta mark set meta mark | 0x40000000", text)
+        self.assertEqual(let_in(0x40000000), 0x20000000)
+        self.assertIn("add @misses4", text[text.index("chain refused") :])
+
+    def test_marks_of_others_stay(self) -> None:
+        """We use two bits."""
+        self.assertEqual(let_in(0xDFFFFFFF), 0xBFFFFFFF)
+
+    def test_without_a_judge_nothing_is_marked(self) -> None:
+        """A bridge that has token lines alone has a gate of tokens alone."""
+        for word in ("mark", "queue", "judged"):
+            self.assertNotIn(word, listing(self.door))
+
+    def test_no_answer_is_given_by_a_rule(self) -> None:
+        """Neither `reject` nor `drop`."""
+        for judging in Judging:
+            self.assertFalse({"reject", "drop", "log", "redirect", "dnat"} & set(listing(self.door, judging).split()))
+
+    def test_the_rule_for_iptables(self) -> None:
+        """It matches what our table has marked for this door."""
+        behind = "-m mark --mark 0x40000000/0x60000000 -m comment --comment"
+        self.assertEqual(
+            xtables(self.door),
+            f"PREROUTING -p tcp -m tcp --dport 443 {behind} torknock-443 -j NFQUEUE --queue-num 18853 --queue-bypass",
+        )
+        of_one = Door("192.0.2.7", 443, 1, 2)
+        self.assertIn("PREROUTING -d 192.0.2.7/32 -p tcp", xtables(of_one))
+        self.assertIn("PREROUTING -d 2001:db8::7/128 -p tcp", xtables(Door("2001:db8::7", 443, 1, 2)))
+        self.assertNotEqual(self.door.queue, of_one.queue)
+        self.assertEqual((self.door.versions, of_one.versions), ((4, 6), (4,)))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.spent import SpentTokens, SpentUnusable
+from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 
 
 class SpentTokensTests(SynchronousTestCase):
@@ -71,3 +71,19 @@ class SpentTokensTests(SynchronousTestCase):
         self.assertIn(str(self.path), str(self.assertRaises(SpentUnusable, self.opened().read, [7])))
         self.path.rmdir()
         self.assertRaises(SpentUnusable, self.opened().add, 7, 1)
+
+
+class SpentKnocksTests(SynchronousTestCase):
+    """What a bridge that starts anew refuses."""
+
+    def test_what_was_added_is_read_by_the_next(self) -> None:
+        """As long as the line is known; the numbers are whole."""
+        path = Path(self.mktemp()).absolute()
+        spent = SpentKnocks(path)
+        self.addCleanup(spent.close)
+        spent.read([])
+        spent.add(2**64 - 1, 2**32 - 1, 2**32 - 1)
+        spent.add(7, 1, 0)
+        spent.add(8, 1, 0)
+        self.assertEqual(SpentKnocks(path).read([7, 2**64 - 1]), {(7, 1, 0), (2**64 - 1, 2**32 - 1, 2**32 - 1)})
+        self.assertEqual(path.stat().st_size, 32)

@@ -1,0 +1,177 @@
+"""Tests of torknock.dial.stealth: how a bridge of scheme `knock` is knocked at."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from random import Random
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from torknock.dial.attempts import FRESH
+from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
+from torknock.dial.knocking import REST, BridgeSilent, Knocked
+from torknock.dial.stealth import DIALS, PATIENCE, StealthKnocker
+from torknock.isn.knock import integrity_code, isn
+from torknock.line import Line
+
+LINE = Line(secret=bytes(range(32)), pin=None, scheme="knock", channel="raw")
+BRIDGE = ("192.0.2.7", 443)
+
+
+@implementer(IStampedDialer)
+class Dialled:
+    """A dialer whose SYNs have the TSvals 1000, 1001, ...; *answers* are what becomes of them, the last of all others.
+
+    None is no answer; True is one.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.answers: list[Exception | bool | None] = [True]
+        self.isns: list[int] = []
+        self.at: list[float] = []
+        self.cancelled = 0
+
+    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
+        self.isns.append(isn(1000 + len(self.isns)))
+        self.at.append(self._clock.seconds())
+        result: Deferred[socket.socket] = Deferred(self._cancel)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            result.errback(answer)
+        elif answer:
+            result.callback(socket.socket())
+        return result
+
+    def _cancel(self, result: Deferred[socket.socket]) -> None:
+        self.cancelled += 1
+
+
+class StealthKnockerTests(SynchronousTestCase):
+    """`StealthKnocker`."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.dialled = Dialled(self.clock)
+        self.knocker = StealthKnocker(self.dialled, self.clock, Random(1))  # noqa: S311
+
+    def knock(
+        self, seconds: float = 60.0, host: str = BRIDGE[0], knocker: StealthKnocker | None = None
+    ) -> Deferred[Knocked]:
+        """A knock, *seconds* later."""
+        result = (knocker or self.knocker).knock(LINE, host, BRIDGE[1])
+        result.addCallback(self._close)
+        self.clock.pump([0.0] + [0.1] * int(seconds * 10))
+        return result
+
+    def _close(self, knocked: Knocked) -> Knocked:
+        knocked.socket.close()
+        return knocked
+
+    def test_isn(self) -> None:
+        """That of the address as it is in the packet, the port, and the TSval that was foreseen."""
+        for host, address in (
+            ("192.0.2.7", "192.0.2.7"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+        ):
+            tsval = 1000 + len(self.dialled.isns)
+            knocked = self.successResultOf(self.knock(0, host))
+            self.assertEqual(knocked.isn, isn(LINE.secret, ip_address(address).packed, 443, tsval, None))
+            self.assertEqual(self.dialled.isns[-1], knocked.isn)
+
+    def test_integrity(self) -> None:
+        """The ISN covers the payload; the bridge is the same, and rests for all."""
+        payload = b"the first octets"
+        covering = self.knocker.covering(payload)
+        knocked = self.successResultOf(self.knock(0, knocker=covering))
+        code = integrity_code(LINE.secret, payload)
+        self.assertEqual(knocked.isn, isn(LINE.secret, ip_address(BRIDGE[0]).packed, 443, 1000, code))
+        self.assertEqual(knocked.isn & 0xFFFF, code)
+        self.dialled.answers = [ConnectionRefusedError()]
+        self.failureResultOf(self.knock(3, knocker=covering), BridgeSilent)
+        dialled = len(self.dialled.isns)
+        self.failureResultOf(self.knock(0), BridgeSilent)
+        self.assertEqual(len(self.dialled.isns), dialled)
+
+    def test_silence(self) -> None:
+        """Given up before the kernel repeats its SYN after a second; then again, with another ISN."""
+        self.dialled.answers = [None]
+        error = self.failureResultOf(self.knock(10), BridgeSilent).value
+        self.assertFalse(error.refused)
+        self.assertLess(PATIENCE, 1.0)
+        self.assertEqual(self.dialled.cancelled, FRESH)
+        self.assertEqual(len(set(self.dialled.isns)), FRESH)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_lost_syn(self) -> None:
+        """The next one opens."""
+        self.dialled.answers = [None, True]
+        self.successResultOf(self.knock(5))
+        self.assertEqual(len(self.dialled.isns), 2)
+
+    def test_refused(self) -> None:
+        """A few SYNs with pauses, no more; the reason is told."""
+        self.dialled.answers = [ConnectionRefusedError()]
+        error = self.failureResultOf(self.knock(10), BridgeSilent).value
+        self.assertTrue(error.refused)
+        self.assertEqual(len(self.dialled.isns), FRESH)
+        pauses = [after - before for before, after in zip(self.dialled.at, self.dialled.at[1:], strict=False)]
+        self.assertTrue(all(0.3 <= pause <= 1.1 for pause in pauses), pauses)
+
+    def test_rest(self) -> None:
+        """Tor asks again every second: nothing is sent for longer and longer, and then one SYN at a time."""
+        self.dialled.answers = [ConnectionRefusedError()]
+        self.knock(3).addErrback(lambda failure: failure.trap(BridgeSilent))
+        del self.dialled.at[:]
+        for _ in range(250):
+            self.failureResultOf(self.knock(1), BridgeSilent)
+        rests = [after - before for before, after in zip(self.dialled.at, self.dialled.at[1:], strict=False)]
+        for rest, least in zip(rests, REST[2:], strict=False):
+            self.assertTrue(0.8 * least <= rest <= 1.2 * least + 1.5, rests)
+        self.dialled.answers = [True]
+        self.clock.advance(100)
+        self.successResultOf(self.knock(0))
+        self.successResultOf(self.knock(0))
+
+    def test_disappointed(self) -> None:
+        """Who answered and was not the bridge is let rest, too, and not for a shorter time than before."""
+        self.successResultOf(self.knock(0))
+        self.knocker.disappointed(LINE, *BRIDGE)
+        self.failureResultOf(self.knock(0), BridgeSilent)
+        self.assertEqual(len(self.dialled.isns), 1)
+
+    def test_slipped(self) -> None:
+        """Dialled again at once, a few times; then it counts as a knock in vain."""
+        self.dialled.answers = [Slipped(), Slipped(), True]
+        self.successResultOf(self.knock(0))
+        self.assertEqual(self.dialled.at, [0.0] * DIALS)
+        self.dialled.answers = [Slipped()]
+        self.assertIn("too late", str(self.failureResultOf(self.knock(10), BridgeSilent).value))
+        self.assertEqual(len(self.dialled.isns), DIALS + DIALS * FRESH)
+
+    def test_port_taken(self) -> None:
+        """Somebody else was quicker: another is asked for."""
+        self.dialled.answers = [CannotKnock("", errno.EADDRNOTAVAIL), True]
+        self.successResultOf(self.knock(0))
+
+    def test_cannot(self) -> None:
+        """What this host cannot do is told at once, and does not count against the bridge."""
+        self.dialled.answers = [CannotKnock("", errno.EPERM), True]
+        self.failureResultOf(self.knock(0), CannotKnock)
+        self.successResultOf(self.knock(0))
+        self.failureResultOf(self.knock(0, "bridge.example"), CannotKnock)
+
+    def test_no_way(self) -> None:
+        """A router that says so ends the round."""
+        self.dialled.answers = [ConnectError(errno.EHOSTUNREACH)]
+        self.failureResultOf(self.knock(0), ConnectError)
+        self.failureResultOf(self.knock(0), BridgeSilent)
+        self.assertEqual(len(self.dialled.isns), 1)

@@ -1,0 +1,138 @@
+"""Whose knock a SYN is (knock.md), that it is so once, and when somebody guesses. Pure: the time is an argument.
+
+A knock says no date: whoever saw a SYN can send it again, with the same TSval, for as long as the line lives. So what
+opened a connection is remembered for as long as its line's secret is in use, on disk too, and that is bounded by
+`KNOCKS_AT_MOST` a secret: after so many the line is closed to everyone, and its holder needs another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from attrs import define, field
+
+from torknock.isn.knock import Authenticators
+from torknock.line import Line
+
+KNOCKS_AT_MOST = 262_144
+"""Connections that one secret opens in its life: 4 MiB on disk, and about 25 MiB here."""
+
+_HANDSHAKE = 130.0
+"""Seconds within which a SYN that was let in becomes a connection: so long Linux repeats its SYN/ACK, and waits."""
+
+_GUESSES = 1_000
+"""Failed SYNs in a `_MINUTE` that are an attempt to guess, and are said once."""
+
+_MINUTE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SYN:
+    """What a knock is judged by, and whose connection it would open."""
+
+    source: str
+    source_port: int
+    address: bytes
+    """The destination as it stands in the IP header: 4 or 16 octets."""
+    port: int
+    isn: int
+    tsval: int | None
+
+
+Ask = Callable[[Sequence[SYN]], Sequence[bool]]
+"""Says of each of some SYNs whether it opens a connection."""
+
+
+def tag(line: Line) -> int:
+    """What stands for *line*'s secret where its knocks are remembered: 64 bits, the same for lines that share it."""
+    return int.from_bytes(hashlib.sha256(b"torknock/1 knock\0" + line.secret).digest()[:8])
+
+
+@define
+class Judge:
+    """Lets each knock of a live line in once."""
+
+    remember: Callable[[int, int, int], None]
+    """Called with (tag, ISN, TSval) before a SYN is let in; if it raises, nobody is let in."""
+    warn: Callable[[str], None]
+    """Called with what the operator should know, once."""
+    _names: tuple[str, ...] = field(default=(), init=False)
+    _tags: tuple[int, ...] = field(default=(), init=False)
+    _authenticators: Authenticators = field(factory=lambda: Authenticators([]), init=False)
+    _seen: dict[int, set[int]] = field(factory=dict, init=False)
+    """tag -> ISN and TSval, as one number of 64 bits."""
+    _let_in: dict[SYN, tuple[float, tuple[str, ...]]] = field(factory=dict, init=False)
+    """SYN -> until when its connection is waited for, and whose it is; oldest first."""
+    _full: set[int] = field(factory=set, init=False)
+    _minute: float = field(default=0.0, init=False)
+    _failed: int = field(default=0, init=False)
+    _guessing: bool = field(default=False, init=False)
+
+    def lines(self, live: Mapping[str, Line], seen: Iterable[tuple[int, int, int]] = ()) -> None:
+        """Judge by the *live* lines from now on, and take *seen*, (tag, ISN, TSval), for seen."""
+        self._names = tuple(live)
+        self._tags = tuple(tag(line) for line in live.values())
+        self._authenticators = Authenticators([(line.secret, line.integrity) for line in live.values()])
+        for whose, isn, tsval in seen:
+            self._seen.setdefault(whose, set()).add(isn << 32 | tsval)
+
+    def judge(self, syns: Sequence[SYN], now: float) -> list[bool]:
+        """Which of *syns* open a connection, at the monotonic time *now*."""
+        self._forget(now)
+        answers = [self._let(syn, whose, now) for syn, whose in zip(syns, self._match(syns), strict=True)]
+        self._count(answers.count(False), now)
+        return answers
+
+    def whose(self, syn: SYN, now: float) -> tuple[str, ...]:
+        """The live lines whose *syn* was let in and is now a connection; this once. Empty if it is nobody's."""
+        self._forget(now)
+        _until, names = self._let_in.pop(syn, (now, ()))
+        return tuple(name for name in names if name in self._names)
+
+    def _match(self, syns: Sequence[SYN]) -> Sequence[Sequence[int]]:
+        """For each of *syns* the numbers of the lines whose knock it is."""
+        found: list[list[int]] = [[] for _ in syns]
+        if self._names and syns:
+            asked = [(syn.address, syn.port, syn.tsval or 0, syn.isn) for syn in syns]
+            for line, syn in zip(*self._authenticators.matches(asked), strict=True):
+                found[syn].append(int(line))
+        return found
+
+    def _let(self, syn: SYN, whose: Sequence[int], now: float) -> bool:
+        knock = syn.isn << 32 | (syn.tsval or 0)
+        tags = {self._tags[number] for number in whose}
+        if not tags or any(knock in self._seen.setdefault(one, set()) or self._is_full(one) for one in tags):
+            return False
+        for one in tags:
+            self.remember(one, syn.isn, syn.tsval or 0)
+            self._seen[one].add(knock)
+        self._let_in[syn] = now + _HANDSHAKE, tuple(self._names[number] for number in whose)
+        return True
+
+    def _is_full(self, one: int) -> bool:
+        if len(self._seen[one]) < KNOCKS_AT_MOST:
+            return False
+        if one not in self._full:
+            self._full.add(one)
+            names = ", ".join(name for name, its in zip(self._names, self._tags, strict=True) if its == one)
+            self.warn(f"the line {names} has opened {KNOCKS_AT_MOST} connections and opens no more; issue another")
+        return True
+
+    def _forget(self, now: float) -> None:
+        while self._let_in:
+            oldest = next(iter(self._let_in))
+            if self._let_in[oldest][0] > now:
+                return
+            del self._let_in[oldest]
+
+    def _count(self, failed: int, now: float) -> None:
+        if now - self._minute >= _MINUTE:
+            calm = self._failed < _GUESSES or now - self._minute >= 2 * _MINUTE
+            self._guessing = self._guessing and not calm
+            self._minute, self._failed = now, 0
+        self._failed += failed
+        if self._failed >= _GUESSES and not self._guessing:
+            self._guessing = True
+            self.warn(f"somebody guesses: {self._failed} SYNs without a knock within a minute; this is said once")

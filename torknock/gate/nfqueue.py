@@ -1,0 +1,181 @@
+"""SYNs judged in user space: the kernel's NFQUEUE, as netlink messages (linux/netfilter/nfnetlink_queue.h).
+
+What the judge lets in goes on with another mark, everything else as it came; the ruleset knows what that means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torknock.gate.interfaces import GateFailed
+from torknock.gate.judge import SYN, Ask
+from torknock.gate.syn import SYNReader
+from torknock.segment import BadDatagram
+
+_log = Logger()
+
+_A_TURN = 256
+"""So many SYNs are judged together before the reactor gets its turn."""
+
+_QUEUE_AT_MOST = 4096
+_COPIED = 2048
+"""Octets of a packet that are seen. A SYN that is longer is closed to."""
+
+_NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 12, 270, 5  # linux/netlink.h
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_REQUEST, _ACK = 1, 4  # NLM_F_*, linux/netlink.h
+_ERROR = 2  # NLMSG_ERROR, linux/netlink.h
+_PACKET, _VERDICT, _CONFIG, _VERDICT_BATCH = 0x300, 0x301, 0x302, 0x303  # NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_*
+_CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5  # NFQA_CFG_*
+_PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD = 1, 2, 3, 10  # NFQA_*
+_CMD_BIND, _COPY_PACKET, _FAIL_OPEN = 1, 2, 1
+_NF_ACCEPT = 1  # linux/netfilter.h: go on
+_MESSAGE = struct.Struct("=IHHIIBBH")  # struct nlmsghdr and struct nfgenmsg
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+
+
+@implementer(IReadDescriptor)
+class PacketQueue:
+    """Reads queue *number*, from `start` to `stop`, for a door at *port*; needs CAP_NET_ADMIN.
+
+    *mark* gives the mark of a SYN that is let in, of the one with which it came. A queue that is full lets SYNs go on
+    as they came, and so does one that nobody reads.
+    """
+
+    def __init__(self, reactor: Any, number: int, port: int, ask: Ask, mark: Callable[[int], int]) -> None:
+        self._reactor = reactor
+        self._number = number
+        self._ask = ask
+        self._mark = mark
+        self._reader = SYNReader(port, verify=True)
+        self._netlink: socket.socket | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether somebody judges."""
+        return self._netlink is not None
+
+    def start(self) -> None:
+        """Begin to judge; no more than that if it has begun. Raises `GateFailed`."""
+        if self._netlink is not None:
+            return
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        try:
+            netlink.settimeout(1.0)
+            netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)
+            netlink.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+            self._configure(netlink, _CFG_CMD, struct.pack("!BxH", _CMD_BIND, 0))
+            self._configure(netlink, _CFG_PARAMS, struct.pack("!IB", _COPIED, _COPY_PACKET))
+            self._configure(netlink, _CFG_MAXLEN, struct.pack("!I", _QUEUE_AT_MOST))
+            flag = struct.pack("!I", _FAIL_OPEN)
+            self._configure(netlink, _CFG_FLAGS, flag, _attribute(_CFG_MASK, flag))
+        except OSError as error:
+            netlink.close()
+            why = "another program reads it" if error.errno == errno.EPERM else error.strerror or error
+            raise GateFailed(f"packet queue {self._number} cannot be read: {why}") from error
+        netlink.setblocking(False)
+        self._netlink = netlink
+        self._reactor.addReader(self)
+
+    def stop(self) -> None:
+        """Judge nothing more. May be called again."""
+        if self._netlink is not None:
+            self._reactor.removeReader(self)
+            self._netlink.close()
+            self._netlink = None
+
+    def _configure(self, netlink: socket.socket, kind: int, value: bytes, more: bytes = b"") -> None:
+        netlink.send(_message(_CONFIG, self._number, _attribute(kind, value) + more, _REQUEST | _ACK))
+        while True:
+            reply = netlink.recv(4096)
+            if _MESSAGE.unpack_from(reply.ljust(_MESSAGE.size, b"\0"))[1] == _ERROR:
+                code = -struct.unpack_from("=i", reply, 16)[0]
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return
+
+    def fileno(self) -> int:
+        """The netlink socket."""
+        return -1 if self._netlink is None else self._netlink.fileno()
+
+    def doRead(self) -> None:
+        """Judge what waits, all of it together."""
+        assert self._netlink is not None  # noqa: S101  the reactor reads what was added to it
+        asked: list[tuple[SYN, int, int]] = []
+        last = None
+        for _ in range(_A_TURN):
+            try:
+                octets = self._netlink.recv(_COPIED + 1024)
+            except BlockingIOError:
+                break
+            packet = _parse(octets)
+            if packet is None:
+                continue
+            last, mark, datagram = packet
+            with contextlib.suppress(BadDatagram):
+                syn = self._reader.read(datagram)
+                if syn is not None:
+                    asked.append((syn, last, mark))
+        if last is None:
+            return
+        answers: Sequence[bool] = ()
+        try:
+            answers = self._ask([syn for syn, _, _ in asked])
+        finally:  # a judge that breaks lets nobody in, and no SYN wait
+            for (_, packet_id, mark), let_in in zip(asked, answers, strict=False):
+                if let_in:
+                    self._go_on(_VERDICT, packet_id, _attribute(_MARK, struct.pack("!I", self._mark(mark))))
+            self._go_on(_VERDICT_BATCH, last, b"")
+
+    def _go_on(self, kind: int, packet_id: int, more: bytes) -> None:
+        verdict = _attribute(_VERDICT_HDR, struct.pack("!II", _NF_ACCEPT, packet_id))
+        if self._netlink is not None:
+            self._netlink.send(_message(kind, self._number, verdict + more, _REQUEST))
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found the queue broken: it is closed, which leaves the door closed."""
+        _log.failure("the packet queue broke; knocks are refused until the gate is made anew", failure=reason)
+        self.stop()
+
+    def logPrefix(self) -> str:
+        """See `ILoggingContext`."""
+        return "knock"
+
+
+def _message(kind: int, queue: int, attributes: bytes, flags: int) -> bytes:
+    length = _MESSAGE.size + len(attributes)
+    return _MESSAGE.pack(length, kind, flags, 0, 0, 0, 0, socket.htons(queue)) + attributes
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _parse(octets: bytes) -> tuple[int, int, bytes] | None:
+    """Id, mark and datagram of a queued packet; None for any other message."""
+    length, kind = struct.unpack_from("=IH", octets)
+    if kind != _PACKET:
+        return None
+    packet_id, mark, datagram = None, 0, b""
+    at, end = _MESSAGE.size, min(length, len(octets))
+    while at + 4 <= end:
+        size, attribute = _ATTRIBUTE.unpack_from(octets, at)
+        if attribute == _PACKET_HDR:
+            packet_id = int(struct.unpack_from("!I", octets, at + 4)[0])
+        elif attribute == _MARK:
+            mark = int(struct.unpack_from("!I", octets, at + 4)[0])
+        elif attribute == _PAYLOAD:
+            datagram = octets[at + 4 : at + size]
+        at += max(size + 3 & ~3, 4)
+    return None if packet_id is None else (packet_id, mark, datagram)

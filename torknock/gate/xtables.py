@@ -1,0 +1,47 @@
+"""The rule that queues SYNs on kernels whose nftables cannot: iptables' target NFQUEUE, in the table mangle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torknock.gate import ruleset
+from torknock.gate.command import command
+from torknock.gate.interfaces import GateFailed
+
+_PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
+
+
+class XTables:
+    """The rule of *door*, once in each IP version that it protects; through nftables, so that a change shows there."""
+
+    def __init__(self, reactor: Any, door: ruleset.Door) -> None:
+        self._reactor = reactor
+        self._door = door
+
+    async def place(self) -> None:
+        """Have the rule, whether it was there or not. Raises `GateFailed`."""
+        for version in self._door.versions:
+            if not await self._is_there(version):
+                await self._restore(version, "-A")
+
+    async def intact(self) -> bool:
+        """Whether the rule is there."""
+        return all([await self._is_there(version) for version in self._door.versions])
+
+    async def remove(self) -> None:
+        """Have no such rule, whether it was there or not. Raises `GateFailed`."""
+        for version in self._door.versions:
+            if await self._is_there(version):
+                await self._restore(version, "-D")
+
+    async def _is_there(self, version: int) -> bool:
+        rule = ["-t", "mangle", "-C", *ruleset.xtables(self._door).split()]
+        try:
+            await command(self._reactor, _PROGRAMS[version], rule, package="iptables")
+        except GateFailed:
+            return False
+        return True
+
+    async def _restore(self, version: int, what: str) -> None:
+        text = f"*mangle\n{what} {ruleset.xtables(self._door)}\nCOMMIT\n".encode("ascii")
+        await command(self._reactor, f"{_PROGRAMS[version]}-restore", ["--noflush"], text, package="iptables")

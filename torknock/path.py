@@ -1,0 +1,239 @@
+"""Whether something between here and there rewrites sequence numbers or timestamps: a reflector, and who asks it.
+
+The reflector answers every connection with what it saw of the SYN, in one line, and closes. It needs no privilege and
+keeps nothing; it is an open port that anybody can find.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torknock.dial.interfaces import CannotKnock, Slipped
+from torknock.dial.repair import RepairDialer
+from torknock.dial.timestamp import clock, stamps
+from torknock.errors import TorknockError
+from torknock.linux import TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
+from torknock.segment import BadDatagram, parse_segment, without_extensions, without_options
+
+_log = Logger()
+
+PATIENCE = 10.0
+"""Seconds that a connection may take, and then the answer."""
+
+_DIALS = 10
+"""How often a SYN may leave too late for its TSval."""
+
+_SAVED_AT_MOST = 512
+"""Octets of headers that are read of a saved SYN."""
+
+_ANSWER = re.compile(rb"torknock reflect isn=(0|[1-9][0-9]{0,9}) tsval=(none|0|[1-9][0-9]{0,9})\n")
+_ANSWER_AT_MOST = 64
+_NO_REFLECTOR = "what answered is no reflector; start one there with `torknock reflect`"
+
+
+class PathUnknown(TorknockError):
+    """Nothing was found out; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a reflector saw of a SYN; *tsval* is None if it had no timestamp."""
+
+    isn: int
+    tsval: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What left this host; *isn* is None if that cannot be known, *tsval* if the SYN had no timestamp."""
+
+    isn: int | None
+    tsval: int | None
+    late_ms: int = 0
+    """The TSval was read so long after the SYN left, at most."""
+
+
+class Verdict(IntEnum):
+    """What became of a SYN on its way: an exit status."""
+
+    UNTOUCHED = 0
+    REWRITTEN = 1
+    UNKNOWN = 2
+
+
+def judge(sent: Sent, seen: Seen) -> tuple[Verdict, str]:
+    """What became of *sent* on its way to the reflector that saw *seen*; and that in one sentence."""
+    changed = []
+    if sent.isn not in (None, seen.isn):
+        changed.append("sequence numbers")
+    if not _same_tsval(sent, seen):
+        changed.append("timestamps" if seen.tsval is not None else "timestamps (it takes them away)")
+    if changed:
+        harm = "no knock gets through" if changed[0] == "sequence numbers" else "no knock of scheme knock gets through"
+        return Verdict.REWRITTEN, f"something on the way rewrites {' and '.join(changed)}: {harm}"
+    if sent.isn is None:
+        return Verdict.UNKNOWN, (
+            "timestamps arrive as they were sent; whether sequence numbers do needs CAP_NET_ADMIN to find out; "
+            "run it as root"
+        )
+    stamps = "and timestamps " if sent.tsval is not None else "(timestamps are off here) "
+    return Verdict.UNTOUCHED, f"sequence numbers {stamps}arrive as they were sent: nothing on the way rewrites them"
+
+
+def _same_tsval(sent: Sent, seen: Seen) -> bool:
+    if sent.tsval is None or seen.tsval is None:
+        return sent.tsval is seen.tsval
+    return (seen.tsval - sent.tsval + sent.late_ms) % 2**32 <= sent.late_ms
+
+
+def read_syn(octets: bytes) -> Seen:
+    """What a saved SYN says. Raises `BadDatagram`."""
+    ipv4 = octets[:1] != b"" and octets[0] >> 4 == 4
+    segment = parse_segment(without_options(octets)[20:] if ipv4 else without_extensions(octets)[40:])
+    return Seen(segment.seq, segment.tsval)
+
+
+def write_answer(seen: Seen) -> bytes:
+    """The line that a reflector says."""
+    return f"torknock reflect isn={seen.isn} tsval={'none' if seen.tsval is None else seen.tsval}\n".encode("ascii")
+
+
+def parse_answer(octets: bytes) -> Seen:
+    """What a reflector has said. Raises `PathUnknown`."""
+    found = _ANSWER.fullmatch(octets)
+    if found is None or any(word != b"none" and int(word) >= 2**32 for word in found.groups()):
+        raise PathUnknown(_NO_REFLECTOR)
+    return Seen(int(found[1]), None if found[2] == b"none" else int(found[2]))
+
+
+def reflect(reactor: Any, host: str, port: int) -> IListeningPort:
+    """A reflector at *host*, an IP literal, and *port*, 0 for any. Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    factory: Factory[_Reflection] = Factory.forProtocol(_Reflection)
+    factory.noisy = False
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
+        listener.bind((host, port))
+        listener.listen()
+        listening: IListeningPort = reactor.adoptStreamPort(listener.fileno(), family, factory)
+    return listening
+
+
+class _Reflection(Protocol):
+    """A connection that is told its SYN. It lasts no longer than that takes, and nothing is read."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        try:
+            saved = self.transport.getHandle().getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST)
+            self.transport.write(write_answer(read_syn(saved)))
+        except OSError as error:
+            _log.warn("a connection is closed: the kernel saved no SYN: {reason}", reason=error.strerror)
+        except BadDatagram as error:
+            _log.warn("a connection is closed: its saved SYN cannot be read: {reason}", reason=str(error))
+        self.transport.loseConnection()
+
+
+async def ask(reactor: Any, host: str, port: int, isn: Callable[[], int]) -> tuple[Sent, Seen]:
+    """What was sent to the reflector at *host*, an IP literal, and *port*, and what it saw.
+
+    *isn* returns a fresh number of 1..2**32-1 for each SYN. Without CAP_NET_ADMIN the ISN is the kernel's, unknown.
+    Raises `PathUnknown`.
+    """
+    try:
+        connect = _knock if may_administer_network() else _connect
+        sent, answer = await connect(reactor, host, port, isn)
+    except (TimeoutError, ConnectError, CannotKnock, Slipped, OSError) as error:
+        raise PathUnknown(_why(error)) from error
+    try:
+        return sent, parse_answer(await answer.octets.addTimeout(PATIENCE, reactor))
+    except TimeoutError:
+        raise PathUnknown(_NO_REFLECTOR) from None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, (TimeoutError, ConnectTimeout, TCPTimedOutError)):
+        return (
+            "no connection came about: nothing listens there, or something on the way swallows it, or breaks the "
+            "handshake by rewriting sequence numbers in one direction alone"
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection was refused: no reflector listens there, or something on the way forbids it"
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"no connection came about: {said}"
+
+
+@define
+class _Answer(Protocol):
+    """Collects what a reflector says."""
+
+    octets: Deferred[bytes] = field(factory=Deferred)
+    _heard: bytes = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard += data
+        if len(self._heard) > _ANSWER_AT_MOST and self.transport is not None:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.octets.called:
+            self.octets.callback(self._heard)
+
+
+async def _knock(reactor: Any, host: str, port: int, isn: Callable[[], int]) -> tuple[Sent, _Answer]:
+    dialer = RepairDialer(reactor)
+    chosen = 0, 0
+
+    def choose(tsval: int) -> int:
+        nonlocal chosen
+        chosen = isn(), tsval
+        return chosen[0]
+
+    for tries_left in reversed(range(_DIALS)):
+        try:
+            connected = await dialer.dial_stamped(host, port, choose).addTimeout(PATIENCE, reactor)
+        except Slipped:
+            if not tries_left:
+                raise
+            continue
+        answer = _Answer()
+        with connected:
+            reactor.adoptStreamConnection(connected.fileno(), connected.family, _only(answer))
+        return Sent(chosen[0], chosen[1] or None), answer
+    raise AssertionError("the last try returns or raises")
+
+
+async def _connect(reactor: Any, host: str, port: int, _: object) -> tuple[Sent, _Answer]:
+    endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    answer = _Answer()
+    before_ns = time.monotonic_ns()
+    await endpoint(reactor, host, port, timeout=PATIENCE).connect(_only(answer))
+    handle: socket.socket = answer.transport.getHandle()  # type: ignore[union-attr]  # it is connected
+    tsval = clock(handle) + 1  # its lowest bit may be missing
+    late_ms = (time.monotonic_ns() - before_ns) // 1_000_000 + 2
+    return Sent(None, tsval % 2**32 if stamps() else None, late_ms), answer
+
+
+def _only(answer: _Answer) -> Factory[_Answer]:
+    factory: Factory[_Answer] = Factory.forProtocol(lambda: answer)
+    factory.noisy = False
+    return factory
