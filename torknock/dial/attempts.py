@@ -17,15 +17,15 @@ SEARCHED = 4
 PATIENCE = 5.0
 """Seconds that a SYN-ACK is waited for."""
 
-SEARCH_PATIENCE = 1.0
-"""The same in a clock search, which somebody waits for who asked for a connection."""
+SEARCH_PATIENCE = 0.9
+"""The same in a clock search. A kernel sends a SYN again after 1 s: so 8 are 8, and a silent round takes 30 s."""
 
 PAUSE = (0.3, 1.0)
 """The shortest and the longest pause before another SYN."""
 
 
 class Chance(Protocol):
-    """What is asked of `random.Random`."""
+    """What is asked of `secrets.SystemRandom`."""
 
     def sample(self, population: list[int], k: int) -> list[int]:
         """*k* of *population*, in random order."""
@@ -42,50 +42,63 @@ class Attempt:
     isn: int
     pause: float
     patience: float
-    searched: int | None = None
-    """In a clock search, how many epochs this one is away from where the bridge was thought to be."""
-
-    @property
-    def offset(self) -> int:
-        """The bridge's epoch less the one it was thought to be in, now that this attempt was answered.
-
-        A bridge takes three epochs' tokens. The nearer epochs of this direction were refused before, so it is the
-        first of the three that was answered, and the bridge is one epoch further on.
-        """
-        if not self.searched:
-            return 0
-        return self.searched + (1 if self.searched > 0 else -1)
+    offset: int
+    """If this one is answered: the bridge's epoch less the one it was thought to be in."""
+    search: bool
+    """It belongs to a clock search."""
 
 
 def attempts(
     tokens: Callable[[int], Collection[int]],
     epoch: int,
-    used: Collection[tuple[int, int]],
-    search: bool,
+    used: Collection[int],
     chance: Chance,
+    fresh: int = FRESH,
+    search: bool = True,
 ) -> Iterator[Attempt]:
     """The SYNs of one round, for a bridge thought to be in *epoch*: each to be sent if all before were in vain.
 
-    *tokens* derives an epoch's; *used* are those, (epoch, ISN), that were tried before. First at most `FRESH` of this
-    epoch, in random order, then of its neighbours; then, if a *search* may be made, one of each epoch nearby.
+    *tokens* derives an epoch's ISNs; *used* are those that were tried before: none comes twice. First at most *fresh*
+    of this epoch, in random order, then of its neighbours; then, if a *search* may be made, one of each epoch nearby
+    that was not asked yet, the nearest first. None at all if nothing fresh is left.
     """
+    tried = set(used)
+    asked: set[int] = set()
 
-    def unused(some_epoch: int) -> list[int]:
-        left = [isn for isn in tokens(some_epoch) if (some_epoch, isn) not in tried]
+    def unused(away: int) -> list[int]:
+        left = [isn for isn in dict.fromkeys(tokens(epoch + away)) if isn not in tried]
         return chance.sample(left, len(left))
 
-    def pause() -> float:
-        return chance.uniform(*PAUSE) if len(tried) > len(used) else 0.0
+    def attempt(away: int, isn: int, search: bool) -> Attempt:
+        pause = chance.uniform(*PAUSE) if asked else 0.0
+        offset = _offset(away, asked - {away})
+        asked.add(away)
+        tried.add(isn)
+        return Attempt(epoch + away, isn, pause, SEARCH_PATIENCE if search else PATIENCE, offset, search)
 
-    tried = set(used)
-    sent = 0
-    for near in (epoch, *chance.sample([epoch - NEIGHBOURS, epoch + NEIGHBOURS], 2)):
-        for isn in unused(near)[: FRESH - sent]:
-            yield Attempt(near, isn, pause(), PATIENCE)
-            tried.add((near, isn))
-            sent += 1
-    for distance in range(1, SEARCHED + 1) if search else ():
-        for searched in chance.sample([-distance, distance], 2):
-            for isn in unused(epoch + searched)[:1]:
-                yield Attempt(epoch + searched, isn, pause(), SEARCH_PATIENCE, searched)
-                tried.add((epoch + searched, isn))
+    for away in (0, *chance.sample([-NEIGHBOURS, NEIGHBOURS], 2)):
+        for isn in unused(away)[:fresh]:
+            fresh -= 1
+            yield attempt(away, isn, search=False)
+    if not search or not asked:
+        return
+    for distance in range(1, SEARCHED + 1):
+        for away in chance.sample([-distance, distance], 2):
+            if away not in asked:
+                for isn in unused(away)[:1]:
+                    yield attempt(away, isn, search=True)
+
+
+def _offset(answered: int, refused: Collection[int]) -> int:
+    """Where the bridge is, in epochs from where it was thought to be.
+
+    It takes the tokens of three epochs: an *answered* one leaves three places, of which each one *refused* excludes
+    those nearby. In a search that leaves the farthest of them: the bridge is one epoch beyond the first that answers.
+    In the middle of what is left, a guess that is one off still opens.
+    """
+    places = [
+        place
+        for place in range(answered - NEIGHBOURS, answered + NEIGHBOURS + 1)
+        if all(abs(place - away) > NEIGHBOURS for away in refused)
+    ]
+    return 0 if 0 in places else places[len(places) // 2]

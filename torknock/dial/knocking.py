@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
-from twisted.internet.error import ConnectError
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, TimeoutError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torknock.dial.attempts import SEARCHED, Attempt, Chance, attempts
+from torknock.dial.attempts import FRESH, Attempt, Chance, attempts
 from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.memory import Memory, line_id
 from torknock.errors import TorknockError
-from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, tokens
+from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.line import Line
 
 _log = Logger()
@@ -30,9 +29,18 @@ SEARCH_AGAIN_AFTER = 600.0
 REST = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds without a SYN after so many rounds in vain: tor asks again every second."""
 
+_CLOCK_SET = EPOCH / 2
+"""Seconds by which wall time must jump, because somebody has set it, for a known offset to be given up."""
+
+_PORT_TRIES = 3
+"""How often a source port is asked for when somebody else is quicker to take it."""
+
 
 class BridgeSilent(TorknockError):
-    """The bridge did not let us in; `refused` says whether something answered at all."""
+    """The bridge did not let us in; its cause is the error of the last SYN.
+
+    *refused* says whether a RST came; if not, nothing came.
+    """
 
     def __init__(self, text: str, refused: bool) -> None:
         super().__init__(text)
@@ -51,7 +59,7 @@ class TokensSpent(TorknockError):
 
 @dataclass(frozen=True, slots=True)
 class Knocked:
-    """A connection that a knock has opened."""
+    """A connection that a knock has opened: its socket, the caller's to close, and its ISN."""
 
     socket: socket.socket
     isn: int
@@ -64,16 +72,23 @@ class _Bridge:
     one_at_a_time: DeferredLock = field(factory=DeferredLock)
     offset: int = 0
     """Its epoch less ours, as far as is known."""
+    offset_before: int = 0
+    """What `offset` was before the last answer, which may turn out to be no bridge's."""
+    clocks_apart: float = 0.0
+    """Wall time less the reactor's time when the offset was found: if it changes, somebody has set the clock."""
     searched: float | None = None
-    rounds_in_vain: int = 0
+    in_vain: int = 0
+    """Rounds, since the last that was not."""
+    in_vain_before: int = 0
+    """As `offset_before`."""
     rests_until: float = 0.0
-    refused: bool = False
+    last_error: Exception | None = None
 
 
 class Knocker:
     """Knocks at bridges, one round at a time at each.
 
-    *clock* times the waits, *now* tells the date, *chance* is `random.SystemRandom`'s.
+    *clock* times the waits, *now* tells the date, *chance* is a `secrets.SystemRandom`.
     """
 
     def __init__(
@@ -90,74 +105,113 @@ class Knocker:
         """A connection to the bridge at *host*, an IP literal, and *port*.
 
         Fails with `BridgeSilent` after a round in vain, and then for a while without sending anything; with
-        `TokensSpent`; with `CannotKnock`; and with a `ConnectError` if there is no way to the host.
+        `TokensSpent`; with `CannotKnock` if this host cannot; and with a `ConnectError` if a network on the way
+        says that there is no way to the bridge.
         """
-        bridge = self._bridges.setdefault((line_id(line), host, port), _Bridge())
+        bridge = self._bridge(line, host, port)
         return bridge.one_at_a_time.run(self._round, bridge, line, host, port)
 
     def disappointed(self, line: Line, host: str, port: int) -> None:
         """What answered a knock was not the bridge: let it rest, as after a round in vain."""
-        self._rest(self._bridges.setdefault((line_id(line), host, port), _Bridge()))
+        bridge = self._bridge(line, host, port)
+        bridge.in_vain = max(bridge.in_vain, bridge.in_vain_before)
+        bridge.offset = bridge.offset_before
+        bridge.last_error = TorknockError("what answered was not the bridge")
+        self._rest(bridge)
+
+    def _bridge(self, line: Line, host: str, port: int) -> _Bridge:
+        return self._bridges.setdefault((line_id(line), host, port), _Bridge())
 
     async def _round(self, bridge: _Bridge, line: Line, host: str, port: int) -> Knocked:
         if self._clock.seconds() < bridge.rests_until:
-            self._give_up(bridge, "the bridge did not answer a moment ago; it is let rest")
-        name = line_id(line)
-        epoch = epoch_at(self._now()) + bridge.offset
-        reach = range(epoch - SEARCHED - NEIGHBOURS, epoch + SEARCHED + NEIGHBOURS + 1)
-        self._memory.forget(name, reach[0] - SEARCHED)
-        used = self._memory.used(name, reach)
-        sent = 0
+            raise _silent(bridge, "the bridge is let rest after knocks in vain") from bridge.last_error
+        in_vain = 0
+        try:
+            for attempt in self._attempts(bridge, line):
+                await deferLater(self._clock, attempt.pause)
+                if not self._memory.claim(line_id(line), attempt.epoch, attempt.isn):
+                    continue
+                try:
+                    connected = await self._dial(host, port, attempt)
+                except CannotKnock:
+                    self._memory.unclaim(line_id(line), attempt.epoch, attempt.isn)
+                    raise
+                except (TimeoutError, TCPTimedOutError, ConnectionRefusedError) as error:
+                    bridge.last_error = error
+                    in_vain += 1
+                else:
+                    in_vain = 0
+                    self._answered(bridge, attempt)
+                    return Knocked(connected, attempt.isn)
+            if not in_vain:
+                raise TokensSpent
+            raise _silent(bridge, f"the bridge let none of {in_vain} knocks in") from bridge.last_error
+        except (ConnectError, CancelledError) as error:
+            bridge.last_error = error
+            in_vain += 1
+            raise
+        finally:
+            if in_vain:
+                self._rest(bridge)
+
+    def _attempts(self, bridge: _Bridge, line: Line) -> Iterator[Attempt]:
+        """The attempts of a round that begins now. A search counts from when its first one is taken."""
+        if bridge.offset and abs(self._apart() - bridge.clocks_apart) > _CLOCK_SET:
+            bridge.offset, bridge.searched = 0, None
+        epoch = epoch_at(self._now())
+        self._memory.forget(epoch)
         for attempt in attempts(
             lambda some_epoch: tokens(line.secret, line.bridge_name, some_epoch, line.n),
-            epoch, used, self._may_search(bridge), self._chance,
-        ):  # fmt: skip
-            if attempt.searched and not sent:
-                break
-            if attempt.searched:
+            epoch + bridge.offset,
+            self._memory.used(line_id(line)),
+            self._chance,
+            fresh=1 if bridge.in_vain else FRESH,  # a bridge that is down must not use up the tokens of its return
+            search=bridge.searched is None or self._clock.seconds() - bridge.searched >= SEARCH_AGAIN_AFTER,
+        ):
+            if attempt.search:
                 bridge.searched = self._clock.seconds()
-            await deferLater(self._clock, attempt.pause)
-            if not self._memory.claim(name, attempt.epoch, attempt.isn):
-                continue
-            sent += 1
-            try:
-                knocked = await self._dialer.dial(host, port, attempt.isn).addTimeout(attempt.patience, self._clock)
-            except CannotKnock:
-                self._memory.unclaim(name, attempt.epoch, attempt.isn)
-                raise
-            except TimeoutError:
-                bridge.refused = False
-            except ConnectError as error:
-                if error.osError in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-                    raise
-                bridge.refused = True
-            else:
-                self._answered(bridge, attempt)
-                return Knocked(knocked, attempt.isn)
-        if not sent:
-            raise TokensSpent
-        self._rest(bridge)
-        self._give_up(bridge, f"the bridge did not let {sent} knocks in")
+            yield attempt
 
-    def _may_search(self, bridge: _Bridge) -> bool:
-        return bridge.searched is None or self._clock.seconds() - bridge.searched > SEARCH_AGAIN_AFTER
+    async def _dial(self, host: str, port: int, attempt: Attempt) -> socket.socket:
+        for tries_left in reversed(range(_PORT_TRIES)):
+            try:
+                return await self._dialer.dial(host, port, attempt.isn).addTimeout(attempt.patience, self._clock)
+            except CannotKnock as error:
+                if not tries_left or error.number not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def _rest(self, bridge: _Bridge) -> None:
-        bridge.rounds_in_vain = min(bridge.rounds_in_vain + 1, len(REST) - 1)
-        bridge.rests_until = self._clock.seconds() + REST[bridge.rounds_in_vain] * self._chance.uniform(0.8, 1.2)
-
-    def _give_up(self, bridge: _Bridge, what: str) -> NoReturn:
-        how = "it refused" if bridge.refused else "it was silent"
-        why = "the line may be revoked, this clock wrong, or a network on the way may rewrite sequence numbers"
-        raise BridgeSilent(f"{what} ({how}); {why}", bridge.refused)
+        bridge.in_vain = min(bridge.in_vain + 1, len(REST) - 1)
+        bridge.rests_until = self._clock.seconds() + REST[bridge.in_vain] * self._chance.uniform(0.8, 1.2)
 
     def _answered(self, bridge: _Bridge, attempt: Attempt) -> None:
-        bridge.rounds_in_vain = 0
+        bridge.in_vain, bridge.in_vain_before = 0, bridge.in_vain
+        bridge.offset_before = bridge.offset
         bridge.rests_until = 0.0
-        if attempt.offset:
-            bridge.offset += attempt.offset
+        bridge.last_error = None
+        if not attempt.offset:
+            return
+        bridge.offset += attempt.offset
+        bridge.clocks_apart = self._apart()
+        if bridge.offset:
+            seconds = bridge.offset * EPOCH + EPOCH / 2 - self._now() % EPOCH  # the middle of what is possible
             _log.info(
-                "this clock is about {minutes} minutes {way}; set it",
-                minutes=abs(bridge.offset) * EPOCH // 60,
+                "this clock is about {minutes} minutes {way}; set it, and knocks need no search",
+                minutes=round(abs(seconds) / 60),
                 way="slow" if bridge.offset > 0 else "fast",
             )
+
+    def _apart(self) -> float:
+        return self._now() - self._clock.seconds()
+
+
+def _silent(bridge: _Bridge, what: str) -> BridgeSilent:
+    error = bridge.last_error
+    refused = isinstance(error, ConnectionRefusedError)
+    if refused:
+        how = "it refused"
+    else:
+        how = str(error) if isinstance(error, (TorknockError, ConnectError)) else "nothing came back"
+    why = "the line may be revoked, this clock wrong, or a network on the way may rewrite sequence numbers"
+    return BridgeSilent(f"{what} ({how}); {why}", refused)

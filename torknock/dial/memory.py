@@ -1,6 +1,6 @@
 """Which tokens this client has used: on disk, so that a client that starts anew uses none twice (protocol.md §2.4).
 
-The file holds no secret and no address.
+The file holds no secret and no address, and nothing older than two hours.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -20,69 +19,118 @@ _log = Logger()
 _NAME = "knocks.sqlite"
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS used (
-        line BLOB, epoch INTEGER, isn INTEGER, PRIMARY KEY (line, epoch, isn)
+        epoch INTEGER, line BLOB, isn INTEGER, PRIMARY KEY (epoch, line, isn)
     ) STRICT, WITHOUT ROWID
 """
-_PATIENCE = 5.0
-"""Seconds that another process may hold the file."""
+_PATIENCE = 1.0
+"""Seconds that another process may hold the file; the reactor waits with us."""
+
+KEPT = 24
+"""Epochs after which a token is forgotten: more than any clock is wrong that still finds its bridge."""
 
 
 def line_id(line: Line) -> bytes:
-    """A name for *line* that tells nothing of its secret, 16 bytes."""
+    """A name for *line* that tells nothing of its secret: 16 bytes of SHA-256 over a label and what names the line."""
     return hashlib.sha256(b"torknock/1 memory\0" + line.secret + line.bridge_name).digest()[:16]
 
 
 class Memory:
-    """The used tokens, in the file `knocks.sqlite` of *directory*. Two processes may share it."""
+    """The used tokens, in the file `knocks.sqlite` of *directory*, which two processes may share.
+
+    A damaged file is put aside. Where none can be kept, what this process used is still remembered while it lives.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _NAME
+        self._own: set[tuple[int, bytes, int]] = set()
+        self._file: sqlite3.Connection | None = None
         try:
-            self._database = _open(self._path)
+            self._file = _opened(self._path)
         except (sqlite3.Error, OSError) as error:
-            aside = self._path.with_suffix(".damaged")
-            _log.error(
-                "{path} cannot be used: {reason}; it is put aside, and tokens of the last minutes may be tried twice",
-                path=str(self._path), reason=str(error),
-            )  # fmt: skip
-            for file in (self._path, *(self._path.with_name(_NAME + end) for end in ("-wal", "-shm"))):
-                if file.exists():
-                    os.replace(file, aside if file == self._path else file.with_suffix(".damaged"))
-            self._database = _open(self._path)
+            self._failed(error)
 
     def claim(self, line: bytes, epoch: int, isn: int) -> bool:
         """Write a token down as used; False if it was before, perhaps by another process at this moment."""
-        done = self._database.execute("INSERT OR IGNORE INTO used VALUES (?, ?, ?)", (line, epoch, isn))
-        return done.rowcount == 1
+        token = (epoch, line, isn)
+        if token in self._own:
+            return False
+        self._own.add(token)
+        inserted = self._execute("INSERT OR IGNORE INTO used VALUES (?, ?, ?) RETURNING isn", token)
+        return inserted is None or bool(inserted)
 
     def unclaim(self, line: bytes, epoch: int, isn: int) -> None:
         """The token was not sent after all."""
-        self._database.execute("DELETE FROM used WHERE (line, epoch, isn) = (?, ?, ?)", (line, epoch, isn))
+        self._own.discard((epoch, line, isn))
+        self._execute("DELETE FROM used WHERE (epoch, line, isn) = (?, ?, ?)", (epoch, line, isn))
 
-    def used(self, line: bytes, epochs: Iterable[int]) -> set[tuple[int, int]]:
-        """The tokens of *epochs* that were used, as (epoch, ISN)."""
-        return {
-            (epoch, isn)
-            for epoch in epochs
-            for (isn,) in self._database.execute("SELECT isn FROM used WHERE (line, epoch) = (?, ?)", (line, epoch))
-        }
+    def used(self, line: bytes) -> set[int]:
+        """The ISNs that were used with *line*, as far as they are not forgotten."""
+        written = self._execute("SELECT isn FROM used WHERE line = ?", (line,)) or ()
+        return {isn for (isn,) in written} | {isn for _, some_line, isn in self._own if some_line == line}
 
-    def forget(self, line: bytes, before_epoch: int) -> None:
-        """Forget a line's tokens of epochs before that one."""
-        self._database.execute("DELETE FROM used WHERE line = ? AND epoch < ?", (line, before_epoch))
+    def forget(self, epoch: int) -> None:
+        """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier."""
+        oldest = epoch - KEPT
+        self._own = {token for token in self._own if token[0] > oldest}
+        self._execute("DELETE FROM used WHERE epoch <= ?", (oldest,))
 
     def close(self) -> None:
         """Let go of the file."""
-        self._database.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _execute(self, statement: str, values: tuple[object, ...]) -> list[tuple[int]] | None:
+        """The rows that *statement* yields; None where there is no file, or none any more."""
+        if self._file is None:
+            return None
+        try:
+            return self._file.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            self.close()
+            self._failed(error)
+            return None
+
+    def _failed(self, error: Exception) -> None:
+        if type(error) is sqlite3.DatabaseError:  # SQLITE_CORRUPT, SQLITE_NOTADB; subclasses are for all else
+            self._begin_anew(error)
+        else:  # it is locked, the disk is full, it is not ours: the file may be good
+            self._go_without(error)
+
+    def _begin_anew(self, error: Exception) -> None:
+        aside = self._path.with_suffix(".damaged")
+        _log.error(
+            "{path} cannot be read: {reason}; it is kept as {aside}, and a knock of the last minutes may be repeated",
+            path=str(self._path), aside=aside.name, reason=str(error),
+        )  # fmt: skip
+        try:
+            os.replace(self._path, aside)
+            for part in ("-wal", "-shm"):
+                self._path.with_name(_NAME + part).unlink(missing_ok=True)
+            self._file = _opened(self._path)
+            self._file.executemany("INSERT OR IGNORE INTO used VALUES (?, ?, ?)", self._own)
+        except (sqlite3.Error, OSError) as also:
+            self.close()
+            self._go_without(also)
+
+    def _go_without(self, error: Exception) -> None:
+        _log.error(
+            "{path} cannot be used: {reason}; knocks of the last minutes may be repeated when this process starts anew",
+            path=str(self._path), reason=str(error),
+        )  # fmt: skip
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+def _opened(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.execute(_SCHEMA)
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = NORMAL",
+            "PRAGMA secure_delete = ON",
+            _SCHEMA,
+        ):
+            database.execute(statement)
     except sqlite3.Error:
         database.close()
         raise

@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -35,7 +37,7 @@ SAME_TUPLE_AFTER = 300.0
 """Seconds in which no 4-tuple comes twice (protocol.md §2.4): Linux's own second ISN would follow from its first."""
 
 _REHEARSALS = 16
-"""Ports that are tried for one that was not used lately; the kernel walks on from port to port by itself."""
+"""Ports that are tried for one that was never used, before one that was not used lately is taken."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
@@ -51,16 +53,19 @@ class RepairDialer:
         self._reactor = reactor
         self._bind = {4: bind_v4, 6: bind_v6}
         self._used: dict[tuple[_Name, _Name], float] = {}
+        """When each 4-tuple was dialled last: at most one for each bridge and ephemeral port."""
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`. The kernel chooses the source port as it does for every `connect`."""
         if not 1 <= isn < 2**32:
             raise ValueError("an ISN is 1..2**32-1; 0 lets the kernel choose")
-        address = ipaddress.ip_address(host)
-        bind = None if address.is_loopback else self._bind[address.version]
         try:
+            address = ipaddress.ip_address(host)
+            bind = None if address.is_loopback else self._bind[address.version]
             target = _name(address, port)
             knocking = self._prepared(target, None if bind is None else _name(ipaddress.ip_address(bind), 0), isn)
+        except ValueError:
+            return fail(CannotKnock("what to dial, or where from, is not an IP address"))
         except OSError as error:
             return fail(_cannot(error))
         return _connected(self._reactor, knocking, target)
@@ -71,24 +76,28 @@ class RepairDialer:
         The choice is seen in rehearsals: in repair mode `connect` chooses as ever and sends nothing.
         """
         now = self._reactor.seconds()
-        self._used = {pair: when for pair, when in self._used.items() if now - when < SAME_TUPLE_AFTER}
-        rehearsals: list[socket.socket] = []
-        try:
-            while len(rehearsals) < _REHEARSALS:
-                rehearsal = _socket(target)
-                rehearsals.append(rehearsal)
-                if bind is not None:
-                    rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-                    rehearsal.bind(bind)
-                rehearsal.connect(target)
+        with ExitStack() as rehearsals:
+            used: dict[tuple[_Name, _Name], float] = {}
+            while len(used) < _REHEARSALS:
+                try:
+                    rehearsal = rehearsals.enter_context(_socket(target))
+                    if bind is not None:
+                        rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                        rehearsal.bind(bind)
+                    rehearsal.connect(target)
+                except OSError:
+                    if not used:
+                        raise
+                    break  # there are no other ports
                 pair = (rehearsal.getsockname(), target)
+                used[pair] = self._used.get(pair, -inf)
                 if pair not in self._used:
-                    self._used[pair] = now
-                    return _with_isn(pair, isn)
-        finally:
-            for rehearsal in rehearsals:
-                rehearsal.close()
-        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+                    break
+            pair = min(used, key=used.__getitem__)
+            if now - used[pair] < SAME_TUPLE_AFTER:
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            self._used[pair] = now
+            return _with_isn(pair, isn)
 
 
 def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> _Name:
@@ -179,7 +188,8 @@ class _Waiting:
     def doRead(self) -> None:
         self._answered(0)
 
-    doWrite = doRead
+    def doWrite(self) -> None:
+        self._answered(0)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gives the socket up."""
