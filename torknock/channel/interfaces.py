@@ -1,7 +1,8 @@
 """What every channel does: it runs behind the TCP handshake and carries the service's octets.
 
-A channel's transport is an `ITransport` with `abortConnection`, `loseWriteConnection`, `registerProducer`,
-`unregisterProducer`, `pauseProducing` and `resumeProducing`.
+A channel's transport is an `ITransport`, `IConsumer` and `IPushProducer` with `abortConnection` and
+`loseWriteConnection`; what its upper protocol may expect is what Twisted's TCP transport does, but that
+`loseConnection` may let a registered producer go where TCP's would wait for it to finish.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from torknock.line import Line
 
 
 class ChannelFailed(Exception):
-    """What answered the knock is not the bridge of the line, or cannot be talked to; the text says why."""
+    """What answered the knock is not the bridge of the line, or cannot be talked to."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"what answered the knock is not the bridge: {reason}")
+        self.reason = reason
 
 
 class IClientChannel(Interface):
@@ -25,8 +30,8 @@ class IClientChannel(Interface):
     def open(line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
         """The protocol for a TCP connection to *host*, an IP literal, that a SYN with *isn* has opened.
 
-        The Deferred fires when *upper* has been connected, or fails with `ChannelFailed`. Cancelling it drops the
-        connection.
+        The Deferred fires when *upper* has been connected, or fails with `ChannelFailed`; then *upper* never is.
+        Cancelling it drops the connection.
         """
 
 

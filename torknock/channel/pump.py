@@ -1,7 +1,8 @@
 """TLS over a TCP connection of Twisted's, as fast as Python lets OpenSSL be.
 
-Octets go through OpenSSL in as few and as large pieces as there are; nothing is buffered here, so that back-pressure
-is the TCP transport's own.
+Octets go through OpenSSL in as few and as large pieces as there are. Nothing waits here in either direction: what the
+upper protocol does not take stays in the network, what the network does not take is in the TCP transport, whose
+back-pressure is passed on.
 """
 
 from __future__ import annotations
@@ -11,84 +12,117 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, ITransport
+from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IProtocol, IPushProducer, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-_READ_SIZE = 256 * 1024
-"""Octets that are read from the network at once."""
+_AT_ONCE = 256 * 1024
+"""Octets that are read from the network, or given to OpenSSL, at once."""
 
 _RECORD = 16 * 1024
-"""Octets of a TLS record at most (RFC 8446 §5.1)."""
+"""Octets that a TLS record holds at most (RFC 8446 §5.1)."""
 
 _OVERHEAD = 64
 """Octets that a record is longer than what it holds, with room to spare."""
 
 
-@implementer(ITransport)
+@implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
 class TLSPump(Protocol):
     """The lower protocol of a TCP connection, and the transport of an *upper* one once `carry` is called.
 
-    Subclasses say what happens in the handshake and after it: `handshakeDone`, `broken`, `received`.
+    A subclass says what TLS it is (`begin`), what happens when the handshake is done (`handshakeDone`), and what
+    becomes of the connection until it is carried (`received`, `broken`, `gone`).
     """
 
     transport: Any
+    ssl: SSL.Connection
     disconnecting = False
 
-    def __init__(self, connection: SSL.Connection) -> None:
-        self.ssl = connection
+    def __init__(self) -> None:
         self._upper: IProtocol | None = None
         self._handshaking = True
+        self._held = b""
         self._paused = False
         self._reading = False
         self._read_ended = False
         self._write_ended = False
+        self._deaf = False
 
     # What a subclass decides.
+
+    def begin(self) -> SSL.Connection:
+        """TLS for the TCP connection that stands, with memory BIOs; its side is set."""
+        raise NotImplementedError
 
     def handshakeDone(self) -> None:
         """TLS stands; what is written now leaves together with the handshake's last octets."""
 
-    def broken(self, reason: str) -> None:
-        """The peer does not speak TLS as it should; OpenSSL's alert has been sent."""
-
     def received(self, octets: bytes) -> None:
         """*octets* came out of TLS, before `carry` was called."""
 
-    def gone(self, reason: Failure) -> None:
-        """The connection was lost, before `carry` was called."""
+    def broken(self, reason: str) -> None:
+        """The peer does not speak TLS as it should, before `carry` was called; OpenSSL's alert has been written."""
 
-    def carry(self, upper: IProtocol) -> None:
-        """From now on the connection is *upper*'s."""
+    def gone(self) -> None:
+        """TCP is over, and no upper protocol stands on it."""
+
+    # What a subclass may do.
+
+    def carry(self, upper: IProtocol, rest: bytes = b"") -> None:
+        """From now on the connection is *upper*'s; the first that it receives is *rest*."""
+        self.transport.bufferSize = _AT_ONCE  # not before: memory is for who has proved that he may have it
         self._upper = upper
+        self._held = rest
         upper.makeConnection(self)
+
+    def turn_deaf(self) -> None:
+        """Drop unseen whatever comes, and say no more."""
+        self._deaf = self._write_ended = True
 
     # The TCP connection's protocol.
 
     def connectionMade(self) -> None:
         """TCP stands: begin."""
+        if self.disconnecting:
+            self.transport.abortConnection()
+            return
         self.transport.setTcpNoDelay(True)
-        self.transport.bufferSize = _READ_SIZE
+        self.ssl = self.begin()
         self._advance()
 
     def dataReceived(self, data: bytes) -> None:
         """*data* came from the network."""
+        if self._deaf:
+            return
         self.ssl.bio_write(data)
         if self._handshaking:
             self._advance()
         else:
             self._read()
 
+    def readConnectionLost(self) -> None:
+        """The peer has ended TCP's one direction, which it may once it has ended TLS's (RFC 8446 §6.1)."""
+        if self._upper is None or self.disconnecting:
+            self.transport.loseConnection()
+        elif not self._read_ended:
+            self._lose("the peer ended TCP before it had ended TLS")
+
+    def writeConnectionLost(self) -> None:
+        """Never: TCP's directions are closed together, since Twisted may lose what a half-closed one has received."""
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """TCP is over; if TLS was not, the upper protocol is told of a loss."""
-        if self._upper is None:
-            self.gone(reason)
-            return
         if reason.check(ConnectionDone) and not self._read_ended and not self.disconnecting:
             reason = Failure(ConnectionLost("the peer ended TCP before it had ended TLS"))
+        self.disconnecting = True
+        self.turn_deaf()
         upper, self._upper = self._upper, None
-        upper.connectionLost(reason)
+        if upper is not None:
+            upper.connectionLost(reason)
+        self.gone()
+
+    # TLS.
 
     def _advance(self) -> None:
         """Go on with the handshake."""
@@ -97,12 +131,10 @@ class TLSPump(Protocol):
         except SSL.WantReadError:
             self._flush(_RECORD)
         except SSL.Error as error:
-            self._flush(_RECORD)
-            self.broken(_reason(error))
+            self._break(error)
         else:
             self._handshaking = False
             self.handshakeDone()
-            self._flush(_RECORD)
             self._read()
 
     def _read(self) -> None:
@@ -111,29 +143,25 @@ class TLSPump(Protocol):
             return
         self._reading = True
         try:
-            while not self._paused and not self._read_ended:
-                octets = self.ssl.recv(_RECORD)
+            while not (self._paused or self._deaf or self._read_ended):
+                try:
+                    octets, self._held = self._held or self.ssl.recv(_RECORD), b""
+                except SSL.WantReadError:
+                    break
+                except SSL.ZeroReturnError:
+                    self._peer_finished()
+                    break
+                except SSL.Error as error:
+                    self._break(error)
+                    break
                 if self._upper is None:
                     self.received(octets)
                 else:
                     self._upper.dataReceived(octets)
-        except SSL.WantReadError:
-            pass
-        except SSL.ZeroReturnError:
-            self._peer_finished()
-        except SSL.Error as error:
-            self._flush(_RECORD)
-            self._upset(_reason(error))
         finally:
             self._reading = False
-        if not self._write_ended:
-            self._flush(_RECORD)  # the answer to a KeyUpdate
-
-    def _upset(self, reason: str) -> None:
-        if self._upper is None:
-            self.broken(reason)
-        else:
-            self.transport.abortConnection()
+        if not self._deaf:
+            self._flush(_RECORD)  # the handshake's end, or the answer to a KeyUpdate
 
     def _peer_finished(self) -> None:
         self._read_ended = True
@@ -142,19 +170,46 @@ class TLSPump(Protocol):
         else:
             self.loseConnection()
 
+    def _break(self, error: SSL.Error) -> None:
+        self._flush(_RECORD)
+        self.turn_deaf()
+        if self._upper is None:
+            self.broken(_reason(error))
+        else:
+            self._lose(f"the peer broke TLS: {_reason(error)}")
+
+    def _lose(self, reason: str) -> None:
+        """The upper protocol loses its connection; TCP's ends once what was written has left, as anybody's would."""
+        self.disconnecting = True
+        self.turn_deaf()
+        upper, self._upper = self._upper, None
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        if upper is not None:
+            upper.connectionLost(Failure(ConnectionLost(reason)))
+
     def _flush(self, about: int) -> None:
         """Give TCP what OpenSSL has written: *about* so many octets."""
-        try:
-            while True:
-                self.transport.write(self.ssl.bio_read(about))
-        except SSL.WantReadError:
-            pass
+        while True:
+            try:
+                octets = self.ssl.bio_read(about)
+            except SSL.WantReadError:
+                return
+            self.transport.write(octets)
 
     # The upper protocol's transport.
 
     def write(self, data: bytes) -> None:
         """Send *data*; what is written after the end is dropped, as Twisted's transports do."""
-        if data and not self._write_ended:
+        if len(data) > _AT_ONCE:
+            view = memoryview(data)
+            for start in range(0, len(data), _AT_ONCE):
+                self._write(view[start : start + _AT_ONCE])
+        elif data:
+            self._write(data)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if not self._write_ended:
             self.ssl.sendall(data)
             self._flush(len(data) + (len(data) // _RECORD + 1) * _OVERHEAD)
 
@@ -164,29 +219,32 @@ class TLSPump(Protocol):
 
     def loseWriteConnection(self) -> None:
         """Say no more: `close_notify`, which leaves the other direction open (RFC 8446 §6.1)."""
-        self._finish()
-        if IHalfCloseableProtocol.providedBy(self._upper):
-            self._upper.writeConnectionLost()
+        if not self._write_ended:
+            self._finish()
+            if IHalfCloseableProtocol.providedBy(self._upper):
+                self._upper.writeConnectionLost()
 
     def loseConnection(self) -> None:
-        """Close both directions, once everything was sent."""
-        self.disconnecting = True
-        self._finish()
-        self.transport.loseConnection()
+        """Close both directions, once what was written has left; nothing is received any more, a producer is let go."""
+        if not self.disconnecting:
+            self.disconnecting = True
+            if not self._write_ended:
+                self._finish()
+            self.turn_deaf()
+            self.transport.unregisterProducer()  # what it wrote would be dropped, and TCP would wait for it
+            self.transport.loseConnection()
 
     def abortConnection(self) -> None:
         """Close the connection at once, with RST."""
         self.disconnecting = True
-        self.transport.abortConnection()
+        self.turn_deaf()
+        if self.transport is not None:
+            self.transport.abortConnection()
 
     def _finish(self) -> None:
-        if not self._write_ended:
-            self._write_ended = True
-            try:
-                self.ssl.shutdown()
-            except SSL.Error:
-                return  # the handshake is not over, or TLS is broken: there is nothing to be said
-            self._flush(_RECORD)
+        self.ssl.shutdown()
+        self._write_ended = True
+        self._flush(_RECORD)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let the TCP transport's buffer pause *producer*."""
@@ -204,7 +262,8 @@ class TLSPump(Protocol):
     def resumeProducing(self) -> None:
         """Hand on what has come, and read on."""
         self._paused = False
-        self._read()
+        if not self._deaf:
+            self._read()
         if not self._paused:
             self.transport.resumeProducing()
 

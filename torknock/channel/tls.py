@@ -1,4 +1,12 @@
-"""Channel `tls`: TLS 1.3 to the bridge's key, a proof of the secret inside, else silence (protocol.md §3)."""
+"""Channel `tls`: TLS 1.3 to the bridge's key, a proof of the secret inside, else silence (protocol.md §3).
+
+Who is no client sees a TLS server like many others. Whoever breaks TLS, in the handshake or behind it, gets OpenSSL's
+alert and a closed connection, as from a stock server: to keep a connection open after a fatal alert would be a mark of
+its own. Whoever speaks TLS well and gives no right proof meets a server that waits: what he says is read and dropped,
+and the connection ends at a time that was drawn when it began. Until then TLS goes on as if he were still expected to
+say something, so that a wrong proof, half of one and none look the same whatever follows them. If he closes first, so
+does the bridge, as anybody would.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +14,21 @@ import contextlib
 import hashlib
 import hmac
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.channel.certificate import certificate
@@ -37,8 +49,6 @@ from torknock.errors import TorknockError
 from torknock.isn.token import proof_key
 from torknock.line import Line
 
-_log = Logger()
-
 ALPN = [b"h2", b"http/1.1"]
 """What the client offers; the bridge chooses the last."""
 
@@ -49,12 +59,21 @@ PROOF_WITHIN = 20.0
 """Seconds that the bridge gives the client from the TCP handshake to its proof."""
 
 SILENCE = (20.0, 60.0)
-"""The shortest and the longest silence, in seconds, before a connection without a proof is closed."""
+"""So many seconds after `PROOF_WITHIN`, at least and at most, a connection without a right proof is closed."""
 
 UNPROVEN_AT_MOST = 1024
 """Connections without a proof, silent ones included; above it the oldest is closed."""
 
 _CERTIFICATES_AT_MOST = 64
+
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises on a certificate that is none."""
 
 
 class Chance(Protocol):
@@ -77,6 +96,31 @@ class TicketsSent(TorknockError):
         super().__init__("TLS servers of this process send session tickets; start it as `torknock server`")
 
 
+class CertificateUnusable(TorknockError):
+    """The operator's own certificate cannot be used."""
+
+    def __init__(self, files: PublicCertificate, reason: str) -> None:
+        super().__init__(f"certificate {files.chain} with key {files.key}: {reason}; give a PEM chain and its key")
+
+
+class Refusal(StrEnum):
+    """Why a connection was not carried."""
+
+    BROKE_TLS = "the client does not speak TLS 1.3 as it should"
+    NO_PROOF = "the client gave no proof in time"
+    WRONG_PROOF = "the client gave a wrong proof"
+    LEFT = "the client left without a proof"
+    CROWDED_OUT = "too many connections without a proof"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicCertificate:
+    """A certificate that the public trusts, for lines with `sni` and without `pin`: PEM files."""
+
+    chain: Path
+    key: Path
+
+
 @implementer(IClientChannel)
 class ClientTLS:
     """The client's end: checks whom it talks to, then proves that it may."""
@@ -84,36 +128,48 @@ class ClientTLS:
     def __init__(self, clock: IReactorTime, chance: Chance) -> None:
         self._clock = clock
         self._chance = chance
-        self._pinned = _client_context(SSL.VERIFY_NONE)
-        self._trusted = _client_context(SSL.VERIFY_PEER)
-        self._trusted.set_default_verify_paths()
 
     def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
-        """See `IClientChannel.open`."""
-        connection = SSL.Connection(self._trusted if line.pin is None else self._pinned, None)
-        connection.set_connect_state()
-        if line.sni is not None:
-            connection.set_tlsext_host_name(line.sni.encode("ascii"))
+        """See `IClientChannel.open`. Nothing is written before the bridge's certificate has been verified."""
         padding = self._chance.randbytes(self._chance.randint(0, PAD_AT_MOST))
-        lower = _Client(connection, line, isn, host, padding, upper)
+        lower = _Client(self._trusting if line.pin is None else self._pinning, line, isn, host, padding, upper)
         return lower, lower.opened.addTimeout(HANDSHAKE_WITHIN, self._clock, _too_late)
+
+    @cached_property
+    def _pinning(self) -> SSL.Context:
+        """Whose certificate it is, and that it is used by its owner, is all that is asked: no chain, no dates."""
+        return _client_context(SSL.VERIFY_NONE)
+
+    @cached_property
+    def _trusting(self) -> SSL.Context:
+        context = _client_context(SSL.VERIFY_PEER)
+        context.set_default_verify_paths()
+        return context
 
 
 class _Client(TLSPump):
     """A connection to what should be the bridge."""
 
     def __init__(
-        self, connection: SSL.Connection, line: Line, isn: int, host: str, padding: bytes, upper: IProtocol
+        self, context: SSL.Context, line: Line, isn: int, host: str, padding: bytes, upper: IProtocol
     ) -> None:
-        super().__init__(connection)
+        super().__init__()
         self.opened: Deferred[None] = Deferred(lambda _: self.abortConnection())
-        self._line, self._isn, self._host, self._padding = line, isn, host, padding
+        self._context, self._line, self._isn, self._host, self._padding = context, line, isn, host, padding
         self._waiting = upper
+
+    def begin(self) -> SSL.Connection:
+        connection = SSL.Connection(self._context, None)
+        connection.set_connect_state()
+        if self._line.sni is not None:
+            connection.set_tlsext_host_name(self._line.sni.encode("ascii"))
+        return connection
 
     def handshakeDone(self) -> None:
         wrong = _wrong(self.ssl, self._line, self._host)
-        if wrong:
-            self.broken(wrong)
+        if wrong is not None:
+            self.abortConnection()
+            self._fail(wrong)
             return
         exported = self.ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._isn))
         key = proof_key(self._line.secret, self._line.bridge_name)
@@ -122,19 +178,19 @@ class _Client(TLSPump):
         self.opened.callback(None)
 
     def broken(self, reason: str) -> None:
-        self.abortConnection()
+        self.transport.loseConnection()
         self._fail(reason)
 
-    def gone(self, reason: Failure) -> None:
+    def gone(self) -> None:
         self._fail("it closed the connection before TLS was there")
 
     def _fail(self, reason: str) -> None:
         if not self.opened.called:
-            self.opened.errback(ChannelFailed(f"what answered the knock is not the bridge: {reason}"))
+            self.opened.errback(ChannelFailed(reason))
 
 
 def _too_late(result: object, timeout: float) -> None:
-    raise ChannelFailed(f"what answered the knock did not finish the TLS handshake within {timeout:.0f} s")
+    raise ChannelFailed(f"it did not finish the TLS handshake within {timeout:.0f} s")
 
 
 def _client_context(verify: int) -> SSL.Context:
@@ -146,20 +202,22 @@ def _client_context(verify: int) -> SSL.Context:
 
 
 def _wrong(connection: SSL.Connection, line: Line, host: str) -> str | None:
-    """Why the certificate is not the bridge's; None if it is."""
-    given = connection.get_peer_certificate(as_cryptography=True)
-    if given is None:
-        return "it has no certificate"
-    public = given.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if line.pin is not None and not hmac.compare_digest(hashlib.sha256(public).digest(), line.pin):
-        return "its key is not the one that the line's pin names"
+    """Why the certificate is not the bridge's; None if it is (protocol.md §3.2)."""
     try:
+        given = connection.get_peer_certificate(as_cryptography=True)
+        if given is None:
+            return "it has no certificate"
+        public = given.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if line.pin is not None and not hmac.compare_digest(hashlib.sha256(public).digest(), line.pin):
+            return "its key is not the one that the line's pin names"
         if line.sni is None:
-            verify_ip_address(connection, host)
+            verify_certificate_ip_address(given, host)
         else:
-            verify_hostname(connection, line.sni)
+            verify_certificate_hostname(given, line.sni)
     except (VerificationError, CertificateError):
         return "its certificate is for another service"
+    except _UNREADABLE:
+        return "its certificate cannot be read"
     return None
 
 
@@ -167,55 +225,66 @@ def _wrong(connection: SSL.Connection, line: Line, host: str) -> str | None:
 class ServerTLS:
     """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER.
 
-    *addresses* tells under which public addresses clients know the bridge, besides the one that they dialled. Raises
-    `TicketsSent` where OpenSSL would send session tickets.
+    *addresses* tells under which public addresses clients know the bridge, besides the one that they dialled; *refused*
+    is called once for each connection that is not carried; *public* is shown to clients of lines that have no pin.
+
+    Raises `TicketsSent` where OpenSSL would send session tickets, and `CertificateUnusable`.
     """
 
     def __init__(
-        self, clock: IReactorTime, private_key: bytes, chance: Chance, addresses: Callable[[], Collection[str]]
+        self,
+        clock: IReactorTime,
+        private_key: bytes,
+        chance: Chance,
+        addresses: Callable[[], Collection[str]],
+        refused: Callable[[Refusal], object] = lambda why: None,
+        public: PublicCertificate | None = None,
     ) -> None:
         key = load_der_private_key(private_key, None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101  the keyring makes no others
         self._key = key
         self.clock = clock
         self.chance = chance
+        self.refused = refused
         self._addresses = addresses
+        self._public = None if public is None else _public_context(public)
         self._contexts: dict[frozenset[str], SSL.Context] = {}
-        self.unproven: dict[_Server, None] = {}
-        self.refused = 0
-        """Connections that gave no proof, or a wrong one, so far."""
-        if _sends_tickets(self.context({"localhost"})):
+        self._unproven: dict[_Server, None] = {}
+        if _sends_tickets(self._own_context({"localhost"})):
             raise TicketsSent
 
     def accept(self, lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]) -> IProtocol:
         """See `IServerChannel.accept`."""
         return _Server(self, lines, isn, upper)
 
-    def names(self, dialled: str, lines: Sequence[Line]) -> set[str]:
-        """What a client of one of *lines* that dialled that address may want to see in the certificate."""
-        return {dialled, *self._addresses(), *(line.sni for line in lines if line.sni is not None)}
+    def context(self, dialled: str, lines: Sequence[Line]) -> SSL.Context:
+        """OpenSSL's settings, with a certificate that a client of one of *lines* who dialled that address accepts."""
+        if self._public is not None and all(line.pin is None for line in lines):
+            return self._public
+        address = dialled.partition("%")[0]  # a link-local address of IPv6 comes with its link
+        return self._own_context({address, *self._addresses(), *(line.sni for line in lines if line.sni is not None)})
 
-    def context(self, names: Collection[str]) -> SSL.Context:
-        """OpenSSL's settings with a certificate for *names*."""
+    def came(self, newcomer: _Server) -> None:
+        """Another connection without a proof."""
+        self._unproven[newcomer] = None
+        if len(self._unproven) > UNPROVEN_AT_MOST:
+            next(iter(self._unproven)).crowd_out()
+
+    def left(self, connection: _Server) -> None:
+        """One less, proved or gone."""
+        self._unproven.pop(connection, None)
+
+    def _own_context(self, names: Collection[str]) -> SSL.Context:
+        """OpenSSL's settings with a certificate of the bridge's key for *names*; minted once, and kept for a while."""
         wanted = frozenset(names)
         if wanted not in self._contexts:
             if len(self._contexts) >= _CERTIFICATES_AT_MOST:
                 del self._contexts[next(iter(self._contexts))]
-            context = SSL.Context(SSL.TLS_SERVER_METHOD)
-            context.set_min_proto_version(SSL.TLS1_3_VERSION)
+            context = _server_context()
             context.use_certificate(certificate(self._key, wanted))
             context.use_privatekey(self._key)
-            context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-            context.set_options(SSL.OP_NO_TICKET)
-            context.set_alpn_select_callback(_choose)
             self._contexts[wanted] = context
         return self._contexts[wanted]
-
-    def came(self, newcomer: _Server) -> None:
-        """Another connection without a proof."""
-        self.unproven[newcomer] = None
-        if len(self.unproven) > UNPROVEN_AT_MOST:
-            next(iter(self.unproven)).abortConnection()
 
 
 class _Server(TLSPump):
@@ -224,72 +293,98 @@ class _Server(TLSPump):
     def __init__(
         self, channel: ServerTLS, lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]
     ) -> None:
-        super().__init__(None)  # type: ignore[arg-type]  # made when the address that was dialled is known
+        super().__init__()
         self._channel = channel
         self._lines, self._isn, self._wanted = lines, isn, upper
         self._reader = HelloReader()
         self._timer: IDelayedCall | None = None
-        self._silent = False
+        self._ends = 0.0
+        self._settled = False
 
-    def connectionMade(self) -> None:
-        names = self._channel.names(self.getHost().host, self._lines)
-        self.ssl = SSL.Connection(self._channel.context(names), None)
-        self.ssl.set_accept_state()
+    def begin(self) -> SSL.Connection:
+        connection = SSL.Connection(self._channel.context(self.getHost().host, self._lines), None)
+        connection.set_accept_state()
         self._channel.came(self)
-        self._timer = self._channel.clock.callLater(PROOF_WITHIN, self._fall_silent)
-        super().connectionMade()
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self._silent:
-            super().dataReceived(data)
+        self._ends = self._channel.clock.seconds() + PROOF_WITHIN + self._channel.chance.uniform(*SILENCE)
+        self._timer = self._channel.clock.callLater(PROOF_WITHIN, self._stay_silent, Refusal.NO_PROOF)
+        return connection
 
     def received(self, octets: bytes) -> None:
+        if self._settled:
+            return
         try:
             self._reader.feed(octets)
         except WrongHello:
-            self._fall_silent()
+            self._stay_silent(Refusal.WRONG_PROOF)
         else:
             if self._reader.proof is not None:
                 self._judge(self._reader.proof)
+
+    def broken(self, reason: str) -> None:
+        self._settle(Refusal.BROKE_TLS)
+        self.transport.loseConnection()
+
+    def gone(self) -> None:
+        self._settle(Refusal.LEFT)
+        self._channel.left(self)
+        self._stop_timer()
+
+    def crowd_out(self) -> None:
+        """Make room for somebody else, at once."""
+        self._settle(Refusal.CROWDED_OUT)
+        self._channel.left(self)
+        self.abortConnection()
 
     def _judge(self, given: bytes) -> None:
         exported = self.ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._isn))
         index = whose([proof_key(line.secret, line.bridge_name) for line in self._lines], exported, given)
         if index is None:
-            self._fall_silent()
+            self._stay_silent(Refusal.WRONG_PROOF)
             return
-        self._leave()
+        self._settle(None)
+        self._channel.left(self)
         upper = self._wanted(index)
         if upper is None:
             self.loseConnection()
-            return
-        self.carry(upper)
-        if self._reader.rest:
-            upper.dataReceived(self._reader.rest)
+        else:
+            self.carry(upper, self._reader.rest)
 
-    def broken(self, reason: str) -> None:
-        """Close, as any TLS server does after an alert."""
-        self._channel.refused += 1
-        self.transport.loseConnection()
+    def _stay_silent(self, why: Refusal) -> None:
+        """Read and discard, send nothing, and close in the end: every wrong proof looks like a missing one."""
+        self._settle(why)
+        left = self._ends - self._channel.clock.seconds()
+        self._timer = self._channel.clock.callLater(left, self.transport.loseConnection)
 
-    def gone(self, reason: Failure) -> None:
-        self._leave()
+    def _settle(self, why: Refusal | None) -> None:
+        """It is known what becomes of the connection: it is carried (None), or refused for that reason."""
+        if not self._settled:
+            self._settled = True
+            self._stop_timer()
+            if why is not None:
+                self._channel.refused(why)
 
-    def _leave(self) -> None:
-        """The connection is no longer one without a proof."""
-        self._channel.unproven.pop(self, None)
+    def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def _fall_silent(self) -> None:
-        """Read and discard for a while, send nothing, then close: every wrong proof looks like a missing one."""
-        self._silent = True
-        self._paused = True
-        self._channel.refused += 1
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        silence = self._channel.chance.uniform(*SILENCE)
-        self._timer = self._channel.clock.callLater(silence, self.transport.loseConnection)
+
+def _server_context() -> SSL.Context:
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_alpn_select_callback(_choose)
+    return context
+
+
+def _public_context(files: PublicCertificate) -> SSL.Context:
+    context = _server_context()
+    try:
+        context.use_certificate_chain_file(files.chain)
+        context.use_privatekey_file(files.key)
+        context.check_privatekey()
+    except SSL.Error:
+        raise CertificateUnusable(files, "OpenSSL cannot read them, or one does not belong to the other") from None
+    return context
 
 
 def _choose(connection: SSL.Connection, offered: list[bytes]) -> Any:
