@@ -166,8 +166,14 @@ class PumpTests(TestCase):
         port = int(program.said.heard.partition(b"ACCEPT ")[2].partition(b"\n")[0].rpartition(b":")[2])
         here = Listener()
         await self.dial(port, here)
+        here.transport.write(b"ready\n")
+        await program.said.hears(b"ready\n")
         program.transport.write(b"K\n")
-        await program.said.hears(b"SSL_do_handshake -> 1")
+        number = 0
+        while b"SSL_do_handshake -> 1" not in program.said.heard:  # which it prints when it hears something
+            number += 1
+            here.transport.write(b"word %d\n" % number)
+            await program.said.hears(b"word %d\n" % number)
         program.transport.write(b"told\n")
         await here.hears(b"told\n")
         here.transport.write(b"answered\n")
