@@ -6,6 +6,7 @@ Everything happens in network namespaces of its own and is gone afterwards. Exit
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
@@ -180,6 +181,7 @@ def show(network: TorNetwork) -> None:
 def main() -> int:
     """0 if all of it held."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is taken away
     try:
         print("* a private Tor network: three authorities, five relays, a web server, a router", flush=True)
         with TorNetwork(progress=say) as network:

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 _log = Logger()
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 120 * 1024
 """Octets that are read from a link at once, and that may wait to be written to one before the other is paused."""
 
 EARLY_LIMIT = 256 * 1024

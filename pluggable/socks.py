@@ -33,7 +33,7 @@ _log = Logger()
 HANDSHAKE_LIMIT = 5.0
 """So long tor may take to say what it wants."""
 
-DIAL_LIMIT = 30.0
+DIAL_LIMIT = 35.0
 """So long a transport may take to reach its bridge; tor itself would wait for minutes."""
 
 SUCCEEDED = b"\x05\x00\x00\x01" + bytes(6)

@@ -12,7 +12,7 @@ import statistics
 import struct
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,7 @@ class SYNTests(Case):
                 low, high = 32768, 60999
                 steps = [(after - before) % (high - low + 1) for before, after in pairwise(ports)]
                 self.assertTrue(all(low <= port <= high for port in ports))
+                self.assertEqual({port % 2 for port in ports}, {low % 2})  # the other half is bind's
                 knocked, plain = ([step for step in steps[kind::2] if step < 100] for kind in (0, 1))
                 self.assertGreater(len(knocked + plain), 0.9 * len(steps), steps)
                 self.assertLess(abs(statistics.fmean(knocked) - statistics.fmean(plain)), 3)
@@ -248,6 +249,40 @@ class ConnectionTests(Case):
                 self.assertEqual([one.control for one in flow[:2]], [Control.SYN, Control.ACK])
             self.assertEqual(len(flows[0]), 4)
             self.assertEqual(flows[0], flows[1])
+
+    async def test_a_megabyte_each_way_is_a_plain_ones(self) -> None:
+        """The same kinds of segments, each in its place: none comes before what was sent, as a window probe does."""
+        megabyte = bytes(1 << 20)
+
+        def take(connected: socket.socket) -> None:
+            left = len(megabyte)
+            while left and (octets := connected.recv(min(left, 1 << 16))):
+                left -= len(octets)
+
+        for host in self.addresses:
+            kinds, labels, steps = [], [], []
+            for knocked in (False, True):
+                connected = await self.dial(host) if knocked else self.plain(host)
+                connected.setblocking(True)
+                accepted, peer = self.listeners[host].accept()
+                self.kept(accepted)
+                for sender, taker in ((connected, accepted), (accepted, connected)):
+                    taken = deferToThread(take, taker)
+                    await deferToThread(sender.sendall, megabyte)
+                    await taken
+                connected.close()
+                self.capture.wait(lambda one, port=peer[1]: port == one.source_port and Control.FIN in one.control)  # type: ignore[misc]
+                flow = [packet for packet in self.capture.tcp(peer[1]) if packet.source_port == peer[1]]
+                ends = [(packet.seq - flow[0].seq + packet.length) % 2**32 for packet in flow]
+                probes = [one for one, end, sent in zip(flow, ends, accumulate(ends, max), strict=True)
+                          if end < sent and not one.length]  # fmt: skip
+                self.assertEqual(probes, [])
+                self.assertEqual(max(ends), len(megabyte) + 2)
+                kinds.append({(packet.control, bool(packet.payload), packet.ttl, packet.tos) for packet in flow})
+                labels.append(flow[0].flow_label == flow[1].flow_label)
+                steps.append({(b.identification - a.identification) % 2**16 for a, b in pairwise(flow)})
+            for plain, knock in (kinds, labels, steps):
+                self.assertEqual(plain, knock)
 
     async def test_socket_is_as_a_plain_one(self) -> None:
         """No option is left behind that would change what it does later."""

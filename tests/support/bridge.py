@@ -105,7 +105,7 @@ class HiddenService:
 
 
 def knock(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> bytes | str:
-    """Connect from *source* with a SYN whose ISN is *isn* (None: the kernel's own); what came first, or why nothing did.
+    """Connect from *source* with a SYN whose ISN is *isn* (None: the kernel's own); what came first, or why not.
 
     The reason is "refused", "reset" or "silence".
     """

@@ -71,6 +71,19 @@ class HiddenBridgeTests(SynchronousTestCase):
         client = self.client(self.line("alice", "--channel", "raw")).wait_bootstrapped()
         self.assertEqual(self.network.fetch("/", via=client), PAGE)
 
+    def test_a_bridge_behind_a_port_forward_is_reached(self) -> None:
+        """Neither address nor port is an input of a token, and the certificate names the address in the line."""
+        public, hub = "203.0.113.9:8443", self.network.lab.hub
+        host, port = public.split(":")
+        forward = f"ip daddr {host} tcp dport {port} dnat to {self.bridge.host.address}:443"
+        hub.run(
+            ["nft", "-f", "-"],
+            f"table ip forward {{ chain incoming {{ type nat hook prerouting priority dstnat; {forward}; }}; }}\n",
+        )
+        self.addCleanup(hub.run, ["nft", "delete", "table", "ip", "forward"])
+        client = self.client(self.line("alice", "--address", public)).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
     def test_the_bridge_knows_its_clients_address(self) -> None:
         """Through the Extended ORPort, so that tor counts clients, and one client's floods are one client's."""
         self.client(self.line("alice")).wait_bootstrapped()

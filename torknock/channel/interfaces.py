@@ -1,7 +1,8 @@
 """What every channel does: it runs behind the TCP handshake and carries the service's octets.
 
 A channel's transport is an `ITransport`, `IConsumer` and `IPushProducer` with `abortConnection` and
-`loseWriteConnection`; what its upper protocol may expect is what Twisted's TCP transport does.
+`loseWriteConnection`; what its upper protocol may expect is what Twisted's TCP transport does, but that
+`loseConnection` may let a registered producer go where TCP's would wait for it to finish.
 """
 
 from __future__ import annotations

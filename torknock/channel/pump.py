@@ -17,8 +17,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-_AT_ONCE = 256 * 1024
-"""Octets that are read from the network, or given to OpenSSL, at once."""
+_AT_ONCE = 120 * 1024
+"""Octets that are read from the network, or given to OpenSSL, at once. From 128 KiB on, malloc asks the kernel."""
 
 _RECORD = 16 * 1024
 """Octets that a TLS record holds at most (RFC 8446 §5.1)."""

@@ -14,6 +14,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from pluggable.environment import ServerEnvironment
@@ -22,7 +23,7 @@ from pluggable.interfaces import IServerTransport
 from pluggable.managed import main
 from torknock.channel.integrity import Integrity
 from torknock.channel.raw import Raw
-from torknock.channel.tls import ServerTLS
+from torknock.channel.tls import Refusal, ServerTLS
 from torknock.errors import TorknockError
 from torknock.gate.interfaces import DoorTaken
 from torknock.gate.judge import SYN
@@ -33,6 +34,8 @@ from torknock.gate.ruleset import Door
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.keyring import Keyring
 from torknock.linux import NO_CAPABILITY, may_administer_network
+
+_log = Logger()
 
 KEYRING = "torknock"
 """The keyring's directory within tor's `pt_state`, where `ServerTransportOptions` name no other."""
@@ -121,7 +124,7 @@ class _Guarded:
         self._host, self._port = door.host, port
         self._keyring = keyring
         self._factory = factory
-        self._tls = ServerTLS(door.reactor, keyring.private_key, secrets.SystemRandom(), keyring.known_at)
+        self._tls = ServerTLS(door.reactor, keyring.private_key, secrets.SystemRandom(), keyring.known_at, _refused)
         self._raw = Raw()
         self._listener = HiddenListener(door.reactor, port, self._welcome)
         guarded = Door(door.host, port, self._listener.hidden_ipv4, self._listener.hidden_ipv6)
@@ -181,6 +184,11 @@ class _Guarded:
         if covered == 0:
             return upper()
         return Integrity(self._reactor, [line.secret for line in lines], covered, syn.isn, upper)
+
+
+def _refused(why: Refusal) -> None:
+    """Tell the operator: whoever has a token and no secret has held back somebody's SYN, or guessed."""
+    _log.warn("a connection was let in by its token and then given nothing: {why}", why=str(why))
 
 
 def _is_served(host: str, port: int) -> bool:

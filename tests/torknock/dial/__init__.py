@@ -1,1 +1,1 @@
-"""Tests of torknock.gate."""
+"""Tests of torknock.dial."""

@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 from random import Random
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.task import Clock
@@ -267,10 +269,53 @@ class KnockerTests(SynchronousTestCase):
         first.cancel()
         self.failureResultOf(first, CancelledError)
         self.assertEqual(self.dialled.cancelled, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.failureResultOf(self.knock(0), BridgeSilent)
         self.clock.advance(10)
         self.open_in(0)
         self.successResultOf(self.knock(0))
+
+    def test_cancelled_between_two_syns(self) -> None:
+        """Nothing more is sent, and nothing waits."""
+        self.dialled.opens = set()
+        first = self.knock(0)
+        self.assertEqual(len(self.dialled.isns), 1)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(3)
+        self.assertEqual(len(self.dialled.isns), 1)
+
+    def test_cancelled_in_the_queue(self) -> None:
+        """Who gives up before it is his turn sends nothing, and the one before him goes on."""
+        first, second = self.knock(0), self.knock(0)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.assertEqual(self.dialled.cancelled, 0)
+        [waiting] = self.dialled.waiting
+        waiting.callback(socket.socket())
+        self.successResultOf(first)
+        self.clock.advance(60)
+        self.assertEqual(len(self.dialled.isns), 1)
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.tuples(st.integers(-8, 8), st.sampled_from([-5, -1, 0, 3, 9]), st.floats(0, 400)), max_size=12))
+    def test_no_token_twice_however_the_date_jumps(self, steps: list[tuple[int, int, float]]) -> None:
+        """Nor when the process starts anew after each jump: (epochs to jump, the bridge's place, seconds to wait)."""
+        self.dialled.isns.clear()
+        started, directory = self.clock.seconds(), Path(self.mktemp())
+        directory.mkdir()
+        for jump, place, seconds in steps:
+            self.date = NOW - started + jump * EPOCH
+            memory = Memory(directory)
+            self.knocker = Knocker(self.dialled, self.clock, self.now, Random(1), memory)  # noqa: S311
+            for _ in range(3):
+                self.open_in(place)
+                self.knock(16).addErrback(lambda failure: failure.trap(BridgeSilent, TokensSpent))
+            memory.close()
+            self.clock.advance(seconds)
+        self.assertEqual(len(set(self.dialled.isns)), len(self.dialled.isns))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_token_that_another_process_takes(self) -> None:
         """It is passed over."""
@@ -300,6 +345,17 @@ class KnockerTests(SynchronousTestCase):
         self.assertLessEqual(len(self.dialled.isns), 5)
         error = self.failureResultOf(self.knock(0), BridgeSilent).value
         self.assertIn("not the bridge", str(error))
+
+    def test_a_stranger_does_not_set_the_clock(self) -> None:
+        """Who lets one SYN of a search through and is not the bridge has not moved it to another epoch."""
+        self.open_in(4)
+        self.successResultOf(self.knock())
+        self.knocker.disappointed(LINE, *BRIDGE)
+        self.clock.advance(10)
+        del self.dialled.isns[:]
+        self.open_in(0)
+        self.successResultOf(self.knock(0))
+        self.assertEqual(len(self.dialled.isns), 1)
 
     def test_errors_hold_no_secret(self) -> None:
         """Neither the key nor an address nor an ISN."""

@@ -121,6 +121,34 @@ class MemoryTests(SynchronousTestCase):
         memory.claim(NAME, E, 7)
         self.assertFalse(self.opened().claim(NAME, E, 7))
 
+    def test_damage_that_is_found_later(self) -> None:
+        """A new file is begun with what this process has used, and one line says so."""
+        memory = self.opened()
+        for isn in range(1, 2000):
+            memory.claim(NAME, E, isn)
+        memory.close()
+        octets = bytearray(self.file.read_bytes())
+        octets[8192:] = bytes(len(octets) - 8192)
+        self.file.write_bytes(octets)
+        memory = self.opened()
+        with capturedLogs() as logs:
+            memory.claim(NAME, E + 1, 7)
+            memory.used(NAME)
+            memory.claim(NAME, E + 1, 8)
+        self.assertEqual([event["log_level"].name for event in logs], ["error"])
+        self.assertEqual(memory.used(NAME), {7, 8})
+        self.assertEqual(self.opened().used(NAME), {7, 8})
+        self.assertEqual(len((self.directory / "knocks.damaged").read_bytes()), len(octets))
+
+    def test_directory_that_is_not_there(self) -> None:
+        """As a file that cannot be."""
+        with capturedLogs() as logs:
+            memory = Memory(self.directory / "nowhere")
+            self.assertTrue(memory.claim(NAME, E, 7))
+            self.assertFalse(memory.claim(NAME, E, 7))
+        self.assertEqual([event["log_level"].name for event in logs], ["error"])
+        self.assertIn("cannot be used", logs[0]["log_format"])
+
     def test_file_that_cannot_be_is_done_without(self) -> None:
         """One line says so, and this process still uses no token twice."""
         self.file.mkdir()

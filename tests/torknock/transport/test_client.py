@@ -1,0 +1,349 @@
+"""Tests of torknock.transport.client: what tor is told, and what becomes of a connection that a knock has opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectError, NoRouteError
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from pluggable.environment import ClientEnvironment
+from pluggable.errors import (
+    ConnectionRefused,
+    HostUnreachable,
+    MethodError,
+    NetworkUnreachable,
+    SOCKSError,
+    TTLExpired,
+)
+from pluggable.interfaces import IClientTransport, Request
+from pluggable.socks import socks_error
+from torknock.channel.interfaces import ChannelFailed, IClientChannel
+from torknock.channel.raw import Raw
+from torknock.dial.interfaces import CannotKnock
+from torknock.dial.knocking import BridgeSilent, Knocked, TokensSpent
+from torknock.line import Line
+from torknock.linux import NO_CAPABILITY
+from torknock.transport import client as module
+from torknock.transport.client import PROXY_ERROR, KnockClient, _Bridge
+
+reactor: Any = _reactor
+
+LINE = Line(secret=bytes(range(32)), pin=bytes(32), channel="raw")
+KEY = urlsafe_b64encode(LINE.secret).decode().rstrip("=")
+PIN = urlsafe_b64encode(bytes(32)).decode().rstrip("=")
+ISN = 0xC0FFEE42
+
+needs_root = None if os.geteuid() == 0 else "giving a capability up needs root"
+
+
+class Knocks:
+    """A knocker whose knocks end as the test says."""
+
+    def __init__(self, result: Deferred[Knocked]) -> None:
+        self.result = result
+        self.knocked: list[tuple[Line, str, int]] = []
+        self.disappointments: list[tuple[Line, str, int]] = []
+
+    def knock(self, line: Line, host: str, port: int) -> Deferred[Knocked]:
+        self.knocked.append((line, host, port))
+        return self.result
+
+    def disappointed(self, line: Line, host: str, port: int) -> None:
+        self.disappointments.append((line, host, port))
+
+
+class Ends(Protocol):
+    """A protocol that tells of its connection's end."""
+
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended.callback(None)
+
+
+@implementer(IClientChannel)
+class Waiting:
+    """A channel that is open when the test says."""
+
+    def __init__(self) -> None:
+        self.lower = Ends()
+        self.asked: tuple[Line, int, str] | None = None
+        self.cancelled = False
+        self.opened: Deferred[None] = Deferred(self._cancel)
+
+    def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
+        self.asked = (line, isn, host)
+        return self.lower, self.opened
+
+    def _cancel(self, opened: Deferred[None]) -> None:
+        self.cancelled = True
+
+
+def connect(knocks: Knocks, channel: IClientChannel | None = None, host: str = "192.0.2.7") -> Deferred[IProtocol]:
+    """What `connect` of the endpoint returns."""
+    knocker: Any = knocks
+    return _Bridge(reactor, knocker, channel or Raw(), LINE, host, 443).connect(Factory.forProtocol(Ends))
+
+
+class FailureTests(SynchronousTestCase):
+    """A knock that fails, and the reply that tor gets (RFC 1928 §6)."""
+
+    def told(self, cause: Exception) -> SOCKSError:
+        knocks = Knocks(fail(cause))
+        error = self.failureResultOf(connect(knocks)).value
+        assert isinstance(error, Exception)
+        self.assertEqual(knocks.knocked, [(LINE, "192.0.2.7", 443)])
+        self.assertEqual(knocks.disappointments, [])
+        told = socks_error(error)
+        self.assertIn(str(cause), str(told))
+        self.assertNotIn("\n", str(told))
+        return told
+
+    def test_bridge_silent(self) -> None:
+        """A RST is a refusal; silence is an answer that did not come in time."""
+        self.assertIs(type(self.told(BridgeSilent("it refused", refused=True))), ConnectionRefused)
+        self.assertIs(type(self.told(BridgeSilent("nothing came back", refused=False))), TTLExpired)
+
+    def test_no_way(self) -> None:
+        """Whether this host knows none or a router says so."""
+        for number, reply in ((errno.ENETUNREACH, NetworkUnreachable), (errno.EHOSTUNREACH, HostUnreachable)):
+            self.assertIs(type(self.told(CannotKnock("no way", number))), reply)
+        self.assertIs(type(self.told(ConnectError(errno.EHOSTUNREACH, "no way"))), HostUnreachable)
+        self.assertIs(type(self.told(NoRouteError(errno.ENETUNREACH, "no way"))), NetworkUnreachable)
+
+    def test_what_has_no_reply_of_its_own(self) -> None:
+        """It is a general failure with our text."""
+        for cause in (TokensSpent(), CannotKnock(NO_CAPABILITY, errno.EPERM), CannotKnock("no scope")):
+            self.assertIs(type(self.told(cause)), SOCKSError)
+
+    def test_cancelled(self) -> None:
+        """Who gives the connection up ends the knock."""
+        given_up: list[Deferred[Knocked]] = []
+        knock: Deferred[Knocked] = Deferred(given_up.append)
+        connecting = connect(Knocks(knock))
+        connecting.cancel()
+        self.failureResultOf(connecting, CancelledError)
+        self.assertEqual(given_up, [knock])
+
+
+class ConnectionTests(TestCase):
+    """A knock that opens."""
+
+    def pair(self, family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
+        """A connection over loopback: our end, as a dialer gives it, and the bridge's."""
+        host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        with socket.create_server((host, 0), family=family) as listener:
+            ours = socket.create_connection(listener.getsockname()[:2])
+            theirs, _ = listener.accept()
+        ours.setblocking(False)
+        for end in (ours, theirs):
+            self.addCleanup(end.close)
+        return ours, theirs
+
+    async def test_it_is_carried(self) -> None:
+        """The service's protocol has the connection, over both families; the dialer's socket is closed."""
+        for family, host in ((socket.AF_INET, "192.0.2.7"), (socket.AF_INET6, "2001:db8::7")):
+            ours, theirs = self.pair(family)
+            upper = await connect(Knocks(succeed(Knocked(ours, ISN))), host=host)
+            assert isinstance(upper, Ends)
+            assert upper.transport is not None
+            self.assertEqual(ours.fileno(), -1)
+            upper.transport.write(b"hello")
+            upper.transport.loseConnection()
+            await upper.ended
+            self.assertEqual(theirs.recv(16), b"hello")
+
+    async def test_a_channel_that_opens_later(self) -> None:
+        """The endpoint waits for it, and the channel knows the ISN and the address that were dialled."""
+        ours, theirs = self.pair()
+        channel = Waiting()
+        verifyObject(IClientChannel, channel)
+        connecting = connect(Knocks(succeed(Knocked(ours, ISN))), channel)
+        self.assertNoResult(connecting)
+        self.assertEqual(channel.asked, (LINE, ISN, "192.0.2.7"))
+        channel.opened.callback(None)
+        await connecting
+        theirs.close()
+        await channel.lower.ended
+
+    async def test_no_bridge_answers(self) -> None:
+        """Tor is told, and the bridge is let rest."""
+        ours, theirs = self.pair()
+        channel = Waiting()
+        knocks = Knocks(succeed(Knocked(ours, ISN)))
+        connecting = connect(knocks, channel)
+        channel.opened.errback(ChannelFailed("another key"))
+        with self.assertRaises(SOCKSError) as told:
+            await connecting
+        self.assertIn("another key", str(told.exception))
+        self.assertEqual(knocks.disappointments, [(LINE, "192.0.2.7", 443)])
+        theirs.close()
+        await channel.lower.ended
+
+    async def test_cancelled_while_the_channel_opens(self) -> None:
+        """The channel is told, which drops the connection; nobody is blamed."""
+        ours, theirs = self.pair()
+        channel = Waiting()
+        knocks = Knocks(succeed(Knocked(ours, ISN)))
+        connecting = connect(knocks, channel)
+        connecting.cancel()
+        with self.assertRaises(CancelledError):
+            await connecting
+        self.assertTrue(channel.cancelled)
+        self.assertEqual(knocks.disappointments, [])
+        theirs.close()
+        await channel.lower.ended
+
+    async def test_a_reset_right_behind_the_syn_ack(self) -> None:
+        """As a refusal, but by somebody who is not the bridge; no channel is opened and no socket left."""
+        ours, theirs = self.pair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        select.select([ours], [], [], 5)
+        knocks, channel = Knocks(succeed(Knocked(ours, ISN))), Waiting()
+        with self.assertRaises(ConnectionRefused):
+            await connect(knocks, channel)
+        self.assertIsNone(channel.asked)
+        self.assertEqual(len(knocks.disappointments), 1)
+        self.assertEqual(ours.fileno(), -1)
+
+
+class KnockClientTests(SynchronousTestCase):
+    """The transport as tor's manager sees it."""
+
+    def setUp(self) -> None:
+        state = Path(self.mktemp())
+        state.mkdir()
+        environment = ClientEnvironment(state, exit_on_stdin_close=True, transports=("torknock",))
+        self.transport = KnockClient(Clock(), environment, time.time)
+        self.addCleanup(self.transport.stop)
+
+    def refused(self, *arguments: tuple[str, str]) -> str:
+        error = self.assertRaises(SOCKSError, self.transport.endpoint, Request("192.0.2.7", 443, arguments))
+        self.assertIs(type(error), SOCKSError)
+        self.assertNotIn("\n", str(error))
+        return str(error)
+
+    def start_where(self, answers: Callable[[], bool]) -> Deferred[None]:
+        self.patch(module, "may_administer_network", answers)
+        return self.transport.start()
+
+    def test_interface(self) -> None:
+        """It is what `pluggable` asks for."""
+        self.assertTrue(verifyObject(IClientTransport, self.transport))
+
+    def test_endpoint(self) -> None:
+        """A line as it should be, for either channel."""
+        for channel in ("tls", "raw"):
+            arguments = (("key", KEY), ("pin", PIN), ("channel", channel))
+            self.assertIsInstance(self.transport.endpoint(Request("192.0.2.7", 443, arguments)), _Bridge)
+
+    def test_bad_arguments_are_named(self) -> None:
+        """The name of what is wrong is told, the key never."""
+        for name, arguments in (
+            ("key", (("pin", PIN),)),
+            ("key", (("key", KEY[:-1]), ("pin", PIN))),
+            ("key", (("key", KEY), ("key", KEY), ("pin", PIN))),
+            ("pin", (("key", KEY),)),
+            ("pin", (("key", KEY), ("pin", KEY[1:]))),
+            ("n", (("key", KEY), ("pin", PIN), ("n", "0"))),
+            ("channel", (("key", KEY), ("pin", PIN), ("channel", "udp"))),
+            ("scheme", (("key", KEY), ("pin", PIN), ("scheme", "knock"))),
+            ("cert", (("key", KEY), ("pin", PIN), ("cert", "x"))),
+        ):
+            told = self.refused(*arguments)
+            self.assertIn(name, told)
+            self.assertNotIn(KEY[1:-1], told)
+
+    @given(st.lists(st.tuples(st.sampled_from(["key", "pin", "n", KEY, "k\ney"]), st.text(max_size=50)), max_size=4))
+    def test_any_arguments(self, arguments: list[tuple[str, str]]) -> None:
+        """They are refused in one line without a secret, whatever they are."""
+        self.assertNotIn(KEY, self.refused(*arguments))
+
+    def test_start(self) -> None:
+        """Ready at once, or an error that says what to do."""
+        self.assertIsNone(self.successResultOf(self.start_where(lambda: True)))
+        error = self.failureResultOf(self.start_where(lambda: False), MethodError).value
+        self.assertEqual(str(error), NO_CAPABILITY)
+
+    def test_start_on_another_kernel(self) -> None:
+        """One that looks like Linux and does not know the option."""
+
+        def unknown() -> bool:
+            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+
+        told = str(self.failureResultOf(self.start_where(unknown), MethodError).value)
+        self.assertIn("Protocol not available", told)
+        self.assertNotIn("\n", told)
+
+
+class ProcessTests(SynchronousTestCase):
+    """`torknock client` as tor starts it."""
+
+    def said(self, *before: str, **environ: str) -> list[str]:
+        """What it tells tor until stdin is closed."""
+        command = [*before, str(Path(sys.executable).with_name("torknock")), "client"]
+        told = {
+            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
+            "TOR_PT_STATE_LOCATION": str(Path(self.mktemp()).absolute()),
+            "TOR_PT_CLIENT_TRANSPORTS": "torknock",
+            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
+        }
+        child = subprocess.Popen(
+            command, env={**os.environ, **told, **environ}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdout is not None
+        lines = []
+        for line in child.stdout:
+            lines.append(line.rstrip("\n"))
+            if line.startswith(("CMETHODS DONE", "PROXY-ERROR")):
+                break
+        rest, errors = child.communicate(timeout=30)
+        self.assertEqual(errors, "")
+        return [*lines, *rest.splitlines()]
+
+    def test_without_the_capability(self) -> None:
+        """Tor is told what is missing; no traceback."""
+        said = self.said("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+        self.assertIn(f"CMETHOD-ERROR torknock {NO_CAPABILITY}", said)
+
+    test_without_the_capability.skip = needs_root  # type: ignore[attr-defined]
+
+    def test_a_proxy(self) -> None:
+        """Refused, with the reason: the SYN would be the proxy's."""
+        self.assertIn(f"PROXY-ERROR {PROXY_ERROR}", self.said(TOR_PT_PROXY="socks5://127.0.0.1:9"))
+
+    def test_state_that_cannot_be_written(self) -> None:
+        """The client works all the same, and one line says what is lost."""
+        state = Path(self.mktemp()).absolute()
+        (state / "knocks.sqlite").mkdir(parents=True)
+        said = self.said(TOR_PT_STATE_LOCATION=str(state))
+        [complaint] = [line for line in said if line.startswith("LOG SEVERITY=error")]
+        self.assertIn("knocks.sqlite cannot be used", complaint)
+        self.assertTrue(any(line.startswith("CMETHOD torknock socks5 127.0.0.1:") for line in said), said)
+
+    test_state_that_cannot_be_written.skip = needs_root  # type: ignore[attr-defined]
