@@ -44,16 +44,21 @@ _SCHEMA = """
     CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
     CREATE TABLE line (
         name TEXT PRIMARY KEY,
-        secret BLOB NOT NULL UNIQUE CHECK (length(secret) = 32),
+        secret BLOB NOT NULL,
         n INTEGER NOT NULL,
         sni TEXT,
+        scheme TEXT NOT NULL,
         channel TEXT NOT NULL,
+        integrity INTEGER NOT NULL,
         created INTEGER NOT NULL,
         expires INTEGER,
         revoked INTEGER
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+_COLUMNS = "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked"
+
+
 class KeyringUnreadable(TorknockError):
     """The keyring is there and cannot be used."""
 
@@ -172,17 +177,26 @@ class Keyring:
         now: float,
         n: int = DEFAULT_N,
         sni: str | None = None,
-        channel: str = "tls",
+        scheme: str = "token",
+        channel: str | None = None,
+        integrity: int = 0,
+        secret: bytes | None = None,
     ) -> Issued:
-        """Issue a line with a secret of its own. Raises `BadName`, `LineExists`, and `LineError` for the rest."""
+        """Issue a line. Its *channel* is that of its *scheme* unless named, its *secret* a new one unless given.
+
+        Raises `BadName`, `LineExists`, and `LineError` for the rest.
+        """
         if not _NAME.fullmatch(name):
             raise BadName
-        line = Line(secrets.token_bytes(32), self.pin, n, sni, channel=channel)
+        pin, usual = (self.pin, "tls") if scheme == "token" else (None, "raw")
+        line = Line(secret or secrets.token_bytes(32), pin, n, sni, scheme, channel or usual, integrity)
         line = parse_arguments(arguments(line))
-        row = (name, line.secret, line.n, line.sni, line.channel, int(now), expires)
+        row = (
+            name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires,
+        )  # fmt: skip
         with _refusals(self._directory), _writing(self._database):
             done = self._database.execute(
-                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (name) DO NOTHING", row
+                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (name) DO NOTHING", row
             )
         if done.rowcount == 0:
             raise LineExists(name)
@@ -253,18 +267,21 @@ class Keyring:
     def _read(self, which: str, *arguments: object) -> list[Issued]:
         with _refusals(self._directory):
             rows = self._database.execute(
-                f"SELECT name, secret, n, sni, channel, created, expires, revoked FROM line {which}",  # noqa: S608
+                f"SELECT {_COLUMNS} FROM line {which}",  # noqa: S608  all of it is ours
                 arguments,
             )
             return [self._issued(*row) for row in rows]
 
     def _issued(
-        self, name: str, secret: bytes, n: int, sni: str | None, channel: str,
+        self, name: str, secret: bytes, n: int, sni: str | None, scheme: str, channel: str, integrity: int,
         created: int, expires: int | None, revoked: int | None,
     ) -> Issued:  # fmt: skip
-        if not (isinstance(secret, bytes) and len(secret) == 32 and isinstance(n, int) and 1 <= n <= 1024):
+        whole = isinstance(secret, bytes) and isinstance(n, int) and 1 <= n <= 1024
+        token, knock = scheme == "token" and len(secret) == 32, scheme == "knock" and 1 <= len(secret) <= 64
+        if not (whole and (token or knock)):
             raise KeyringUnreadable(self._directory, "a line in it is damaged")
-        return Issued(name, Line(secret, self.pin, n, sni, channel=channel), created, expires, revoked)
+        line = Line(secret, self.pin if token else None, n, sni, scheme, channel, integrity)
+        return Issued(name, line, created, expires, revoked)
 
 
 def _pin(private_key: bytes) -> bytes:

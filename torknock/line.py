@@ -23,6 +23,7 @@ _MOST_ARGUMENTS = 510
 _KNOWN = ("key", "pin", "n", "sni", "scheme", "channel", "integrity")
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 _BASE64 = re.compile(r"[A-Za-z0-9_-]{43}")
+_KNOCK_KEY = re.compile(r"[A-Za-z0-9_-]{2,86}")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{40}")
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)(?![0-9]+\Z)[a-z0-9-]{1,63}(?<!-)")
@@ -80,13 +81,13 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
         if name in given:
             raise LineError(f"the bridge line has the argument {name} twice; leave one")
         given[name] = value
-    scheme = _one_of(given, "scheme", ("token", "knock"))
-    if scheme == "knock":
-        raise LineError("scheme=knock is not supported by this version of torknock; ask for a line with scheme=token")
-    if "integrity" in given:
-        raise LineError("the argument integrity belongs to scheme=knock alone; leave it out")
     if "key" not in given:
         raise LineError("the bridge line lacks the argument key; copy the whole line")
+    scheme = _one_of(given, "scheme", ("token", "knock"))
+    if scheme == "knock":
+        return _knock_line(given)
+    if "integrity" in given:
+        raise LineError("the argument integrity belongs to scheme=knock alone; leave it out")
     if "pin" not in given and "sni" not in given:
         raise LineError("the bridge line lacks the argument pin; copy the whole line")
     return Line(
@@ -99,6 +100,23 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
     )
 
 
+def _knock_line(given: dict[str, str]) -> Line:
+    """A line of scheme `knock`: its secret is of any length up to 64, and its channel is `raw` (knock.md)."""
+    for name in ("pin", "n", "sni"):
+        if name in given:
+            raise LineError(f"the argument {name} belongs to scheme=token alone; leave it out")
+    if given.get("channel", "raw") != "raw":
+        raise LineError("the argument channel is raw with scheme=knock; leave it out")
+    text = given["key"]
+    secret = urlsafe_b64decode(text + "=" * (-len(text) % 4)) if _KNOCK_KEY.fullmatch(text) else b""
+    if not 1 <= len(secret) <= 64 or not hmac.compare_digest(_base64(secret), text):
+        raise LineError("the argument key is not base64url of 1 to 64 octets; copy the whole line")
+    integrity = given.get("integrity", "")
+    if "integrity" in given and not (_NUMBER.fullmatch(integrity) and int(integrity) <= 65535):
+        raise LineError("the argument integrity is not a number from 1 to 65535")
+    return Line(secret, None, scheme="knock", channel="raw", integrity=int(integrity or 0))
+
+
 def arguments(line: Line) -> tuple[tuple[str, str], ...]:
     """The arguments of *line*, in the order of protocol.md §4; what has its default is left out."""
     written = (
@@ -107,7 +125,8 @@ def arguments(line: Line) -> tuple[tuple[str, str], ...]:
         ("n", str(line.n) if line.n != DEFAULT_N else ""),
         ("sni", line.sni or ""),
         ("scheme", line.scheme if line.scheme != "token" else ""),
-        ("channel", line.channel if line.channel != "tls" else ""),
+        ("channel", line.channel if (line.scheme, line.channel) not in (("token", "tls"), ("knock", "raw")) else ""),
+        ("integrity", str(line.integrity) if line.integrity else ""),
     )
     return tuple((name, value) for name, value in written if value)
 

@@ -250,10 +250,10 @@ class ShowTests(CommandCase):
         self.assertEqual(
             self.said(self.line("list")).splitlines(),
             [
-                "NAME                  CREATED     EXPIRES (UTC)     STATE",
-                "carol                 1970-01-01  1970-01-02 00:00  expired",
-                f"alice                 {day}  never             revoked {revoked}",
-                f"bob-with-a-long-name  {day}  never             live",
+                "NAME                  SCHEME  CREATED     EXPIRES (UTC)     STATE",
+                "carol                 token   1970-01-01  1970-01-02 00:00  expired",
+                f"alice                 token   {day}  never             revoked {revoked}",
+                f"bob-with-a-long-name  token   {day}  never             live",
             ],
         )
 

@@ -124,9 +124,25 @@ class ArgumentTests(SynchronousTestCase):
         ]:  # fmt: skip
             self.assertIn(f" {faulty} ", self.refused(**pairs), pairs)
 
-    def test_knock_is_not_supported(self) -> None:
-        """Whoever has a line of the other scheme is told so, whatever else it holds."""
-        self.assertIn("scheme=knock is not supported", self.refused(scheme="knock", integrity="8"))
+    def test_a_knock_line(self) -> None:
+        """Its secret has any length up to 64; the channel is raw, with or without being named."""
+        for secret in (b"s", b"magic", b"s" * 64):
+            for integrity in (0, 1, 65535):
+                line = Line(secret, None, scheme="knock", channel="raw", integrity=integrity)
+                self.assertEqual(parse_arguments(arguments(line)), line)
+                self.assertEqual(parse_arguments([*arguments(line), ("channel", "raw")]), line)
+
+    def test_each_fault_of_a_knock_line_names_its_argument(self) -> None:
+        """What belongs to the other scheme, and what is no number."""
+        for faulty, pairs in [
+            ("key", {"key": ""}), ("key", {"key": "A"}), ("key", {"key": "A" * 87}), ("key", {"key": "AB"}),
+            ("key", {"key": "A+"}), ("pin", {"pin": PIN_TEXT}), ("n", {"n": "8"}), ("sni", {"sni": "a.example"}),
+            ("channel", {"channel": "tls"}),
+            *(("integrity", {"integrity": text}) for text in ("", "0", "65536", "-1", "08", "8.0")),
+        ]:  # fmt: skip
+            given = {"key": "c2VjcmV0", "scheme": "knock"} | pairs
+            said = str(self.assertRaises(LineError, parse_arguments, given.items()))
+            self.assertIn(f" {faulty} ", said, pairs)
 
     def test_an_unknown_argument_is_named_but_not_a_secret(self) -> None:
         """A name that may be a secret, or that would break the line of the message, is not shown."""

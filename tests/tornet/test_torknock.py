@@ -71,6 +71,17 @@ class HiddenBridgeTests(SynchronousTestCase):
         client = self.client(self.line("alice", "--channel", "raw")).wait_bootstrapped()
         self.assertEqual(self.network.fetch("/", via=client), PAGE)
 
+    def test_a_knock_line_works_too(self) -> None:
+        """TCP Stealth, judged in user space, with a token line on the same port."""
+        self.line("alice")
+        client = self.client(self.line("carol", "--scheme", "knock")).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
+    def test_a_knock_line_with_integrity_works_too(self) -> None:
+        """tor's first octets are known before the SYN leaves."""
+        client = self.client(self.line("carol", "--scheme", "knock", "--integrity", "64")).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
     def test_a_bridge_behind_a_port_forward_is_reached(self) -> None:
         """Neither address nor port is an input of a token, and the certificate names the address in the line."""
         public, hub = "203.0.113.9:8443", self.network.lab.hub

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import time
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import BinaryIO
 
 import click
 
-from torknock.cli.options import keyring_option, say
+from torknock.cli.options import keyring_option, read_secret, say
 from torknock.errors import TorknockError
+from torknock.isn.knock import integrity_code
+from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import NEIGHBOURS, epoch_at, tokens
 from torknock.keyring import Keyring
 from torknock.line import Line, parse_bridge_line
 
 _LAST_EPOCH = 2**64 - 1
+_PAYLOAD_AT_MOST = 65_535
+"""Octets that an integrity code covers."""
+
 _LONGEST = 4096
 """Octets of a bridge line's file, more than tor would take."""
 
@@ -46,12 +52,44 @@ epoch_option = click.option(
 )
 
 
-@click.group()
-def isn() -> None:
+@click.group(
+    invoke_without_command=True,
+    epilog="Example: torknock isn --scheme knock --address 192.0.2.7 --port 443 --secret-file secret --tsval 4711",
+)
+@click.option("--scheme", type=click.Choice(["knock"]), help="Print the ISN of a single knock (knock.md).")
+@click.option("--address", metavar="IP", help="The destination, as it stands in the SYN.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The destination port.")
+@click.option("--secret-file", type=click.File("rb"), metavar="FILE", help="The secret, 1 to 64 octets.")
+@click.option("--tsval", type=click.IntRange(0, 2**32 - 1), default=0, help="The SYN's TSval; 0 if it has none.")
+@click.option("--payload-file", type=click.File("rb"), metavar="FILE", help="What the integrity code covers.")
+@click.pass_context
+def isn(
+    ctx: click.Context,
+    scheme: str | None,
+    address: str | None,
+    port: int | None,
+    secret_file: BinaryIO | None,
+    tsval: int,
+    payload_file: BinaryIO | None,
+) -> None:
     """The ISNs that open a bridge, and whose an ISN is.
 
-    For debugging, and to compare with other implementations (protocol.md, section 2).
+    For debugging, and to compare with other implementations (protocol.md, section 2; knock.md).
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    if scheme is None:
+        click.echo(ctx.get_help())
+        return
+    if address is None or port is None or secret_file is None:
+        raise click.UsageError("--scheme knock needs --address, --port and --secret-file")
+    try:
+        octets = ipaddress.ip_address(address).packed
+    except ValueError:
+        raise click.UsageError("--address is an IPv4 or IPv6 address, without brackets") from None
+    secret = read_secret(secret_file)
+    code = None if payload_file is None else integrity_code(secret, payload_file.read(_PAYLOAD_AT_MOST))
+    say(f"{knock_isn(secret, octets, port, tsval, code):#010x}")
 
 
 @isn.command("list", epilog="Example: torknock isn list alice --epoch 5984821")

@@ -6,11 +6,12 @@ import time
 from datetime import UTC, datetime
 from os.path import isdir
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 from click.core import ParameterSource
 
-from torknock.cli.options import address, duration, fingerprint, keyring_option, say
+from torknock.cli.options import address, duration, fingerprint, keyring_option, read_secret, say
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.errors import TorknockError
 from torknock.keyring import Issued, Keyring
@@ -49,7 +50,26 @@ def line() -> None:
     help="Connections that it opens in 5 minutes.",
 )
 @click.option("--sni", metavar="NAME", help="A host name that clients send in TLS.")
-@click.option("--channel", type=click.Choice(["tls", "raw"]), default="tls", show_default=True, help="What carries it.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["token", "knock"]),
+    default="token",
+    show_default=True,
+    help="What the knock is; knock is for hosts and clients of TCP Stealth.",
+)
+@click.option("--channel", type=click.Choice(["tls", "raw"]), help="What carries it.  [tls; raw with --scheme knock]")
+@click.option(
+    "--integrity",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="The knock covers the first N octets that the client sends (--scheme knock).",
+)
+@click.option(
+    "--secret-file",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Take the secret from FILE instead of chance (--scheme knock); a line end at its end does not count.",
+)
 @address_option
 @fingerprint_option
 @keyring_option
@@ -60,7 +80,10 @@ def add(
     expires: int | None,
     n: int,
     sni: str | None,
-    channel: str,
+    scheme: str,
+    channel: str | None,
+    integrity: int | None,
+    secret_file: BinaryIO | None,
     address: Address | None,
     fingerprint: str | None,
     keyring: Path,
@@ -69,13 +92,24 @@ def add(
 
     The bridge's address and fingerprint must be named where neither an earlier call nor tor's own files tell them.
     """
+    if scheme == "token" and (integrity is not None or secret_file is not None):
+        raise click.UsageError("--integrity and --secret-file are for --scheme knock")
+    secret = None if secret_file is None else read_secret(secret_file)
     now = time.time()
     named = ctx.get_parameter_source("keyring") is not ParameterSource.DEFAULT
     with Keyring.open(keyring, create=named or isdir(keyring.parent)) as opened:
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
         issued = opened.add(
-            name, expires=None if expires is None else int(now) + expires, now=now, n=n, sni=sni, channel=channel
+            name,
+            expires=None if expires is None else int(now) + expires,
+            now=now,
+            n=n,
+            sni=sni,
+            scheme=scheme,
+            channel=channel,
+            integrity=integrity or 0,
+            secret=secret,
         )
         opened.make_known_at(str(where[0]))
         remember(opened, address, fingerprint)
@@ -92,10 +126,10 @@ def list_(keyring: Path) -> None:
     if not lines:
         click.echo("torknock: there is no line yet; torknock line add NAME makes one", err=True)
         return
-    rows = [("NAME", "CREATED", "EXPIRES (UTC)", "STATE")]
+    rows = [("NAME", "SCHEME", "CREATED", "EXPIRES (UTC)", "STATE")]
     for issued in lines:
         expires = "never" if issued.expires is None else _minute(issued.expires)
-        rows.append((issued.name, _day(issued.created), expires, _state(issued, now)))
+        rows.append((issued.name, issued.line.scheme, _day(issued.created), expires, _state(issued, now)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 

@@ -6,6 +6,7 @@ import errno
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -60,6 +61,14 @@ keyring_option = click.option(
     metavar="DIR",
     help="The bridge's keyring.",
 )
+
+
+def read_secret(file: BinaryIO) -> bytes:
+    """The secret in *file*, without the line end at its end. Raises `click.UsageError` unless it is 1..64 octets."""
+    secret = file.read(1024).removesuffix(b"\n").removesuffix(b"\r")
+    if not 1 <= len(secret) <= 64:
+        raise click.UsageError("the secret in the file of --secret-file is not 1 to 64 octets long")
+    return secret
 
 
 def say(text: str) -> None:

@@ -27,6 +27,9 @@ _WORDS = (
     *(7 * step % 16 for step in range(16)),
 )
 
+_WORD = 0xFFFFFFFF
+"""The 32 bits of a word."""
+
 Words = npt.NDArray[np.uint32]
 
 
@@ -44,8 +47,10 @@ def isn(secret: bytes, address: bytes, port: int, tsval: int, code: int | None =
 
     *tsval* is 0 for a SYN without a timestamp. *code* is the payload's `integrity_code`; None is authentication only.
     """
-    compared = Authenticators([(secret, 0 if code is None else 1)])
-    return int(compared._isns([(address, port, tsval, code or 0)])[0, 0])
+    fields = struct.pack("!4xHxxIHxx", code or 0, tsval, port)
+    state = bytes(octet ^ field for octet, field in zip(address.ljust(16, b"\0"), fields, strict=True))
+    word: int = _compressed(struct.unpack("<4I", state), struct.unpack("<16I", _padded(secret)))
+    return word if code is None else word & 0xFFFF0000 | code
 
 
 class Authenticators:
@@ -70,14 +75,9 @@ class Authenticators:
     def _isns(self, syns: Sequence[tuple[bytes, int, int, int]]) -> Words:
         """The ISN of each line for each (destination's octets, port, TSval, integrity code): a row for each line."""
         codes = np.array([code for _, _, _, code in syns], dtype=np.uint32)
-        plain = _states(syns)
-        bound = _states(syns, with_code=True)
-        shape = (len(self._integrity), len(syns))
-        state = [
-            np.where(self._integrity, one, other).astype(np.uint32) if len(syns) else np.zeros(shape, np.uint32)
-            for one, other in zip(bound, plain, strict=True)
-        ]
-        words = _compressed(state, self._blocks)
+        bound, plain = _states(syns, with_code=True), _states(syns)
+        state = [np.where(self._integrity, one, other) for one, other in zip(bound, plain, strict=True)]
+        words: Words = _compressed(state, self._blocks)
         return np.where(self._integrity, words & np.uint32(0xFFFF0000) | codes, words)
 
 
@@ -95,8 +95,8 @@ def _states(syns: Sequence[tuple[bytes, int, int, int]], with_code: bool = False
     return np.frombuffer(mixed.tobytes(), "<u4").astype(np.uint32).reshape(len(syns), 4).T
 
 
-def _compressed(state: Sequence[Words], block: Sequence[Words]) -> Words:
-    """The exclusive-or of the four words that one compression of *block* makes of *state*, element by element."""
+def _compressed(state: Sequence[Any], block: Sequence[Any]) -> Any:
+    """The exclusive-or of the words that one compression of *block* makes of *state*: of numbers, or of arrays."""
     a, b, c, d = state
     for step in range(64):
         if step < 16:
@@ -107,8 +107,7 @@ def _compressed(state: Sequence[Words], block: Sequence[Words]) -> Words:
             mixed = b ^ c ^ d
         else:
             mixed = c ^ (b | ~d)
-        mixed = mixed + a + block[_WORDS[step]] + np.uint32(_SINES[step])
-        shift = np.uint32(_SHIFTS[step])
-        a, d, c, b = d, c, b, b + (mixed << shift | mixed >> np.uint32(32 - _SHIFTS[step]))
-    result: Words = state[0] + a ^ state[1] + b ^ state[2] + c ^ state[3] + d
-    return result
+        mixed = mixed + a + block[_WORDS[step]] + _SINES[step] & _WORD
+        shift = _SHIFTS[step]
+        a, d, c, b = d, c, b, b + (mixed << shift | mixed >> 32 - shift) & _WORD
+    return (state[0] + a ^ state[1] + b ^ state[2] + c ^ state[3] + d) & _WORD
