@@ -219,6 +219,16 @@ class KnockTests(KnockTestCase):
         flood(self.client, self.bridge.address, 443, 0.5)
         self.assert_closed(self.knock(target=self.bridge.address6))
 
+    def test_rules_prints_what_is_loaded(self) -> None:
+        """The table as nft prints it, and the rules of iptables that go with it."""
+        told = self.bridge.run([TORKNOCK, "rules"]).stdout
+        table = self.bridge.run(["nft", "--stateless", "--terse", "list", "table", "inet", "torknock-443"]).stdout
+        self.assertTrue(told.startswith(table))
+        rest = told.removeprefix(table).splitlines()
+        if "queue" not in table:
+            self.assertEqual([rule.split()[0] for rule in rest], ["iptables-nft", "ip6tables-nft"])
+            self.assertTrue(all("-j NFQUEUE" in rule for rule in rest))
+
     def test_the_end_leaves_no_rule(self) -> None:
         """SIGTERM: closed, and no table nor rule of ours is there."""
         self.service.process.terminate()

@@ -7,6 +7,8 @@ import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from click.testing import Result
+
 from tests.torknock.test_cli_line import CommandCase
 from torknock.isn.token import epoch_at, tokens
 from torknock.keyring import Keyring
@@ -115,3 +117,42 @@ class WhichTests(ISNCase):
         """Nothing is guessed."""
         for isn in ("", "x", "0x", "0x123456789", str(2**32), "-1", "1_0", "٣", "1234abcd", "0b1"):
             self.assertEqual(self.torknock("isn", "which", "--keyring", str(self.keyring), "--", isn).exit_code, 2)
+
+
+class KnockTests(CommandCase):
+    """`torknock isn --scheme knock`."""
+
+    def knock(self, *options: str, secret: bytes = b"Magic secret string\n") -> Result:
+        path = self.data / "secret"
+        path.write_bytes(secret)
+        where = ("--address", "2001:db8::2a:2a", "--port", "4242", "--tsval", "287454020", "--secret-file", str(path))
+        return self.torknock("isn", "--scheme", "knock", *where, *options)
+
+    def test_the_draft_s_values(self) -> None:
+        """In hexadecimal, on one line, nothing else."""
+        self.assertEqual(self.said(self.knock()), f"{1227073602:#010x}\n")
+        payload = self.data / "payload"
+        payload.write_bytes(b"Protected payload goes here.")
+        self.assertEqual(self.said(self.knock("--payload-file", str(payload))), f"{988151702:#010x}\n")
+
+    def test_a_knock_line_has_no_list(self) -> None:
+        """Its ISNs depend on the SYN; beside it, the lines that have one are found."""
+        with Keyring.open(self.keyring, create=True) as keyring:
+            keyring.add("carol", scheme="knock", secret=b"short", expires=None, now=1)
+            line = keyring.add("alice", expires=None, now=1).line
+        where = ("--keyring", str(self.keyring))
+        self.assertIn("--scheme knock", self.refused(self.torknock("isn", "list", "carol", *where)))
+        token = tokens(line.secret, line.bridge_name, 7, line.n)[0]
+        said = self.said(self.torknock("isn", "which", str(token), "--epoch", "7", *where))
+        self.assertTrue(said.startswith("alice epoch 7"))
+
+    def test_what_is_missing_or_wrong_is_said(self) -> None:
+        """And a secret is never shown."""
+        for result in (
+            self.torknock("isn", "--scheme", "knock", "--port", "443"),
+            self.knock("--address", "bridge.example"),
+            self.knock(secret=b""),
+            self.knock(secret=b"s" * 65),
+        ):
+            self.assertEqual((result.exit_code, result.stdout), (2, ""))
+            self.assertNotIn("sss", result.stderr)

@@ -34,6 +34,13 @@ class NobodysISN(TorknockError):
         self.isn = isn
 
 
+class NoTokens(TorknockError):
+    """The line is of the other scheme."""
+
+    def __init__(self) -> None:
+        super().__init__("the line is of scheme knock: its ISNs depend on the SYN; see torknock isn --scheme knock")
+
+
 def number(text: str) -> int:
     """The ISN that *text* is, in decimal or as 0x and hexadecimal digits. Raises `click.BadParameter`."""
     if re.fullmatch(r"0x[0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}", text) and int(text, 0) < 2**32:
@@ -108,7 +115,7 @@ def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, key
         line = _read(bridge_line)
     else:
         with Keyring.open(keyring, create=False) as opened:
-            line = opened.get(name or "").line
+            line = _of_tokens(opened.get(name or "").line)
     epoch = epoch_at(time.time()) if epoch is None else epoch
     say("\n".join(f"{value:#010x}" for value in tokens(line.secret, line.bridge_name, epoch, line.n)))
 
@@ -136,7 +143,7 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
         lines = {"this line": _read(bridge_line)}
     else:
         with Keyring.open(keyring, create=False) as opened:
-            lines = {issued.name: issued.line for issued in opened.lines()}
+            lines = {issued.name: issued.line for issued in opened.lines() if issued.line.scheme == "token"}
     present = epoch_at(time.time())
     middle = present if epoch is None else epoch
     epochs = range(max(0, middle - window), min(_LAST_EPOCH, middle + window) + 1)
@@ -152,4 +159,10 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
 
 
 def _read(file: BinaryIO) -> Line:
-    return parse_bridge_line(file.read(_LONGEST).decode("utf-8", "replace")).line
+    return _of_tokens(parse_bridge_line(file.read(_LONGEST).decode("utf-8", "replace")).line)
+
+
+def _of_tokens(line: Line) -> Line:
+    if line.scheme != "token":
+        raise NoTokens
+    return line

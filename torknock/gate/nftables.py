@@ -16,7 +16,7 @@ from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 from torknock.gate.judge import Ask
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging
-from torknock.gate.xtables import XTables
+from torknock.gate.xtables import XTables, loaded_rules
 
 _TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""
@@ -25,10 +25,14 @@ _T = TypeVar("_T")
 
 
 async def loaded_tables(reactor: Any) -> str:
-    """Every table of ours in this network namespace as nft prints it, without elements; "" if there is none."""
+    """Every table of ours in this network namespace as nft prints it, without elements; "" if there is none.
+
+    Rules of iptables that go with them follow, each as the command that would make it.
+    """
     tables = (await _nft(reactor, ["list", "tables", ruleset.FAMILY])).split("\n")
     ours = [table.removeprefix("table ") for table in tables if f" {ruleset.PREFIX}" in table]
-    return "".join([await _list(reactor, table.split()[1]) for table in ours])
+    listed = "".join([await _list(reactor, table.split()[1]) for table in ours])
+    return listed + (await loaded_rules(reactor) if "meta mark set" in listed else "")
 
 
 @implementer(IGate)

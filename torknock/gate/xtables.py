@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from torknock.gate import ruleset
@@ -9,6 +10,17 @@ from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
+
+
+async def loaded_rules(reactor: Any) -> str:
+    """The rules of ours that are there, one a line, each as the command that would make it; "" if there is none."""
+    found = ""
+    for program in _PROGRAMS.values():
+        with contextlib.suppress(GateFailed):  # no iptables, no rule
+            saved = await command(reactor, f"{program}-save", ["-t", "mangle"], package="iptables")
+            ours = [rule for rule in saved.splitlines() if f"--comment {ruleset.PREFIX}" in rule]
+            found += "".join(f"{program} -t mangle {rule}\n" for rule in ours)
+    return found
 
 
 class XTables:
