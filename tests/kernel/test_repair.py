@@ -369,7 +369,7 @@ class DialTests(Case):
         for host in ("bridge.example", "1", ""):
             with self.assertRaises(CannotKnock):
                 await self.dial(host)
-        self.assertEqual(self.capture.seen, ())
+        self.assertEqual([seen for seen in self.capture.seen if not seen.stays], [])
 
     async def test_no_4_tuple_twice_in_300_s(self) -> None:
         """Every port once, then none; after that time they come again."""
