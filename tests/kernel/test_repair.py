@@ -29,7 +29,8 @@ from tests.support.netns import Host, Lab
 from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
-from torknock.dial.repair import SAME_TUPLE_AFTER, RepairDialer
+from torknock.dial.repair import RepairDialer
+from torknock.dial.tuples import SAME_TUPLE_AFTER
 from torknock.isn.token import EPOCH, tokens
 from torknock.line import Line
 from torknock.linux import NO_CAPABILITY, TCP_REPAIR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import BinaryIO
@@ -61,6 +62,13 @@ keyring_option = click.option(
     metavar="DIR",
     help="The bridge's keyring.",
 )
+
+
+def helper_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`--helper`: where the service is that has the capability which tor's transports have not."""
+    return click.option(
+        "--helper", default=default, show_default=True, metavar="PATH", help="The socket of the privileged service."
+    )
 
 
 def read_secret(file: BinaryIO) -> bytes:

@@ -12,8 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
-from math import inf
+from contextlib import ExitStack, closing
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -23,7 +22,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
-from torknock.dial.timestamp import Stamp, foresee
+from torknock.dial.timestamp import Foresight, Stamp
+from torknock.dial.tuples import Name, Pair, Tuples
 from torknock.linux import (
     NO_CAPABILITY,
     TCP_QUEUE_SEQ,
@@ -34,27 +34,25 @@ from torknock.linux import (
     TCP_SEND_QUEUE,
 )
 
-SAME_TUPLE_AFTER = 300.0
-"""Seconds in which no 4-tuple comes twice (protocol.md §2.4): Linux's own second ISN would follow from its first."""
-
 _REHEARSALS = 16
 """Ports that are tried for one that was never used, before one that was not used lately is taken."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
-_Name = tuple[Any, ...]
-"""A socket address, as `getsockname` gives it."""
-
 
 @implementer(IDialer, IStampedDialer)
 class RepairDialer:
-    """Dials in this process. *bind_v4* and *bind_v6* are the addresses to dial from, but for targets on loopback."""
+    """Dials in this process. *bind_v4* and *bind_v6* are the addresses to dial from, but for targets on loopback.
 
-    def __init__(self, reactor: Any, bind_v4: str | None = None, bind_v6: str | None = None) -> None:
+    *dialled* remembers the 4-tuples, also for others who dial from here.
+    """
+
+    def __init__(
+        self, reactor: Any, bind_v4: str | None = None, bind_v6: str | None = None, dialled: Tuples | None = None
+    ) -> None:
         self._reactor = reactor
         self._bind = {4: bind_v4, 6: bind_v6}
-        self._used: dict[tuple[_Name, _Name], float] = {}
-        """When each 4-tuple was dialled last: at most one for each bridge and ephemeral port."""
+        self._dialled = Tuples() if dialled is None else dialled
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`. The kernel chooses the source port as it does for every `connect`."""
@@ -63,16 +61,16 @@ class RepairDialer:
         return self._dial(host, port, lambda *_: (isn, None))
 
     def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
-        """See `IStampedDialer.dial_stamped`. Stops the reactor for up to 2 ms before the SYN leaves."""
+        """See `IStampedDialer.dial_stamped`. Stops the reactor for up to 4 ms before the SYN leaves."""
 
-        def stamped(source: _Name, target: _Name) -> tuple[int, Stamp]:
-            stamp = foresee(source, target)
-            return isn(stamp.tsval), stamp
+        def stamped(source: Name, target: Name) -> tuple[int, Stamp]:
+            with closing(Foresight(source, target)) as foresight:
+                return isn(foresight.tsval), foresight.reached()
 
         return self._dial(host, port, stamped)
 
     def _dial(
-        self, host: str, port: int, choose: Callable[[_Name, _Name], tuple[int, Stamp | None]]
+        self, host: str, port: int, choose: Callable[[Name, Name], tuple[int, Stamp | None]]
     ) -> Deferred[socket.socket]:
         """What *choose* returns for source and target is the ISN, and the TSval that it is for, if for one."""
         try:
@@ -93,21 +91,23 @@ class RepairDialer:
         except (OSError, CannotKnock, Slipped) as error:
             knocking.close()
             return fail(_cannot(error) if isinstance(error, OSError) else error)
+        except BaseException:
+            knocking.close()
+            raise
         connected = _connected(self._reactor, knocking, target)
         if stamp is not None and knocking.fileno() >= 0 and stamp.missed(knocking):
             connected.cancel()
             connected.addErrback(lambda _: fail(Slipped()))
         return connected
 
-    def _prepared(self, target: _Name, bind: _Name | None) -> socket.socket:
+    def _prepared(self, target: Name, bind: Name | None) -> socket.socket:
         """A socket to be given an ISN, bound to the address and port that the kernel chooses for *target*.
 
         The choice is seen in rehearsals: in repair mode `connect` chooses as ever and sends nothing.
         """
-        now = self._reactor.seconds()
         with ExitStack() as rehearsals:
-            used: dict[tuple[_Name, _Name], float] = {}
-            while len(used) < _REHEARSALS:
+            seen: list[Pair] = []
+            while len(seen) < _REHEARSALS:
                 try:
                     rehearsal = rehearsals.enter_context(_socket(target))
                     if bind is not None:
@@ -115,21 +115,18 @@ class RepairDialer:
                         rehearsal.bind(bind)
                     rehearsal.connect(target)
                 except OSError:
-                    if not used:
+                    if not seen:
                         raise
                     break  # there are no other ports
-                pair = (rehearsal.getsockname(), target)
-                used[pair] = self._used.get(pair, -inf)
-                if pair not in self._used:
+                seen.append((rehearsal.getsockname(), target))
+                if seen[-1] not in self._dialled:
                     break
-            pair = min(used, key=used.__getitem__)
-            if now - used[pair] < SAME_TUPLE_AFTER:
-                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-            self._used[pair] = now
+            pair = min(seen, key=self._dialled.last)
+            self._dialled.take(pair, self._reactor.seconds())
             return _bound(pair)
 
 
-def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> _Name:
+def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> Name:
     if isinstance(address, ipaddress.IPv4Address):
         return str(address), port
     if address.is_link_local and address.scope_id is None:
@@ -138,7 +135,7 @@ def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> 
     return str(address).partition("%")[0], port, 0, scope
 
 
-def _socket(target: _Name) -> socket.socket:
+def _socket(target: Name) -> socket.socket:
     """A non-blocking socket in repair mode, of the family of *target*."""
     made = socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
@@ -150,7 +147,7 @@ def _socket(target: _Name) -> socket.socket:
     return made
 
 
-def _bound(pair: tuple[_Name, _Name]) -> socket.socket:
+def _bound(pair: Pair) -> socket.socket:
     """A socket in repair mode, bound to the source of *pair*, whose send queue waits for its sequence number."""
     source, target = pair
     knocking = _socket(target)
@@ -173,7 +170,7 @@ def _cannot(error: OSError) -> CannotKnock:
     return cannot
 
 
-def _connected(reactor: Any, knocking: socket.socket, target: _Name) -> Deferred[socket.socket]:
+def _connected(reactor: Any, knocking: socket.socket, target: Name) -> Deferred[socket.socket]:
     """*knocking*, once the peer has answered. Sends the SYN."""
     status = knocking.connect_ex(target)
     if status not in (0, errno.EINPROGRESS):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torknock.dial.interfaces import CannotKnock
+from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.linux import (
     TCP_FASTOPEN_CONNECT,
     TCP_FASTOPEN_NO_COOKIE,
@@ -33,6 +33,9 @@ NOT_HELD_BACK = (
 )
 
 
+AHEAD_MS = 4
+"""How far the foreseen TSval is ahead: time to ask another process for its ISN."""
+
 _MILLISECOND = 1_000_000  # ns
 
 
@@ -48,16 +51,47 @@ class Stamp:
         return self.tsval != 0 and (time.monotonic_ns() >= self.ends_ns or clock(knocking) != self.tsval)
 
 
-def foresee(source: tuple[Any, ...], target: tuple[Any, ...]) -> Stamp:
-    """The TSval of a SYN from *source* to *target* that leaves at once.
+class Foresight:
+    """The clock that the SYNs from *source* to *target* will have: the TSval of one that leaves in a moment.
 
-    *source* and *target* are socket addresses; no socket may be connected with this 4-tuple. Returns right after a
-    tick of the clock, so that nearly a millisecond is left, and waits for the tick without the reactor, 2 ms at most.
-    Needs CAP_NET_ADMIN. Raises `CannotKnock` if the kernel holds no SYN back, and `OSError`.
+    *source* and *target* are socket addresses; no socket may be connected with this 4-tuple, before `close`. Needs
+    CAP_NET_ADMIN. Raises `CannotKnock` if the kernel holds no SYN back, and `OSError`.
     """
-    if not stamps():
-        return Stamp(0, 0)
-    with socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM) as probe:
+
+    def __init__(self, source: tuple[Any, ...], target: tuple[Any, ...]) -> None:
+        self._probe = _held_back(source, target) if stamps() else None
+        self.tsval = 0 if self._probe is None else (clock(self._probe) + AHEAD_MS) & 0xFFFFFFFF
+        """The one to choose an ISN for, within 2 ms; 0 if SYNs have none."""
+
+    def reached(self) -> Stamp:
+        """Return when a SYN will have that TSval: right after a tick of the clock, so that nearly 1 ms is left.
+
+        Waits for the tick without the reactor, `AHEAD_MS` at most. Raises `Slipped` if it was over before.
+        """
+        if self._probe is None:
+            return Stamp(0, 0)
+        seen_ns, to_go = time.monotonic_ns(), self._to_go(self._probe)
+        while to_go > 0:
+            before_ns, to_go = time.monotonic_ns(), self._to_go(self._probe)
+            if to_go > 0:
+                seen_ns = before_ns
+            elif to_go == 0:  # so the tick came after seen_ns
+                return Stamp(self.tsval, seen_ns + _MILLISECOND)
+        raise Slipped
+
+    def close(self) -> None:
+        """Let go of the 4-tuple."""
+        if self._probe is not None:
+            self._probe.close()
+
+    def _to_go(self, probe: socket.socket) -> int:
+        return (self.tsval - clock(probe) + 2**31) % 2**32 - 2**31
+
+
+def _held_back(source: tuple[Any, ...], target: tuple[Any, ...]) -> socket.socket:
+    """A socket whose SYN waits for data."""
+    probe = socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
         probe.setblocking(False)
         probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)  # a port is shared with who is bound to it
         probe.bind(source)
@@ -72,12 +106,10 @@ def foresee(source: tuple[Any, ...], target: tuple[Any, ...]) -> Stamp:
             raise CannotKnock(NOT_HELD_BACK)
         if status:
             raise OSError(status, os.strerror(status))
-        seen_ns, first = time.monotonic_ns(), clock(probe)
-        while True:
-            now_ns, now = time.monotonic_ns(), clock(probe)
-            if now != first:  # so the tick came after seen_ns
-                return Stamp(now, seen_ns + _MILLISECOND)
-            seen_ns = now_ns
+    except BaseException:
+        probe.close()
+        raise
+    return probe
 
 
 def stamps() -> bool:

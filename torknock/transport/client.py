@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from attrs import define
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
@@ -31,11 +31,13 @@ from torknock.channel.tls import ClientTLS
 from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, Knocked, Knocker
 from torknock.dial.memory import Memory
+from torknock.dial.remote import RemoteDialer
 from torknock.dial.repair import RepairDialer
 from torknock.dial.stealth import StealthKnocker
 from torknock.errors import TorknockError
+from torknock.helper import DIAL_SOCKET
 from torknock.line import Line, LineError, parse_arguments
-from torknock.linux import NO_CAPABILITY, may_administer_network
+from torknock.linux import may_administer_network
 from torknock.transport.first import FirstOctets
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"
@@ -47,14 +49,19 @@ _NO_WAY: Mapping[int | None, type[SOCKSError]] = {
 }
 
 
-def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str) -> NoReturn:
-    """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it."""
+def serve(
+    reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str
+) -> NoReturn:
+    """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
+
+    *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN.
+    """
     main(
         reactor,
         environ,
         implementation="torknock",
         version=version,
-        clients={"torknock": lambda environment: KnockClient(reactor, environment, now)},
+        clients={"torknock": lambda environment: KnockClient(reactor, environment, now, helper)},
         proxy_error=PROXY_ERROR,
     )
 
@@ -63,10 +70,14 @@ def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], ve
 class KnockClient:
     """The transport that tor's `ClientTransportPlugin torknock` is."""
 
-    def __init__(self, reactor: Any, environment: ClientEnvironment, now: Callable[[], float]) -> None:
+    def __init__(
+        self, reactor: Any, environment: ClientEnvironment, now: Callable[[], float], helper: str = DIAL_SOCKET
+    ) -> None:
         chance = secrets.SystemRandom()
-        dialer = RepairDialer(reactor, environment.outbound_bind_v4, environment.outbound_bind_v6)
+        bind = environment.outbound_bind_v4, environment.outbound_bind_v6
+        dialer = RepairDialer(reactor, *bind) if _has_the_capability() else RemoteDialer(reactor, helper, *bind)
         self._reactor = reactor
+        self._dialer = dialer
         self._memory = Memory(environment.state_location)
         self._knocker = Knocker(dialer, reactor, now, chance, self._memory)
         self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
@@ -74,10 +85,14 @@ class KnockClient:
 
     def start(self) -> Deferred[None]:
         """See to it that a knock is possible here. Fails with `MethodError` that says what to do."""
-        try:
-            return succeed(None) if may_administer_network() else fail(MethodError(NO_CAPABILITY))
-        except OSError as error:
-            return fail(MethodError(f"this kernel does not let torknock choose an ISN: {error.strerror}; use Linux's"))
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        if isinstance(self._dialer, RemoteDialer):
+            try:
+                await self._dialer.ready()
+            except CannotKnock as error:
+                raise MethodError(str(error)) from error
 
     def endpoint(self, request: Request) -> IStreamClientEndpoint:
         """The bridge that *request* names. Raises `SOCKSError` if its arguments are no line of ours."""
@@ -101,6 +116,14 @@ class KnockClient:
     def stop(self) -> None:
         """Let go of the memory of used tokens."""
         self._memory.close()
+
+
+def _has_the_capability() -> bool:
+    try:
+        return may_administer_network()
+    except OSError as error:
+        why = f"this kernel does not let torknock choose an ISN: {error.strerror}; use Linux's"
+        raise MethodError(why) from error
 
 
 @implementer(IStreamClientEndpoint)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.error import ConnectError, NoRouteError
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -231,14 +231,48 @@ class ConnectionTests(TestCase):
         self.assertEqual(ours.fileno(), -1)
 
 
+def a_client(state: str, helper: str = "/nowhere", reactor: object = None) -> KnockClient:
+    """The transport, with its state in the directory *state*, which is made."""
+    Path(state).mkdir()
+    environment = ClientEnvironment(Path(state), exit_on_stdin_close=True, transports=("torknock",))
+    return KnockClient(reactor or Clock(), environment, time.time, helper)
+
+
+class StartTests(TestCase):
+    """Whether a knock is possible is found out before tor is told of the transport."""
+
+    async def started(self, capability: bool, helper: str = "/nowhere") -> None:
+        self.patch(module, "may_administer_network", lambda: capability)
+        transport = a_client(self.mktemp(), helper, reactor)
+        self.addCleanup(transport.stop)
+        await transport.start()
+
+    async def test_with_the_capability(self) -> None:
+        """Nobody else is needed."""
+        await self.started(capability=True)
+
+    async def test_with_a_service(self) -> None:
+        """One that can be connected to will do."""
+        path = self.mktemp()
+        port = await UNIXServerEndpoint(reactor, path).listen(Factory.forProtocol(Protocol))
+        self.addCleanup(port.stopListening)
+        await self.started(capability=False, helper=path)
+
+    async def test_with_neither(self) -> None:
+        """The error says what is missing, and what to do."""
+        try:
+            await self.started(capability=False)
+        except MethodError as error:
+            self.assertRegex(str(error), "CAP_NET_ADMIN.*/nowhere: No such file.*systemctl enable")
+        else:
+            self.fail("it started")
+
+
 class KnockClientTests(SynchronousTestCase):
     """The transport as tor's manager sees it."""
 
     def setUp(self) -> None:
-        state = Path(self.mktemp())
-        state.mkdir()
-        environment = ClientEnvironment(state, exit_on_stdin_close=True, transports=("torknock",))
-        self.transport = KnockClient(Clock(), environment, time.time)
+        self.transport = a_client(self.mktemp())
         self.addCleanup(self.transport.stop)
 
     def refused(self, *arguments: tuple[str, str]) -> str:
@@ -246,10 +280,6 @@ class KnockClientTests(SynchronousTestCase):
         self.assertIs(type(error), SOCKSError)
         self.assertNotIn("\n", str(error))
         return str(error)
-
-    def start_where(self, answers: Callable[[], bool]) -> Deferred[None]:
-        self.patch(module, "may_administer_network", answers)
-        return self.transport.start()
 
     def test_interface(self) -> None:
         """It is what `pluggable` asks for."""
@@ -283,19 +313,14 @@ class KnockClientTests(SynchronousTestCase):
         """They are refused in one line without a secret, whatever they are."""
         self.assertNotIn(KEY, self.refused(*arguments))
 
-    def test_start(self) -> None:
-        """Ready at once, or an error that says what to do."""
-        self.assertIsNone(self.successResultOf(self.start_where(lambda: True)))
-        error = self.failureResultOf(self.start_where(lambda: False), MethodError).value
-        self.assertEqual(str(error), NO_CAPABILITY)
-
     def test_start_on_another_kernel(self) -> None:
         """One that looks like Linux and does not know the option."""
 
         def unknown() -> bool:
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
 
-        told = str(self.failureResultOf(self.start_where(unknown), MethodError).value)
+        self.patch(module, "may_administer_network", unknown)
+        told = str(self.assertRaises(MethodError, a_client, self.mktemp()))
         self.assertIn("Protocol not available", told)
         self.assertNotIn("\n", told)
 
@@ -305,7 +330,7 @@ class ProcessTests(SynchronousTestCase):
 
     def said(self, *before: str, **environ: str) -> list[str]:
         """What it tells tor until stdin is closed."""
-        command = [*before, str(Path(sys.executable).with_name("torknock")), "client"]
+        command = [*before, str(Path(sys.executable).with_name("torknock")), "client", "--helper=/nowhere"]
         told = {
             "TOR_PT_MANAGED_TRANSPORT_VER": "1",
             "TOR_PT_STATE_LOCATION": str(Path(self.mktemp()).absolute()),
@@ -327,9 +352,10 @@ class ProcessTests(SynchronousTestCase):
         return [*lines, *rest.splitlines()]
 
     def test_without_the_capability(self) -> None:
-        """Tor is told what is missing; no traceback."""
+        """Tor is told what is missing, with no service either; no traceback."""
         said = self.said("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
-        self.assertIn(f"CMETHOD-ERROR torknock {NO_CAPABILITY}", said)
+        [told] = [line for line in said if line.startswith("CMETHOD-ERROR")]
+        self.assertRegex(told, "^CMETHOD-ERROR torknock this process lacks CAP_NET_ADMIN, .* /nowhere: No such file")
 
     test_without_the_capability.skip = needs_root  # type: ignore[attr-defined]
 

@@ -1,0 +1,83 @@
+"""Tests of torknock.dial.requests: the grammar of `torknock dial`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.dial import requests
+from torknock.dial.requests import Request, parse
+from torknock.helper.grammar import Malformed
+
+addresses = st.ip_addresses().map(str)
+wanted = st.builds(
+    Request, addresses, st.integers(1, 65535), st.none() | st.integers(1, 2**32 - 1), st.none() | addresses
+)
+almost = st.lists(
+    st.sampled_from(["dial", "stamped", "isn", "tsval", "127.0.0.1", "::1", "0", "1", "65536", "4294967296", "-1"]),
+    max_size=6,
+).map(" ".join)
+
+
+class RequestTests(SynchronousTestCase):
+    """What is asked."""
+
+    @given(wanted)
+    def test_round_trip(self, request: Request) -> None:
+        """What is written is read."""
+        self.assertEqual(parse(str(request)), request)
+
+    def test_as_it_is_sent(self) -> None:
+        """Word for word."""
+        self.assertEqual(str(Request("192.0.2.1", 443, 7, None)), "dial 192.0.2.1 443 7")
+        self.assertEqual(str(Request("2001:db8::1", 443, 7, "::2")), "dial 2001:db8::1 443 7 ::2")
+        self.assertEqual(str(Request("192.0.2.1", 443, None, None)), "stamped 192.0.2.1 443")
+
+    @given(st.one_of(st.text(), almost))
+    def test_any_line(self, line: str) -> None:
+        """It is a request that is written in the same way, or `Malformed`."""
+        try:
+            request = parse(line)
+        except Malformed:
+            return
+        self.assertEqual(str(request), line)
+
+    def test_out_of_range(self) -> None:
+        """ISN 0, port 0, names, too many words."""
+        for line in (
+            "dial 192.0.2.1 443 0", "dial 192.0.2.1 0 7", "dial bridge.example 443 7", "dial 192.0.2.1 443",
+            "dial 192.0.2.1 443 7 ::1 ::1", "stamped 192.0.2.1 443 7", "stamped 192.0.2.1", "Dial 192.0.2.1 443 7",
+        ):  # fmt: skip
+            self.assertRaises(Malformed, parse, line)
+
+
+class AnswerTests(SynchronousTestCase):
+    """What is said about it."""
+
+    @given(st.integers(0, 2**32 - 1))
+    def test_tsval_and_isn(self, value: int) -> None:
+        """What is written is read, and never one for the other."""
+        self.assertEqual(requests.parse_tsval(requests.tsval(value)), value)
+        self.assertEqual(requests.parse_isn(requests.isn(value)), value)
+        self.assertRaises(Malformed, requests.parse_isn, requests.tsval(value))
+        self.assertRaises(Malformed, requests.parse_tsval, requests.isn(value))
+
+    @given(st.one_of(st.text(), almost))
+    def test_any_answer(self, line: str) -> None:
+        """A number, or `Malformed`."""
+        readers: tuple[Callable[[str], object], ...] = (
+            requests.parse_tsval, requests.parse_isn, requests.parse_errno_and_text,
+        )  # fmt: skip
+        for read in readers:
+            try:
+                read(line)
+            except Malformed:
+                continue
+
+    @given(st.none() | st.integers(1, 4095), st.text())
+    def test_errno_and_text(self, number: int | None, text: str) -> None:
+        """What is written is read."""
+        self.assertEqual(requests.parse_errno_and_text(requests.errno_and_text(number, text)), (number, text))

@@ -1,0 +1,362 @@
+"""Tests of torknock.helper.unix: who may ask what, when, how often."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from tests.support.strategies import pieces
+from torknock.helper.grammar import LINE_AT_MOST, Malformed
+from torknock.helper.interfaces import IConversation, Reply
+from torknock.helper.peers import Peer
+from torknock.helper.unix import CONNECTIONS, PATIENCE, Helper, PeerGone, Talk
+
+REQUESTS = (b"one", b"later", b"malformed", b"sockets", b"last")
+
+
+class Wire(StringTransport):
+    """A transport whose socket has a peer: this process."""
+
+    def __init__(self, handle: socket.socket) -> None:
+        super().__init__()
+        self.handle = handle
+        self.passed: list[int] = []
+        self.aborted = False
+
+    def getHandle(self) -> socket.socket:
+        return self.handle
+
+    def sendFileDescriptor(self, descriptor: int) -> None:
+        self.passed.append(descriptor)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def said(self) -> list[str]:
+        """The lines that were sent since the last time."""
+        said: list[str] = self.value().decode("ascii").splitlines()
+        self.clear()
+        return said
+
+
+@implementer(IConversation)
+class Echo:
+    """Says what it hears, or does what it is told."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+        self.later: Deferred[str] = Deferred()
+        self.made: list[socket.socket] = []
+        self.ends = 0
+
+    async def answer(self, line: str) -> Reply:
+        match line:
+            case "later":
+                return Reply("ok " + await self.later)
+            case "sockets":
+                self.made = [socket.socket(), socket.socket()]
+                return Reply("ok", tuple(self.made))
+            case "broken":
+                raise RuntimeError("192.0.2.1")
+            case "malformed":
+                raise Malformed("not that")
+            case "last":
+                return Reply("ok last", last=True)
+        return Reply("ok " + line)
+
+    def ended(self) -> None:
+        self.ends += 1
+
+
+class Case(SynchronousTestCase):
+    """A service, and its peers."""
+
+    def setUp(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Everything anew."""
+        self.clock = Clock()
+        self.made: list[Echo] = []
+        self.helper = Helper(self.clock, lambda _: True, self.converse)
+        self.near, far = socket.socketpair()
+        self.addCleanup(self.near.close)
+        self.addCleanup(far.close)
+
+    def converse(self, talk: Talk) -> Echo:
+        self.made.append(Echo(talk))
+        return self.made[-1]
+
+    def come(self) -> tuple[Talk, Wire]:
+        """Another peer."""
+        talk = self.helper.buildProtocol(None)
+        assert isinstance(talk, Talk)
+        wire = Wire(self.near)
+        talk.makeConnection(wire)
+        return talk, wire
+
+    def goes(self, talk: Talk) -> None:
+        talk.connectionLost(Failure(ConnectionDone()))
+
+
+class RequestTests(Case):
+    """What is asked."""
+
+    def test_answers(self) -> None:
+        """In order, as long as the peer stays."""
+        talk, wire = self.come()
+        talk.dataReceived(b"one\ntwo words\n")
+        talk.dataReceived(b"three\n")
+        self.clock.advance(1000)
+        self.assertEqual(wire.said(), ["ok one", "ok two words", "ok three"])
+        self.goes(talk)
+        self.assertEqual((self.made[0].ends, self.helper.talks), (1, set()))
+
+    def test_one_at_a_time(self) -> None:
+        """Who does not wait for his answer is sent away, and what he asked for is given up."""
+        talk, wire = self.come()
+        talk.dataReceived(b"later\n")
+        talk.dataReceived(b"more\n")
+        self.assertEqual(wire.said(), ["no bad one request at a time"])
+        self.assertTrue(wire.disconnecting)
+        self.goes(talk)
+        self.assertEqual(self.made[0].ends, 1)
+
+    def test_who_goes_is_forgotten(self) -> None:
+        """His request is cancelled, nobody says anything to him."""
+        talk, wire = self.come()
+        cancelled: list[Deferred[str]] = []
+        self.made[0].later = Deferred(cancelled.append)
+        talk.dataReceived(b"later\n")
+        self.goes(talk)
+        self.assertEqual(len(cancelled), 1)
+        self.assertEqual((wire.said(), self.made[0].ends, self.helper.talks), ([], 1, set()))
+
+    def test_malformed(self) -> None:
+        """No line, or none of the service's grammar: one line says so, and it is over."""
+        for said in (b"\n", b"a  b\n", b"\xff\n", b"x" * LINE_AT_MOST, b"malformed\n"):
+            talk, wire = self.come()
+            talk.dataReceived(said + b"more\n")
+            [line] = wire.said()
+            self.assertEqual(line[:7], "no bad ")
+            self.assertTrue(wire.disconnecting)
+        self.assertEqual(self.helper.talks, set())
+
+    def test_a_fault_of_ours(self) -> None:
+        """It is logged, the peer is told no more than that, and the service stays up."""
+        talk, wire = self.come()
+        talk.dataReceived(b"broken\n")
+        self.assertEqual(wire.said(), ["no broken the service has a fault, which its log tells"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        talk, wire = self.come()
+        talk.dataReceived(b"one\n")
+        self.assertEqual(wire.said(), ["ok one"])
+
+    def test_last(self) -> None:
+        """A reply may be the last."""
+        talk, wire = self.come()
+        talk.dataReceived(b"last\none\n")
+        self.assertEqual((wire.said(), wire.disconnecting, self.made[0].ends), (["ok last"], True, 1))
+
+    def test_sockets(self) -> None:
+        """They stay open until they are sent for sure: with the next request, or the end."""
+        for goes in (False, True):
+            talk, wire = self.come()
+            talk.dataReceived(b"sockets\n")
+            made = self.made[-1].made
+            self.assertEqual(wire.passed, [each.fileno() for each in made])
+            if goes:
+                self.goes(talk)
+            else:
+                talk.dataReceived(b"one\n")
+            self.assertEqual([each.fileno() for each in made], [-1, -1])
+
+    def test_who_does_not_read(self) -> None:
+        """He is sent away before his answers fill the memory."""
+        talk, wire = self.come()
+        self.assertIs(wire.producer, talk)
+        talk.pauseProducing()
+        self.assertTrue(wire.aborted)
+
+    def test_who_does_not_read_the_last_line(self) -> None:
+        """His connection does not stay, and nothing more is heard of him."""
+        talk, wire = self.come()
+        talk.dataReceived(b"last\n")
+        talk.dataReceived(b"one\n")
+        self.clock.advance(PATIENCE - 0.1)
+        self.assertFalse(wire.aborted)
+        self.clock.advance(0.1)
+        self.assertEqual((wire.aborted, wire.said()), (True, ["ok last"]))
+        self.goes(talk)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    @given(
+        st.one_of(
+            st.binary(max_size=300),
+            st.lists(st.sampled_from([*(each + b"\n" for each in REQUESTS), b"a", b" ", b"\xff"])).map(b"".join),
+        ).flatmap(pieces)
+    )
+    def test_any_octets(self, heard: list[bytes]) -> None:
+        """Each reply is one line; behind `no` it is over; the next peer is answered."""
+        self.begin()
+        talk, wire = self.come()
+        for piece in heard:
+            talk.dataReceived(piece)
+        said = wire.said()
+        self.assertEqual([line.split(" ")[0] for line in said[:-1]], ["ok"] * (len(said) - 1) if said else [])
+        self.goes(talk)
+        self.assertEqual((self.made[0].ends, self.clock.getDelayedCalls(), self.helper.talks), (1, [], set()))
+        talk, wire = self.come()
+        talk.dataReceived(b"one\n")
+        self.assertEqual(wire.said(), ["ok one"])
+        self.goes(talk)
+
+
+class PatienceTests(Case):
+    """Who is slow, who is too many, who may not."""
+
+    def test_slow(self) -> None:
+        """A line that was begun ends within 5 s, and so the first one, which may not have begun."""
+        for begun in (b"", b"on"):
+            talk, wire = self.come()
+            talk.dataReceived(b"")
+            talk.dataReceived(begun)
+            self.clock.advance(PATIENCE - 0.1)
+            self.assertEqual(wire.said(), [])
+            self.clock.advance(0.1)
+            self.assertEqual(wire.said(), ["no bad no line came within 5 seconds"])
+            self.assertTrue(wire.disconnecting)
+
+    def test_octet_by_octet(self) -> None:
+        """Each octet of a line does not buy him another 5 s."""
+        talk, wire = self.come()
+        talk.dataReceived(b"one\n")
+        self.clock.advance(100)
+        for _ in range(6):
+            talk.dataReceived(b"x")
+            self.clock.advance(0.9)
+        self.assertTrue(wire.disconnecting)
+
+    def test_too_many(self) -> None:
+        """The 65th is told so; when one goes there is room again."""
+        talks = [self.come()[0] for _ in range(CONNECTIONS)]
+        _, wire = self.come()
+        self.assertEqual(wire.said(), ["no busy this service talks to 64 programs at most, and now does"])
+        self.assertTrue(wire.disconnecting)
+        self.goes(talks[0])
+        talk, wire = self.come()
+        talk.dataReceived(b"one\n")
+        self.assertEqual(wire.said(), ["ok one"])
+
+    def test_not_allowed(self) -> None:
+        """He is told so, and nothing that he says is heard."""
+        asked: list[Peer] = []
+
+        def may_ask(peer: Peer) -> bool:
+            asked.append(peer)
+            return False
+
+        self.helper.may_ask = may_ask
+        talk, wire = self.come()
+        talk.dataReceived(b"one\n")
+        [line] = wire.said()
+        self.assertEqual((line[:11], [peer.uid for peer in asked], self.made), ("no refused ", [os.getuid()], []))
+        self.assertTrue(wire.disconnecting)
+
+    def test_hang_up(self) -> None:
+        """The service can end every conversation."""
+        wires = [self.come()[1] for _ in range(3)]
+        self.helper.hang_up()
+        self.assertEqual([wire.disconnecting for wire in wires], [True] * 3)
+        self.assertEqual([each.ends for each in self.made], [1] * 3)
+
+
+class AskTests(Case):
+    """What the service asks its peer."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.talk, self.wire = self.come()
+
+    def test_answers(self) -> None:
+        """In the order of what was asked, among requests, while a request waits."""
+        first, second = self.talk.ask("judge 1", "judged"), self.talk.ask("judge 2", "judged")
+        self.talk.dataReceived(b"later\njudged 0\njudged 1\n")
+        self.assertEqual([self.successResultOf(each) for each in (first, second)], ["judged 0", "judged 1"])
+        self.made[0].later.callback("then")
+        self.assertEqual(self.wire.said(), ["judge 1", "judge 2", "ok then"])
+
+    def test_late(self) -> None:
+        """An answer that nobody waits for any more is not taken for the next."""
+        first: Deferred[Any] = self.talk.ask("judge 1", "judged").addTimeout(1.0, self.clock)
+        second = self.talk.ask("judge 2", "judged")
+        self.clock.advance(1.0)
+        self.failureResultOf(first, TimeoutError)
+        self.talk.dataReceived(b"judged 0\njudged 1\n")
+        self.assertEqual(self.successResultOf(second), "judged 1")
+
+    def test_nobody_asked(self) -> None:
+        """Such an answer is a request like any other."""
+        self.talk.dataReceived(b"judged 0\n")
+        self.assertEqual(self.wire.said(), ["ok judged 0"])
+
+    def test_gone(self) -> None:
+        """Who is gone does not answer, now or later."""
+        asked = self.talk.ask("judge 1", "judged")
+        self.goes(self.talk)
+        self.failureResultOf(asked, PeerGone)
+        self.failureResultOf(self.talk.ask("judge 1", "judged"), PeerGone)
+        self.talk.tell("nothing")
+        self.assertEqual(self.wire.said(), ["judge 1"])
+
+    def test_a_peer_that_never_answers(self) -> None:
+        """He is not asked without end."""
+        asked = [self.talk.ask("judge", "judged") for _ in range(17)]
+        self.failureResultOf(asked[-1], PeerGone)
+        self.assertNoResult(asked[0])
+        self.goes(self.talk)
+        for each in asked[:-1]:
+            self.failureResultOf(each, PeerGone)
+
+
+class ExchangeTests(Case):
+    """`Talk.exchange`, which does not wait for the reactor."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.near, self.far = socket.socketpair()
+        self.addCleanup(self.near.close)
+        self.addCleanup(self.far.close)
+        self.near.setblocking(False)
+        self.talk, _ = self.come()
+
+    def test_answer(self) -> None:
+        """It is the next line."""
+        self.far.send(b"isn 7\n")
+        self.assertEqual(self.talk.exchange("tsval 5", 60), "isn 7")
+        self.assertEqual(self.far.recv(100), b"tsval 5\n")
+
+    def test_silence(self) -> None:
+        """Nothing, half a line, nobody: None."""
+        self.assertIsNone(self.talk.exchange("tsval 5", 0.001))
+        self.far.send(b"isn")
+        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+        self.far.close()
+        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+
+    def test_no_line(self) -> None:
+        """`Malformed`."""
+        self.far.send(b"isn  7\n")
+        self.assertRaises(Malformed, self.talk.exchange, "tsval 5", 60)

@@ -1,0 +1,63 @@
+"""The privileged service that knocks for clients: one connection to it is one dial."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
+from zope.interface import implementer
+
+from torknock.dial.interfaces import CannotKnock, Slipped
+from torknock.dial.repair import RepairDialer
+from torknock.dial.requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
+from torknock.dial.tuples import Tuples
+from torknock.helper.grammar import no
+from torknock.helper.interfaces import IConversation, Reply
+from torknock.helper.peers import Guests
+from torknock.helper.unix import Helper, Talk
+
+
+def helper(reactor: Any, guests: Guests) -> Helper:
+    """The service for *guests*. Needs CAP_NET_ADMIN to be of use."""
+    dialled = Tuples()
+    return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled))
+
+
+@implementer(IConversation)
+class Dialling:
+    """One peer's dial. When he goes it is given up, and its socket closed."""
+
+    def __init__(self, reactor: Any, talk: Talk, dialled: Tuples) -> None:
+        self._reactor = reactor
+        self._talk = talk
+        self._dialled = dialled
+
+    async def answer(self, line: str) -> Reply:
+        """The socket, connected, or why there is none; with that the conversation is over."""
+        dialling = self._dial(parse(line))
+        if not dialling.called:
+            self._talk.tell(DIALLING)
+        try:
+            return Reply("ok", (await dialling,), last=True)
+        except CannotKnock as error:
+            return Reply(no("cannot", errno_and_text(error.number, str(error))), last=True)
+        except Slipped as error:
+            return Reply(no("slipped", str(error)), last=True)
+        except ConnectError as error:
+            return Reply(no("failed", errno_and_text(error.osError, error.args[0] if error.args else "")), last=True)
+
+    def ended(self) -> None:
+        """Whatever was dialled is given up already."""
+
+    def _dial(self, request: Request) -> Deferred[socket.socket]:
+        dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled)
+        if request.isn is not None:
+            return dialer.dial(request.host, request.port, request.isn)
+        return dialer.dial_stamped(request.host, request.port, self._ask)
+
+    def _ask(self, value: int) -> int:
+        """The peer's ISN for a SYN with this TSval; 0 if it does not come in time."""
+        said = self._talk.exchange(tsval(value), ANSWER_WITHIN)
+        return 0 if said is None else parse_isn(said)

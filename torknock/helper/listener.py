@@ -1,0 +1,135 @@
+"""The Unix socket that a service listens on: systemd's, or one of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torknock.errors import TorknockError
+
+_log = Logger()
+
+_SYSTEMD_FD = 3  # sd_listen_fds(3)
+_BACKLOG = 64
+_AT_ONCE = 16
+_BREATH = 1.0
+
+
+class CannotServe(TorknockError):
+    """There is no socket to listen on."""
+
+
+def listener(path: str, environ: Mapping[str, str], pid: int) -> socket.socket:
+    """The socket that systemd passed to the process *pid*, whose environment is *environ*, else a new one at *path*.
+
+    A new one is for its owner and its group (0660); what a service that has died left at *path* is replaced. Raises
+    `CannotServe`.
+    """
+    if environ.get("LISTEN_PID") != str(pid):
+        try:
+            return _made(path)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise CannotServe(f"cannot listen on {path}: {reason}; name another socket with --socket") from error
+    if environ.get("LISTEN_FDS") != "1":
+        raise CannotServe("systemd passed more or less than one socket; use the units of contrib/systemd")
+    passed = socket.socket(fileno=_SYSTEMD_FD)
+    if (passed.family, passed.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        raise CannotServe("systemd passed something else than a Unix stream socket; use the units of contrib/systemd")
+    passed.set_inheritable(False)
+    passed.setblocking(False)
+    return passed
+
+
+def _made(path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.setblocking(False)
+    umask = os.umask(0o117)
+    try:
+        try:
+            made.bind(path)
+        except OSError:
+            if not _dead(path):
+                raise
+            os.unlink(path)
+            made.bind(path)
+        made.listen(_BACKLOG)
+    except BaseException:
+        made.close()
+        raise
+    finally:
+        os.umask(umask)
+    return made
+
+
+def _dead(path: str) -> bool:
+    """Whether a socket at *path* is nobody's any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@implementer(IReadDescriptor)
+class Accepting:
+    """Takes the connections that come to *listening*, which is its to close, and gives each a protocol of *factory*.
+
+    Twisted's own port would let everybody write to a socket that systemd made for some (`chmod` to 0666), or fail.
+    """
+
+    def __init__(self, reactor: Any, listening: socket.socket, factory: Factory) -> None:
+        self._reactor, self._listening, self._factory = reactor, listening, factory
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """The reactor waits for it."""
+        return self._listening.fileno()
+
+    def logPrefix(self) -> str:
+        """For the reactor's log."""
+        return "listener"
+
+    def doRead(self) -> None:
+        """Somebody has come."""
+        for _ in range(_AT_ONCE):
+            try:
+                accepted, _name = self._listening.accept()
+                with accepted:
+                    accepted.setblocking(False)
+                    self._reactor.adoptStreamConnection(accepted.fileno(), accepted.family, self._factory)
+            except BlockingIOError:
+                return
+            except OSError as error:  # he has gone, or there are no descriptors left
+                _log.warn("a connection cannot be accepted: {reason}", reason=error.strerror)
+                self._reactor.removeReader(self)
+                self._reactor.callLater(_BREATH, self._again)
+                return
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives the listening socket up."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Accept nothing more."""
+        self._reactor.removeReader(self)
+        self._listening.close()
+
+    def _again(self) -> None:
+        if self._listening.fileno() >= 0:
+            self._reactor.addReader(self)

@@ -1,0 +1,268 @@
+"""The service's side of conversations over a Unix stream socket: who may ask, how many, how long.
+
+`Helper` is a factory that checks each peer and has a conversation made for him. What the lines mean is the business of
+each service's own grammar.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IFileDescriptorReceiver,
+    IPushProducer,
+    IReactorTime,
+    IUNIXTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.unix import Server
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torknock.errors import TorknockError
+from torknock.helper.grammar import Lines, Malformed, no, octets
+from torknock.helper.interfaces import IConversation, Reply
+from torknock.helper.peers import Peer, peer
+
+_log = Logger()
+
+CONNECTIONS = 64
+"""Peers at most that are talked to at once."""
+
+PATIENCE = 5.0
+"""Seconds in which a line that was begun must end, and in which the first one must come."""
+
+_UNANSWERED = 16
+
+
+class PeerGone(TorknockError):
+    """Who was asked does not answer any more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"who asked this service does not answer: {why}")
+
+
+class Helper(Factory):
+    """The service's side: talks to at most `CONNECTIONS` peers of which *may_ask* says yes.
+
+    *converse* makes the `IConversation` for each. *clock* is the reactor, or a Clock.
+    """
+
+    noisy = False
+
+    def __init__(
+        self, clock: IReactorTime, may_ask: Callable[[Peer], bool], converse: Callable[[Talk], IConversation]
+    ) -> None:
+        self.clock, self.may_ask, self.converse = clock, may_ask, converse
+        self.talks: set[Talk] = set()
+
+    def hang_up(self) -> None:
+        """End every conversation."""
+        for talk in list(self.talks):
+            talk.hang_up()
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """The protocol of one peer."""
+        return Talk(self)
+
+
+@implementer(IFileDescriptorReceiver, IPushProducer)
+class Talk(Protocol):
+    """One peer: what comes from him goes to his conversation, which may also ask him something."""
+
+    def __init__(self, helper: Helper) -> None:
+        self._helper = helper
+        self._lines = Lines()
+        self._conversation: IConversation | None = None
+        self._over = False
+        self._patience: IDelayedCall | None = None
+        self._answering: Deferred[Any] | None = None
+        self._asked: deque[tuple[str, Deferred[str]]] = deque()
+        self._sent: tuple[socket.socket, ...] = ()
+
+    def connectionMade(self) -> None:
+        """Let the peer in, if he may."""
+        transport = cast("Server", self.transport)
+        transport.registerProducer(self, True)
+        if len(self._helper.talks) >= CONNECTIONS:
+            return self._refuse("busy", f"this service talks to {CONNECTIONS} programs at most, and now does")
+        try:
+            allowed = self._helper.may_ask(peer(transport.getHandle()))
+        except OSError:
+            allowed = False
+        if not allowed:
+            return self._refuse("refused", "this service is not for this user; see its --user and --group")
+        self._helper.talks.add(self)
+        self._conversation = self._helper.converse(self)
+        self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what came."""
+        if self._over:
+            return
+        self._lines.feed(data)
+        try:
+            while not self._over and (line := self._lines.line()) is not None:
+                self._patient()
+                self._heard(line)
+        except Malformed as error:
+            self._refuse("bad", str(error))
+        if not self._over and self._patience is None and self._lines.partial:
+            self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        """Nobody wants one."""
+        os.close(descriptor)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Whoever ended it."""
+        self._end()
+        self._patient()
+        self._close_sent()
+
+    def pauseProducing(self) -> None:
+        """The peer does not read what it asked for."""
+        cast("Server", self.transport).abortConnection()
+
+    def resumeProducing(self) -> None:
+        """Nothing waits for that."""
+
+    def stopProducing(self) -> None:
+        """The connection is lost; Twisted says so next."""
+
+    def ask(self, line: str, answer: str) -> Deferred[str]:
+        """Send *line* unasked; the answer is the line whose first word is *answer*, with which no request may begin.
+
+        Answers are taken in the order of what was asked. Fails with `PeerGone` when the peer is, or leaves too much
+        unanswered. It may be given up (`addTimeout`): an answer that comes late is dropped.
+        """
+        if self._over:
+            return fail(PeerGone("the connection has ended"))
+        if len(self._asked) >= _UNANSWERED:
+            return fail(PeerGone("it leaves too much unanswered"))
+        asked: Deferred[str] = Deferred()
+        self._asked.append((answer, asked))
+        self._write(line)
+        return asked
+
+    def tell(self, line: str) -> None:
+        """Send *line* unasked; no answer is wanted."""
+        if not self._over:
+            self._write(line)
+
+    def exchange(self, line: str, seconds: float) -> str | None:
+        """Send *line*; what comes back within *seconds*, else None. Stops the reactor for that long.
+
+        Raises `Malformed` if it is no line.
+        """
+        handle = cast("Server", self.transport).getHandle()
+        waiting = select.poll()
+        waiting.register(handle, select.POLLIN)
+        try:
+            handle.send(octets(line))
+            if not waiting.poll(seconds * 1000):
+                return None
+            self._lines.feed(handle.recv(256))
+        except OSError:
+            return None
+        return self._lines.line()
+
+    def hang_up(self) -> None:
+        """End the connection, once what was written is sent."""
+        if not self._over:
+            self._end()
+            self._lose()
+
+    def _heard(self, line: str) -> None:
+        if self._asked and line.partition(" ")[0] == self._asked[0][0]:
+            _, asked = self._asked.popleft()
+            if not asked.called:
+                asked.callback(line)
+        elif self._answering is not None:
+            raise Malformed("one request at a time")
+        else:
+            assert self._conversation is not None  # noqa: S101  it is made before anything is read
+            self._close_sent()
+            answer = cast("Any", self._conversation.answer(line))
+            self._answering = Deferred.fromCoroutine(answer)
+            self._answering.addCallback(self._reply).addErrback(self._failed)
+
+    def _reply(self, reply: Reply) -> None:
+        self._answering = None
+        if self._over:
+            for each in reply.descriptors:
+                each.close()
+            return
+        self._sent = reply.descriptors
+        said = octets(reply.text)
+        for each in reply.descriptors:
+            cast("IUNIXTransport", self.transport).sendFileDescriptor(each.fileno())
+        cast("Server", self.transport).write(said)
+        if reply.last:
+            self.hang_up()
+
+    def _failed(self, failure: Failure) -> None:
+        self._answering = None
+        if failure.check(Malformed):
+            self._refuse("bad", failure.getErrorMessage())
+        elif not (self._over and failure.check(CancelledError)):
+            _log.failure("a request was not answered", failure=failure)
+            self._refuse("broken", "the service has a fault, which its log tells")
+
+    def _slow(self) -> None:
+        self._patience = None
+        self._refuse("bad", f"no line came within {PATIENCE:.0f} seconds")
+
+    def _patient(self) -> None:
+        patience, self._patience = self._patience, None
+        if patience is not None:
+            patience.cancel()
+
+    def _refuse(self, kind: str, text: str) -> None:
+        if not self._over:
+            self._end()
+            self._write(no(kind, text))
+            self._lose()
+
+    def _end(self) -> None:
+        """Nothing of this peer is heard any more."""
+        if self._over:
+            return
+        self._over = True
+        self._patient()
+        if self._answering is not None:
+            self._answering.cancel()
+        asked, self._asked = self._asked, deque()
+        for _, each in asked:
+            if not each.called:
+                each.errback(PeerGone("the connection has ended"))
+        if self._conversation is not None:
+            self._helper.talks.discard(self)
+            self._conversation.ended()
+
+    def _write(self, line: str) -> None:
+        cast("Server", self.transport).write(octets(line))
+
+    def _lose(self) -> None:
+        transport = cast("Server", self.transport)
+        transport.unregisterProducer()
+        transport.loseConnection()
+        self._patience = self._helper.clock.callLater(PATIENCE, self._abort)  # if he does not read the last line
+
+    def _abort(self) -> None:
+        self._patience = None
+        cast("Server", self.transport).abortConnection()
+
+    def _close_sent(self) -> None:
+        sent, self._sent = self._sent, ()
+        for each in sent:
+            each.close()
