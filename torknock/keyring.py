@@ -13,7 +13,7 @@ import re
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,14 @@ from cryptography.hazmat.primitives.serialization import (
 from torknock.errors import TorknockError
 from torknock.line import DEFAULT_N, Line, arguments, parse_arguments
 
-_VERSION = 1
+_VERSION = 2
 _PATIENCE = 10.0
 """Seconds that another process may hold a file."""
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
+
+NOTE_AT_MOST = 200
+"""Characters of a note."""
 
 _SCHEMA = """
     PRAGMA journal_mode = DELETE;
@@ -52,11 +55,26 @@ _SCHEMA = """
         integrity INTEGER NOT NULL,
         created INTEGER NOT NULL,
         expires INTEGER,
-        revoked INTEGER
+        revoked INTEGER,
+        note TEXT NOT NULL DEFAULT '',
+        last_used INTEGER,
+        connections INTEGER NOT NULL DEFAULT 0,
+        cut INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
-_COLUMNS = "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked"
+_COLUMNS = (
+    "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut"
+)
+
+_FROM_VERSION_1 = """
+    ALTER TABLE line ADD COLUMN note TEXT NOT NULL DEFAULT '';
+    ALTER TABLE line ADD COLUMN last_used INTEGER;
+    ALTER TABLE line ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE line ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
+"""
+
+_DAY = 86_400
 
 
 class KeyringUnreadable(TorknockError):
@@ -93,6 +111,21 @@ class LineUnknown(TorknockError):
         self.name = name
 
 
+class LineRevoked(TorknockError):
+    """A line that was taken back for good."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the line {name} is revoked, which is for good; issue another with torknock line add")
+        self.name = name
+
+
+class BadNote(TorknockError):
+    """A note that is none."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a note is one line of at most {NOTE_AT_MOST} printable characters")
+
+
 class BadName(TorknockError):
     """A name that is none."""
 
@@ -109,6 +142,14 @@ class Issued:
     created: int
     expires: int | None
     revoked: int | None
+    note: str = ""
+    """The operator's own words about it."""
+    last_used: int | None = None
+    """The day on which it last opened a connection, in days since 1970 (UTC)."""
+    connections: int = 0
+    """How many it has opened."""
+    cut: bool = False
+    """Whether its revocation ends the connections that it has opened."""
 
     def lives(self, now: float) -> bool:
         """Whether it opens the door at the time *now*."""
@@ -124,6 +165,7 @@ class Keyring:
     def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
         self._directory = directory
         self._database = database
+        self._counted = 0
         with _refusals(directory):
             self._inode = (directory / "keyring.sqlite").stat().st_ino
             row = database.execute("SELECT private_key FROM bridge").fetchone()
@@ -181,26 +223,30 @@ class Keyring:
         channel: str | None = None,
         integrity: int = 0,
         secret: bytes | None = None,
+        note: str = "",
     ) -> Issued:
         """Issue a line. Its *channel* is that of its *scheme* unless named, its *secret* a new one unless given.
 
-        Raises `BadName`, `LineExists`, and `LineError` for the rest.
+        Raises `BadName`, `BadNote`, `LineExists`, and `LineError` for the rest.
         """
         if not _NAME.fullmatch(name):
             raise BadName
+        _check_note(note)
         pin, usual = (self.pin, "tls") if scheme == "token" else (None, "raw")
         line = Line(secret or secrets.token_bytes(32), pin, n, sni, scheme, channel or usual, integrity)
         line = parse_arguments(arguments(line))
         row = (
-            name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires,
+            name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
         )  # fmt: skip
         with _refusals(self._directory), _writing(self._database):
             done = self._database.execute(
-                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (name) DO NOTHING", row
+                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, 0)"
+                " ON CONFLICT (name) DO NOTHING",
+                row,
             )
         if done.rowcount == 0:
             raise LineExists(name)
-        return Issued(name, line, int(now), expires, None)
+        return Issued(name, line, int(now), expires, None, note)
 
     def get(self, name: str) -> Issued:
         """The line called *name*, whatever became of it. Raises `BadName` and `LineUnknown`."""
@@ -218,30 +264,57 @@ class Keyring:
         """The lines that are neither revoked nor expired."""
         return self._read("WHERE revoked IS NULL AND (expires IS NULL OR expires > ?) ORDER BY created, rowid", now)
 
-    def revoke(self, name: str, now: float) -> None:
-        """Take the line back for good; one that was revoked before stays as it was.
+    def revoke(self, name: str, now: float, cut: bool = False) -> None:
+        """Take the line back for good, and with *cut* end its connections; what was done before stays done.
 
         Raises `BadName` and `LineUnknown`.
         """
+        self._change(name, "revoked = coalesce(revoked, ?), cut = max(cut, ?)", int(now), cut)
+
+    def set_note(self, name: str, note: str) -> None:
+        """Write *note* about the line, instead of what was noted before. Raises `BadName`, `BadNote`, `LineUnknown`."""
+        _check_note(note)
+        self._change(name, "note = ?", note)
+
+    def set_expiry(self, name: str, expires: int | None) -> None:
+        """Let the line open until *expires*, seconds since 1970, or for ever.
+
+        Raises `BadName`, `LineUnknown` and `LineRevoked`.
+        """
+        if self.get(name).revoked is not None:
+            raise LineRevoked(name)
+        self._change(name, "expires = ?", expires)
+
+    def count(self, used: Mapping[str, int], now: float) -> None:
+        """Write down that each line, by its name, has opened so many more connections, and that it was today."""
+        before = self._database.total_changes
+        with _refusals(self._directory), _writing(self._database):
+            self._database.executemany(
+                "UPDATE line SET connections = connections + ?, last_used = max(coalesce(last_used, 0), ?)"
+                " WHERE name = ?",
+                [(number, int(now) // _DAY, name) for name, number in used.items()],
+            )
+        self._counted += self._database.total_changes - before
+
+    def _change(self, name: str, what: str, *values: object) -> None:
         if not _NAME.fullmatch(name):
             raise BadName
         with _refusals(self._directory), _writing(self._database):
-            done = self._database.execute(
-                "UPDATE line SET revoked = coalesce(revoked, ?) WHERE name = ?", (int(now), name)
-            )
+            done = self._database.execute(f"UPDATE line SET {what} WHERE name = ?", (*values, name))  # noqa: S608  ours
         if done.rowcount == 0:
             raise LineUnknown(name)
 
     def changes(self) -> int:
         """A number that is another one after any process has changed the lines; asking costs microseconds.
 
-        A keyring whose file was removed or replaced is unreadable: what is revoked in the new one would not be heard.
+        What this process has counted is no change. A keyring whose file was removed or replaced is unreadable: what is
+        revoked in the new one would not be heard.
         """
         with _refusals(self._directory):
             if (self._directory / "keyring.sqlite").stat().st_ino != self._inode:
                 raise KeyringUnreadable(self._directory, "another was put in its place", "start the bridge anew")
             others = self._database.execute("PRAGMA data_version").fetchone()[0]
-            return int(others) << 32 | self._database.total_changes
+            return int(others) << 32 | self._database.total_changes - self._counted
 
     def setting(self, key: str) -> str | None:
         """What was remembered under *key*."""
@@ -274,14 +347,20 @@ class Keyring:
 
     def _issued(
         self, name: str, secret: bytes, n: int, sni: str | None, scheme: str, channel: str, integrity: int,
-        created: int, expires: int | None, revoked: int | None,
+        created: int, expires: int | None, revoked: int | None, note: str, last_used: int | None, connections: int,
+        cut: int,
     ) -> Issued:  # fmt: skip
         whole = isinstance(secret, bytes) and isinstance(n, int) and 1 <= n <= 1024
         token, knock = scheme == "token" and len(secret) == 32, scheme == "knock" and 1 <= len(secret) <= 64
         if not (whole and (token or knock)):
             raise KeyringUnreadable(self._directory, "a line in it is damaged")
         line = Line(secret, self.pin if token else None, n, sni, scheme, channel, integrity)
-        return Issued(name, line, created, expires, revoked)
+        return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut))
+
+
+def _check_note(note: str) -> None:
+    if len(note) > NOTE_AT_MOST or not note.isprintable():
+        raise BadNote
 
 
 def _pin(private_key: bytes) -> bytes:
@@ -355,12 +434,23 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise KeyringUnreadable(
                 path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
             )
-        if version != _VERSION:
+        if version == 1:
+            _migrate(database)
+        elif version != _VERSION:
             raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    """Bring a database of version 1 to this one's, unless another process has done so by now."""
+    with _writing(database):
+        if database.execute("PRAGMA user_version").fetchone()[0] == 1:
+            for statement in _FROM_VERSION_1.strip().splitlines():
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 @contextmanager

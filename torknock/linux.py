@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 TCP_REPAIR = 19  # linux/tcp.h
 TCP_REPAIR_QUEUE = 20  # linux/tcp.h
@@ -21,6 +25,33 @@ IPV6_TRANSPARENT = 75  # linux/in6.h
 NO_CAPABILITY = (
     "this process lacks CAP_NET_ADMIN in its network namespace; start it as root, or in a container with NET_ADMIN"
 )
+
+
+_LISTEN = "0A"  # TCP_LISTEN, net/tcp_states.h
+
+
+def is_served(host: str, port: int) -> bool:
+    """Whether something listens on *port* where SYNs for *host* would find it; "0.0.0.0" and "::" are every address.
+
+    It is looked up, not tried: who may not bind a port below 1024 may look. Raises `OSError`.
+    """
+    wanted = ipaddress.ip_address(host)
+    return any(
+        wanted.is_unspecified or address == wanted or (address.is_unspecified and address.version >= wanted.version)
+        for address, served in _listeners()
+        if served == port
+    )
+
+
+def _listeners() -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
+    """Every TCP listener of this network namespace (proc(5), /proc/net/tcp)."""
+    for name in ("tcp", "tcp6"):
+        for line in Path("/proc/self/net", name).read_text("ascii").splitlines()[1:]:
+            _number, local, _remote, state, *_ = line.split()
+            if state == _LISTEN:
+                address, _, port = local.partition(":")
+                words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+                yield ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), int(port, 16)
 
 
 def may_administer_network() -> bool:

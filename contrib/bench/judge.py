@@ -19,7 +19,8 @@ from twisted.internet.task import react
 from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood
-from torknock.gate.judge import SYN, Judge
+from torknock.gate.ask import SYN
+from torknock.gate.judge import Judge
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.ruleset import Door
 from torknock.line import Line

@@ -31,7 +31,7 @@ from torknock.dial.repair import RepairDialer
 from torknock.dial.stealth import StealthKnocker
 from torknock.dial.timestamp import NOT_HELD_BACK
 from torknock.line import Line
-from torknock.transport.client import _Bridge, _named
+from torknock.transport.bridges import _Bridge, _named
 from torknock.transport.first import FirstOctets
 
 reactor: Any = _reactor

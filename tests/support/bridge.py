@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,11 +25,28 @@ GREETING = b"this is the hidden service\n"
 """What the service behind the door says first."""
 
 
-class HiddenService:
-    """`torknock server` on *host*, as tor starts it, in front of a service that says `GREETING` and echoes."""
+POWERLESS = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--ambient-caps=-net_admin")
+"""What a command is put behind that shall have no CAP_NET_ADMIN."""
 
-    def __init__(self, host: Host, listen: str = "0.0.0.0:443", directory: Path | None = None) -> None:
+
+class HiddenService:
+    """`torknock server` on *host*, as tor starts it, in front of a service that says `GREETING` and echoes.
+
+    *options* are its `ServerTransportOptions`; with a *helper*, the socket of `torknock gate`, it has no capability.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        listen: str = "0.0.0.0:443",
+        directory: Path | None = None,
+        options: Mapping[str, str] | None = None,
+        helper: Path | None = None,
+    ) -> None:
         self.host = host
+        self._options = options or {}
+        powerless = () if helper is None else (*POWERLESS, TORKNOCK, "server", f"--helper={helper}")
+        self._command = [*(powerless or (TORKNOCK, "server"))]
         self._directory = tempfile.TemporaryDirectory(prefix="torknock-", ignore_cleanup_errors=True)
         self.state = directory or Path(self._directory.name) / "pt_state"
         self.state.mkdir(mode=0o700, exist_ok=True)
@@ -48,10 +66,13 @@ class HiddenService:
             "TOR_PT_SERVER_TRANSPORTS": "torknock",
             "TOR_PT_SERVER_BINDADDR": f"torknock-{self.listen}",
             "TOR_PT_ORPORT": f"127.0.0.1:{self._service.getsockname()[1]}",
+            "TOR_PT_SERVER_TRANSPORT_OPTIONS": ";".join(
+                f"torknock:{name}={value.replace(':', chr(92) + ':')}" for name, value in self._options.items()
+            ),
             "PATH": "/usr/sbin:/usr/bin",
         }
         self.process = self.host.popen(
-            [TORKNOCK, "server"],
+            self._command,
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None

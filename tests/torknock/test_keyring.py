@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -17,7 +18,17 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import torknock.keyring
 from torknock.isn.token import tokens
-from torknock.keyring import BadName, Issued, Keyring, KeyringMissing, KeyringUnreadable, LineExists, LineUnknown
+from torknock.keyring import (
+    BadName,
+    BadNote,
+    Issued,
+    Keyring,
+    KeyringMissing,
+    KeyringUnreadable,
+    LineExists,
+    LineRevoked,
+    LineUnknown,
+)
 from torknock.line import LineError
 
 NOW = 1_795_446_300.5
@@ -166,6 +177,52 @@ class KeyringTests(KeyringCase):
             seen.append(keyring.changes())
         self.assertEqual(len(set(seen)), 5)
 
+    def test_counting_is_no_change_for_who_counts(self) -> None:
+        """The bridge counts every minute, and would read every line anew."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        before = keyring.changes()
+        keyring.count({"alice": 3}, now=NOW)
+        keyring.count({"alice": 2, "nobody": 1}, now=NOW - 200_000)
+        self.assertEqual(keyring.changes(), before)
+        alice = keyring.get("alice")
+        self.assertEqual((alice.connections, alice.last_used), (5, int(NOW) // 86_400))
+
+    def test_a_note_and_an_expiry_are_changed(self) -> None:
+        """Of a line that lives; one that was revoked stays so."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW, note="for Alice, by hand")
+        self.assertEqual(keyring.get("alice").note, "for Alice, by hand")
+        keyring.set_note("alice", "")
+        keyring.set_expiry("alice", int(NOW) + 10)
+        self.assertEqual((keyring.get("alice").note, keyring.get("alice").expires), ("", int(NOW) + 10))
+        for note in ("x" * 201, "two\nlines"):
+            self.assertRaises(BadNote, keyring.set_note, "alice", note)
+            self.assertRaises(BadNote, keyring.add, "bob", expires=None, now=NOW, note=note)
+        self.assertRaises(LineUnknown, keyring.set_note, "bob", "x")
+        keyring.revoke("alice", now=NOW)
+        self.assertRaises(LineRevoked, keyring.set_expiry, "alice", None)
+
+    def test_a_revocation_may_cut(self) -> None:
+        """Also one that comes later; and it is not taken back."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        self.assertFalse(keyring.get("alice").cut)
+        for cut, then in ((False, False), (True, True), (False, True)):
+            keyring.revoke("alice", now=NOW, cut=cut)
+            self.assertEqual(keyring.get("alice").cut, then)
+
+    def test_a_keyring_of_version_1_is_brought_up_to_date(self) -> None:
+        """With its key and lines, by whichever of two processes comes first."""
+        with self.open() as keyring:
+            pin, alice = keyring.pin, keyring.add("alice", expires=7, now=NOW)
+        with contextlib.closing(sqlite3.connect(self.directory / "keyring.sqlite")) as database:
+            for column in ("note", "last_used", "connections", "cut"):
+                database.execute(f"ALTER TABLE line DROP COLUMN {column}")
+            database.execute("PRAGMA user_version = 1")
+        for keyring in (self.open(create=False), self.open(create=False)):
+            self.assertEqual((keyring.pin, keyring.lines()), (pin, [alice]))
+
     def test_settings_are_remembered(self) -> None:
         """The last value counts."""
         keyring = self.open()
@@ -275,7 +332,7 @@ class FileTests(KeyringCase):
         """Who goes back to an older torknock is told."""
         self.open().close()
         database = sqlite3.connect(self.directory / "keyring.sqlite")
-        database.execute("PRAGMA user_version = 2")
+        database.execute("PRAGMA user_version = 3")
         database.close()
         self.assertIn("newer torknock", self.refused())
 

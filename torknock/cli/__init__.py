@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import IO, Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from torknock.errors import TorknockError
 
@@ -19,12 +20,17 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "setup": Verb("torknock.cli.setup", "setup", "Hide the bridge of this host, or use a hidden one."),
+    "doctor": Verb("torknock.cli.doctor", "doctor", "What must hold here: does it, and what to do if not?"),
+    "status": Verb("torknock.cli.status", "status", "What the running bridge does."),
+    "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, take them back."),
+    "check": Verb("torknock.cli.check", "check", "From outside: is the bridge hidden, and does a line open it?"),
     "server": Verb("torknock.cli.server", "server", "The bridge's transport; tor starts it."),
     "client": Verb("torknock.cli.client", "client", "The client's transport; tor starts it."),
-    "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, take them back."),
+    "gate": Verb("torknock.cli.gate", "gate", "The privileged service that guards ports for bridges."),
+    "dial": Verb("torknock.cli.dial", "dial", "The privileged service that knocks for clients."),
     "rules": Verb("torknock.cli.rules", "rules", "The nftables ruleset that a bridge loads."),
     "isn": Verb("torknock.cli.isn", "isn", "The ISNs that open a bridge, and whose an ISN is."),
-    "check": Verb("torknock.cli.check", "check", "What stands in the way of a knock."),
     "reflect": Verb("torknock.cli.reflect", "reflect", "An open port that tells a client what came of its SYN."),
 }
 
@@ -58,6 +64,11 @@ class Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Their names, without importing one."""
+        verbs = [CompletionItem(name, help=verb.help) for name, verb in VERBS.items() if name.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; turn what a person can act on into one line."""
         try:
@@ -68,7 +79,12 @@ class Verbs(click.Group):
             raise click.exceptions.Exit(130) from None
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs,
+    name="torknock",
+    epilog="Example: torknock setup bridge",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="torknock", message="torknock %(version)s")
 def torknock() -> None:
     """A Tor bridge that no scan finds."""

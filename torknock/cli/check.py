@@ -1,22 +1,122 @@
-"""`torknock check`: what stands in the way of a knock."""
+"""`torknock check`: whether a bridge is hidden and its line opens it, and what stands in the way of a knock."""
 
 from __future__ import annotations
 
 import json
 import secrets
+import sys
+import tempfile
+import time
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from torknock.cli.options import address, say
+from torknock.cli.options import address, helper_option, say
+from torknock.helper import DIAL_SOCKET
+from torknock.line import BridgeLine, parse_bridge_line
+from torknock.operate.finding import State, exit_status
 from torknock.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 
+if TYPE_CHECKING:
+    from torknock.operate.check import Answer
 
-@click.group()
+
+class _LineOrVerb(click.Group):
+    """A group whose first argument is a bridge line if it is no verb of the group."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        first = next((arg for arg in args if arg == "-" or not arg.startswith("-")), None)
+        if first is not None and first not in self.commands:
+            args = ["line", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_LineOrVerb, epilog='Example: torknock check "Bridge torknock 192.0.2.7:443 4352E... key=... pin=..."')
 def check() -> None:
-    """What stands in the way of a knock."""
+    """Find out, from outside, whether a bridge is hidden and a line opens it.
+
+    What is no verb is taken for a bridge line: `torknock check LINE` is short for `torknock check line LINE`.
+    """
+
+
+@check.command(epilog="Example: torknock check line - < line.txt")
+@click.argument("bridge_line", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
+@helper_option(DIAL_SOCKET)
+def line(bridge_line: tuple[str, ...], as_json: bool, helper: str) -> None:
+    """Find out whether a bridge is hidden, its line opens it, and tor answers behind it.
+
+    Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
+    of the shell's history. The bridge's port and three others are approached as a stranger would, without anything of
+    the line; then the line knocks. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
+    something could not be found out.
+    """
+    text = " ".join(bridge_line)
+    parsed = parse_bridge_line(_stdin() if text == "-" else text)
+    answers = _answers(parsed, helper)
+    say(_as_json(answers) if as_json else _as_text(answers))
+    raise click.exceptions.Exit(exit_status(answer.state for answer in answers))
+
+
+def _stdin() -> str:
+    return sys.stdin.buffer.read(4096).decode("utf-8", "replace")
+
+
+def _answers(bridge_line: BridgeLine, helper: str) -> list[Answer]:
+    from twisted.internet import reactor as installed
+
+    from torknock.dial.memory import Memory
+    from torknock.dial.remote import RemoteDialer
+    from torknock.dial.repair import RepairDialer
+    from torknock.linux import may_administer_network
+    from torknock.operate.check import check
+    from torknock.transport.bridges import Bridges
+
+    reactor: Any = installed
+    reactor.seconds = time.monotonic
+    chance = secrets.SystemRandom()
+    outcome: list[list[Answer] | Failure] = []
+    with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # a trace of what was checked stays nowhere
+        memory = Memory(Path(directory))
+        dialer: Any = RepairDialer(reactor) if may_administer_network() else RemoteDialer(reactor, helper)
+        bridges = Bridges(dialer, reactor, time.time, chance, memory)
+
+        def begin() -> None:
+            endpoint = bridges.endpoint(bridge_line.line, str(bridge_line.address), bridge_line.port)
+            checking = Deferred.fromCoroutine(check(reactor, bridge_line, endpoint, chance))
+            checking.addBoth(outcome.append)
+            checking.addBoth(lambda _: reactor.stop())
+
+        reactor.callWhenRunning(begin)
+        reactor.run()
+        memory.close()
+    for answers in outcome:
+        if isinstance(answers, Failure):
+            answers.raiseException()
+        else:
+            return answers
+    raise click.exceptions.Exit(2)
+
+
+def _as_json(answers: list[Answer]) -> str:
+    told = [{"name": it.name, "state": it.state.value, "sentence": it.sentence, "ms": it.ms} for it in answers]
+    return json.dumps({"status": exit_status(it.state for it in answers), "answers": told})
+
+
+_COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
+
+
+def _as_text(answers: list[Answer]) -> str:
+    width = max(len(answer.name) for answer in answers)
+    return "\n".join(
+        f"{click.style(f'{it.state.value:<7}', fg=_COLOURS[it.state])}  {it.name:<{width}}  {it.sentence}"
+        + ("" if it.ms is None else f" ({it.ms} ms)")
+        for it in answers
+    )
 
 
 @check.command(epilog="Example: torknock check path 192.0.2.7:4430")

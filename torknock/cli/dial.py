@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from torknock.cli.options import guests_options, socket_option
 from torknock.dial.service import helper
 from torknock.helper import DIAL_SOCKET
 from torknock.helper.listener import listener
@@ -15,12 +16,8 @@ from torknock.helper.serving import serve
 
 
 @click.command(epilog="Example: torknock dial --user debian-tor --group torknock")
-@click.option(
-    "--socket", "path", default=DIAL_SOCKET, show_default=True, metavar="PATH",
-    help="Where to listen, unless systemd passes a socket.",
-)  # fmt: skip
-@click.option("--user", "users", multiple=True, metavar="NAME", help="A user who may ask; may be repeated.")
-@click.option("--group", "groups", multiple=True, metavar="NAME", help="A group whose members may; may be repeated.")
+@socket_option(DIAL_SOCKET)
+@guests_options
 def dial(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     """Knock for programs that may not choose the ISN of a SYN themselves.
 

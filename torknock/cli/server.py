@@ -9,14 +9,21 @@ from importlib.metadata import version
 import click
 
 from torknock.channel.configuration import OPENSSL_CONF
+from torknock.cli.options import helper_option
+from torknock.helper import GATE_SOCKET
 
 
-@click.command(epilog="In torrc:  ServerTransportPlugin torknock exec /usr/local/bin/torknock server")
-def server() -> None:
-    """The bridge's transport; tor starts it."""
+@click.command(epilog="In torrc: ServerTransportPlugin torknock exec /usr/local/bin/torknock server")
+@helper_option(GATE_SOCKET)
+def server(helper: str) -> None:
+    """The bridge's transport; tor starts it.
+
+    It guards the port itself if it has CAP_NET_ADMIN, else through the service of torknock gate, and where there is
+    none of both by a filter on its own listening socket.
+    """
     os.environ["OPENSSL_CONF"] = str(OPENSSL_CONF)  # read when OpenSSL is loaded, by what is imported next
     from twisted.internet import reactor
 
     from torknock.transport.server import serve
 
-    serve(reactor, os.environ, time.time, version("torknock"))
+    serve(reactor, os.environ, time.time, version("torknock"), helper)

@@ -36,5 +36,8 @@ class IGate(Interface):
     def intact() -> Deferred[bool]:
         """Whether the gate still is what `open` made, or somebody changed or removed it."""
 
+    def refused() -> Deferred[int | None]:
+        """How many SYNs without a token came since `open`; None if nobody counts them."""
+
     def close() -> Deferred[None]:
         """Leave the door: no token opens it, and nothing of the gate remains."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from attrs import define, field
 
+from torknock.gate.ask import SYN
 from torknock.isn.knock import Authenticators
 from torknock.line import Line
 
@@ -26,23 +26,6 @@ _GUESSES = 1_000
 """Failed SYNs in a `_MINUTE` that are an attempt to guess, and are said once."""
 
 _MINUTE = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class SYN:
-    """What a knock is judged by, and whose connection it would open."""
-
-    source: str
-    source_port: int
-    address: bytes
-    """The destination as it stands in the IP header: 4 or 16 octets."""
-    port: int
-    isn: int
-    tsval: int | None
-
-
-Ask = Callable[[Sequence[SYN]], Sequence[bool]]
-"""Says of each of some SYNs whether it opens a connection."""
 
 
 def tag(line: Line) -> int:

@@ -1,9 +1,9 @@
-"""The hidden listener: takes the connections that the gate let through, and asks whose SYN opened each."""
+"""The listener behind the gate: takes the connections that it let through, and asks whose SYN opened each."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -12,7 +12,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Server
 from twisted.logger import Logger
 
-from torknock.gate.judge import SYN
+from torknock.gate.ask import SYN
+from torknock.gate.ruleset import Door, Posture
 from torknock.gate.syn import SYNReader
 from torknock.linux import IPV6_TRANSPARENT, TCP_SAVE_SYN, TCP_SAVED_SYN
 from torknock.segment import BadDatagram
@@ -28,37 +29,59 @@ Welcome = Callable[[SYN, IAddress], IProtocol | None]
 """The protocol for a connection, given its SYN and the client's address; None drops it."""
 
 
-class HiddenListener:
-    """A listener on 127.0.0.1 and one on ::1 that accept what the gate's `tproxy` takes to them.
+class Listener:
+    """Accepts connections on the sockets that it is given: those that the gate lets SYNs come to.
 
     A connection is the business of *welcome* if the SYN that opened it was sent to *port*; every other one, such as a
-    connection to the hidden port itself from this host, is dropped.
+    connection to a hidden port itself from this host, is dropped.
     """
 
     def __init__(self, reactor: Any, port: int, welcome: Welcome) -> None:
+        self._reactor = reactor
+        self._doorstep = _Doorstep(port, welcome)
         self._ports: list[IListeningPort] = []
-        self.hidden_ipv4 = self._listen(reactor, socket.AF_INET, "127.0.0.1", port, welcome)
-        self.hidden_ipv6 = self._listen(reactor, socket.AF_INET6, "::1", port, welcome)
 
-    def _listen(self, reactor: Any, family: socket.AddressFamily, host: str, port: int, welcome: Welcome) -> int:
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setblocking(False)
-            # What is accepted here is bound to the protected port, and must not keep a later gate from looking at it.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET:
-                listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
-            else:
-                listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-            listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-            listener.bind((host, 0))
-            listener.listen(_BACKLOG)
-            hidden = listener.getsockname()[1]
-            self._ports.append(reactor.adoptStreamPort(listener.fileno(), family, _Doorstep(port, welcome)))
-        return int(hidden)
+    def adopt(self, listening: Sequence[socket.socket]) -> None:
+        """Accept on *listening* from now on, and no longer on what was adopted before. They are closed here."""
+        self.stop()
+        for each in listening:
+            with each:
+                self._ports.append(self._reactor.adoptStreamPort(each.fileno(), each.family, self._doorstep))
 
     def stop(self) -> Deferred[Any]:
         """Accept nothing more; connections that were accepted live on."""
-        return gatherResults([Deferred.fromCoroutine(_stopped(port)) for port in self._ports])
+        ports, self._ports = self._ports, []
+        return gatherResults([Deferred.fromCoroutine(_stopped(port)) for port in ports])
+
+
+def hidden_listeners() -> tuple[socket.socket, socket.socket]:
+    """Sockets that listen on 127.0.0.1 and on ::1 for what the gate's `tproxy` takes to them. Needs CAP_NET_ADMIN."""
+    return _hidden(socket.AF_INET, "127.0.0.1"), _hidden(socket.AF_INET6, "::1")
+
+
+def door(host: str, port: int, listening: tuple[socket.socket, socket.socket], posture: Posture) -> Door:
+    """The door at *host* and *port* with the `hidden_listeners` *listening* behind it."""
+    hidden_ipv4, hidden_ipv6 = (each.getsockname()[1] for each in listening)
+    return Door(host, port, hidden_ipv4, hidden_ipv6, posture)
+
+
+def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        # What is accepted here is bound to the protected port, and must not keep a later gate from looking at it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET:
+            listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
+        listener.bind((host, 0))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 async def _stopped(port: IListeningPort) -> None:

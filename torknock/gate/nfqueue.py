@@ -10,16 +10,17 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torknock.gate.ask import SYN, AskLater
 from torknock.gate.interfaces import GateFailed
-from torknock.gate.judge import SYN, Ask
 from torknock.gate.syn import SYNReader
 from torknock.segment import BadDatagram
 
@@ -27,6 +28,9 @@ _log = Logger()
 
 _A_TURN = 256
 """So many SYNs are judged together before the reactor gets its turn."""
+
+_JUDGED_WITHIN = 1.0
+"""Seconds for a judge who needs time; then he has refused."""
 
 _QUEUE_AT_MOST = 4096
 _COPIED = 2048
@@ -53,13 +57,14 @@ class PacketQueue:
     as they came, and so does one that nobody reads.
     """
 
-    def __init__(self, reactor: Any, number: int, port: int, ask: Ask, mark: Callable[[int], int]) -> None:
+    def __init__(self, reactor: Any, number: int, port: int, ask: AskLater, mark: Callable[[int], int]) -> None:
         self._reactor = reactor
         self._number = number
         self._ask = ask
         self._mark = mark
         self._reader = SYNReader(port, verify=True)
         self._netlink: socket.socket | None = None
+        self._judging: Deferred[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -129,19 +134,48 @@ class PacketQueue:
                     asked.append((syn, last, mark))
         if last is None:
             return
-        answers: Sequence[bool] = ()
+        waiting = [(packet_id, mark) for _, packet_id, mark in asked]
+        answers: Sequence[bool] | Awaitable[Sequence[bool]] = ()
         try:
             answers = self._ask([syn for syn, _, _ in asked])
         finally:  # a judge that breaks lets nobody in, and no SYN wait
-            for (_, packet_id, mark), let_in in zip(asked, answers, strict=False):
-                if let_in:
-                    self._go_on(_VERDICT, packet_id, _attribute(_MARK, struct.pack("!I", self._mark(mark))))
-            self._go_on(_VERDICT_BATCH, last, b"")
+            if isinstance(answers, Sequence):
+                self._settle(self._netlink, waiting, answers, last)
+        if not isinstance(answers, Sequence):
+            self._reactor.removeReader(self)
+            self._judging = Deferred.fromCoroutine(self._judged(self._netlink, waiting, answers, last))
 
-    def _go_on(self, kind: int, packet_id: int, more: bytes) -> None:
+    async def _judged(
+        self,
+        netlink: socket.socket,
+        waiting: Sequence[tuple[int, int]],
+        judging: Awaitable[Sequence[bool]],
+        last: int,
+    ) -> None:
+        """Settle when the judge has made up his mind, or has had his time; read on."""
+        answers: Sequence[bool] = ()
+        try:
+            answers = await Deferred.fromCoroutine(_awaited(judging)).addTimeout(_JUDGED_WITHIN, self._reactor)
+        except Exception as error:  # noqa: BLE001  a judge that breaks lets nobody in, and no SYN wait
+            _log.warn("knocks are refused: {reason}", reason=str(error) or "the judge does not answer")
+        self._settle(netlink, waiting, answers, last)
+        if self._netlink is netlink:
+            self._reactor.addReader(self)
+
+    def _settle(
+        self, netlink: socket.socket, waiting: Sequence[tuple[int, int]], answers: Sequence[bool], last: int
+    ) -> None:
+        """Let those of the *waiting*, (id, mark), in that *answers* say, and everything else up to *last* go on."""
+        if netlink.fileno() < 0:
+            return
+        for (packet_id, mark), let_in in zip(waiting, answers, strict=False):
+            if let_in:
+                self._go_on(netlink, _VERDICT, packet_id, _attribute(_MARK, struct.pack("!I", self._mark(mark))))
+        self._go_on(netlink, _VERDICT_BATCH, last, b"")
+
+    def _go_on(self, netlink: socket.socket, kind: int, packet_id: int, more: bytes) -> None:
         verdict = _attribute(_VERDICT_HDR, struct.pack("!II", _NF_ACCEPT, packet_id))
-        if self._netlink is not None:
-            self._netlink.send(_message(kind, self._number, verdict + more, _REQUEST))
+        netlink.send(_message(kind, self._number, verdict + more, _REQUEST))
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor found the queue broken: it is closed, which leaves the door closed."""
@@ -151,6 +185,10 @@ class PacketQueue:
     def logPrefix(self) -> str:
         """See `ILoggingContext`."""
         return "knock"
+
+
+async def _awaited(judging: Awaitable[Sequence[bool]]) -> Sequence[bool]:
+    return await judging
 
 
 def _message(kind: int, queue: int, attributes: bytes, flags: int) -> bytes:

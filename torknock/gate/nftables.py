@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred, DeferredLock
 from zope.interface import implementer
 
 from torknock.gate import ruleset
+from torknock.gate.ask import AskLater
 from torknock.gate.command import command
 from torknock.gate.generation import ruleset_generation
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
-from torknock.gate.judge import Ask
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging
 from torknock.gate.xtables import XTables, loaded_rules
@@ -43,7 +43,7 @@ class NftablesGate:
     own queue statement, that needs iptables too.
     """
 
-    def __init__(self, reactor: Any, door: ruleset.Door, ask: Ask) -> None:
+    def __init__(self, reactor: Any, door: ruleset.Door, ask: AskLater) -> None:
         self._reactor = reactor
         self._door = door
         self._queue = PacketQueue(reactor, door.queue, door.port, ask, ruleset.let_in)
@@ -69,6 +69,10 @@ class NftablesGate:
     def intact(self) -> Deferred[bool]:
         """See `IGate.intact`. Costs microseconds unless somebody changed something in this network namespace."""
         return self._in_turn(self._intact)
+
+    def refused(self) -> Deferred[int | None]:
+        """See `IGate.refused`."""
+        return self._in_turn(self._refused)
 
     def close(self) -> Deferred[None]:
         """See `IGate.close`."""
@@ -135,6 +139,9 @@ class NftablesGate:
                 return False
             self._generation = generation
         return True
+
+    async def _refused(self) -> int | None:
+        return None
 
     async def _close(self) -> None:
         if self._claim is not None:

@@ -15,8 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
+from torknock.gate.ask import SYN, Ask
 from torknock.gate.interfaces import GateFailed, IGate
-from torknock.gate.judge import SYN, Ask, Judge, tag
+from torknock.gate.judge import Judge, tag
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, expand_tokens, extract, seconds_valid
@@ -40,7 +41,7 @@ class Refresh:
 
     *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
     start what was used. *clock* times the waits and *now* tells the date: a clock that is set makes the gate be filled
-    anew.
+    anew. *changed* is called when somebody has changed the keyring's lines.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Refresh:
         gate: Callable[[Ask], IGate],
         clock: IReactorTime,
         now: Callable[[], float],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._keyring = keyring
         self._spent = spent
@@ -58,6 +60,7 @@ class Refresh:
         self._gate = gate(self.judge)
         self._clock = clock
         self._now = now
+        self._changed = changed
         self._book = TokenBook()
         self._judge = Judge(remember=knocks.add, warn=lambda told: _log.warn("{told}", told=told))
         self._unusable: SpentUnusable | None = None
@@ -83,6 +86,26 @@ class Refresh:
         await self._gate.close()
         self._spent.close()
         self._knocks.close()
+
+    @property
+    def trouble(self) -> str:
+        """Why the port is closed to everyone; empty while it is not."""
+        return self._trouble
+
+    @property
+    def live(self) -> Collection[str]:
+        """The names of the lines that open a connection now."""
+        return self._live.keys()
+
+    @property
+    def tokens(self) -> int:
+        """How many ISNs open a connection now: unspent tokens, and what a knock may look like at this moment."""
+        knocks = sum(1 << 16 if line.integrity else 1 for line in _knocking(self._live).values())
+        return knocks + sum(len(self._book.unspent(epoch)) for epoch in self._book.epochs)
+
+    def refused(self) -> Deferred[int | None]:
+        """See `IGate.refused`."""
+        return self._gate.refused()
 
     def judge(self, syns: Sequence[SYN]) -> Sequence[bool]:
         """Which of *syns*, that have no token, open a connection."""
@@ -147,6 +170,7 @@ class Refresh:
         if changes != self._changes:
             live = self._keyring.live(now)
             self._changes = changes
+            self._changed()
         elif any(issued.expires is not None and issued.expires <= now for issued in self._live.values()):
             live = [issued for issued in self._live.values() if issued.expires is None or issued.expires > now]
         else:
@@ -156,8 +180,8 @@ class Refresh:
             await self._fill()
             return
         self._judge.lines(_knocking(self._live))
-        gone = [name for name, issued in before.items() if self._live.get(name) != issued]
-        come = [name for name, issued in self._live.items() if before.get(name) != issued]
+        gone = [name for name in before if name not in self._live]
+        come = [name for name in self._live if name not in before]
         if gone:
             nobodys: list[int] = []
             for name in gone:
@@ -179,6 +203,7 @@ class Refresh:
         epochs = self._epochs
         self._changes = self._keyring.changes()
         self._live = {issued.name: issued for issued in self._keyring.live(now)}
+        self._changed()
         self._prks.clear()
         self._book.clear()
         self._book.forget(epochs[0])

@@ -24,6 +24,17 @@ PREFIX = "torknock-"
 """How the name of every table of ours begins."""
 
 
+class Posture(enum.Enum):
+    """How a protected port looks to everyone without a token (protocol.md §2.3)."""
+
+    CLOSED = "closed"
+    """As one on which nothing listens: the kernel answers."""
+    FILTERED = "filtered"
+    """As one that a firewall drops: silence."""
+    DECOY = "decoy"
+    """As what it is besides: a service of the operator's listens there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """A protected port, and where the SYNs that open it are taken to."""
@@ -35,11 +46,12 @@ class Door:
     """Port of the hidden listener on 127.0.0.1."""
     hidden_ipv6: int
     """Port of the hidden listener on ::1."""
+    posture: Posture = Posture.CLOSED
 
     @property
     def table(self) -> str:
-        """The name of the door's table, the same for every process that would guard this door."""
-        return f"{PREFIX}{self.port}" if self.everywhere else f"{PREFIX}{self.host.replace(':', '.')}-{self.port}"
+        """See `table_name`."""
+        return table_name(self.host, self.port)
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -55,6 +67,12 @@ class Door:
     def everywhere(self) -> bool:
         """Whether every address of this host is protected."""
         return ipaddress.ip_address(self.host).is_unspecified
+
+
+def table_name(host: str, port: int) -> str:
+    """The name of the table of the door at *host* and *port*, the same for every process that would guard it."""
+    everywhere = ipaddress.ip_address(host).is_unspecified
+    return f"{PREFIX}{port}" if everywhere else f"{PREFIX}{host.replace(':', '.')}-{port}"
 
 
 class Judging(enum.Enum):

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
+from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 
@@ -28,5 +29,5 @@ class IConversation(Interface):
         If it fails with `Malformed` the peer hears `no bad TEXT`, and the connection ends.
         """
 
-    def ended() -> None:
+    def ended() -> Deferred[None] | None:
         """The peer is gone or was sent away: nothing that he asked for may stay. Called once."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, maybeDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -64,11 +64,22 @@ class Helper(Factory):
     ) -> None:
         self.clock, self.may_ask, self.converse = clock, may_ask, converse
         self.talks: set[Talk] = set()
+        self.endings: set[Deferred[Any]] = set()
+        """Of conversations that are over, and whose traces are not gone yet."""
 
-    def hang_up(self) -> None:
-        """End every conversation."""
+    def hang_up(self) -> Deferred[Any]:
+        """End every conversation. Fires when nothing of them is left."""
         for talk in list(self.talks):
             talk.hang_up()
+        return gatherResults(self.endings, consumeErrors=True)
+
+    def over(self, talk: Talk, conversation: IConversation) -> None:
+        """*talk* has ended, and with it its *conversation*."""
+        self.talks.discard(talk)
+        ending: Deferred[Any] = maybeDeferred(conversation.ended)
+        self.endings.add(ending)
+        ending.addErrback(lambda failure: _log.failure("a conversation did not end well", failure=failure))
+        ending.addBoth(lambda _: self.endings.discard(ending))
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """The protocol of one peer."""
@@ -246,8 +257,7 @@ class Talk(Protocol):
             if not each.called:
                 each.errback(PeerGone("the connection has ended"))
         if self._conversation is not None:
-            self._helper.talks.discard(self)
-            self._conversation.ended()
+            self._helper.over(self, self._conversation)
 
     def _write(self, line: str) -> None:
         cast("Server", self.transport).write(octets(line))

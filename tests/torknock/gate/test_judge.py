@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.gate import judge as room
-from torknock.gate.judge import SYN, Judge, tag
+from torknock.gate.ask import SYN
+from torknock.gate.judge import Judge, tag
 from torknock.isn.knock import integrity_code, isn
 from torknock.line import Line
 

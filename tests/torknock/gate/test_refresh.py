@@ -11,8 +11,8 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from torknock.gate.ask import SYN
 from torknock.gate.interfaces import GateFailed, IGate
-from torknock.gate.judge import SYN
 from torknock.gate.refresh import Refresh
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.isn.knock import isn

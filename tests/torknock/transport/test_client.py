@@ -46,7 +46,8 @@ from torknock.dial.knocking import BridgeSilent, Knocked, TokensSpent
 from torknock.line import Line
 from torknock.linux import NO_CAPABILITY
 from torknock.transport import client as module
-from torknock.transport.client import PROXY_ERROR, KnockClient, _Bridge
+from torknock.transport.bridges import _Bridge
+from torknock.transport.client import PROXY_ERROR, KnockClient, Told
 
 reactor: Any = _reactor
 
@@ -105,7 +106,8 @@ class Waiting:
 def connect(knocks: Knocks, channel: IClientChannel | None = None, host: str = "192.0.2.7") -> Deferred[IProtocol]:
     """What `connect` of the endpoint returns."""
     knocker: Any = knocks
-    return _Bridge(reactor, knocker, channel or Raw(), LINE, host, 443).connect(Factory.forProtocol(Ends))
+    bridge = _Bridge(reactor, knocker, channel or Raw(), LINE, host, 443)
+    return Told(bridge).connect(Factory.forProtocol(Ends))
 
 
 class FailureTests(SynchronousTestCase):
@@ -289,7 +291,7 @@ class KnockClientTests(SynchronousTestCase):
         """A line as it should be, for either channel."""
         for channel in ("tls", "raw"):
             arguments = (("key", KEY), ("pin", PIN), ("channel", channel))
-            self.assertIsInstance(self.transport.endpoint(Request("192.0.2.7", 443, arguments)), _Bridge)
+            self.assertIsInstance(self.transport.endpoint(Request("192.0.2.7", 443, arguments)), Told)
 
     def test_bad_arguments_are_named(self) -> None:
         """The name of what is wrong is told, the key never."""

@@ -1,0 +1,83 @@
+"""Writes the man pages, and the shells' completion, out of the command itself: `python -m contrib.man.generate`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from click.shell_completion import get_completion_class
+from click_man.man import ManPage
+
+from torknock.cli import torknock
+
+MAN = Path(__file__).parent
+COMPLETION = MAN.parent / "completion"
+SHELLS = {"bash": "torknock.bash", "zsh": "_torknock", "fish": "torknock.fish"}
+
+
+def man_pages() -> dict[str, str]:
+    """The text of each page, by the name of its file."""
+    return {f"{context.command_path.replace(' ', '-')}.1": _page(context) for context in _contexts()}
+
+
+def completions() -> dict[str, str]:
+    """The script for each shell, by the name of its file."""
+    scripts = {}
+    for shell, name in SHELLS.items():
+        kind = get_completion_class(shell)
+        assert kind is not None
+        scripts[name] = kind(torknock, {}, "torknock", "_TORKNOCK_COMPLETE").source()
+    return scripts
+
+
+def main() -> None:
+    """Write all of them to their places."""
+    for stale in MAN.glob("*.1"):
+        stale.unlink()
+    for directory, texts in ((MAN, man_pages()), (COMPLETION, completions())):
+        for name, text in texts.items():
+            (directory / name).write_text(text, "utf-8")
+
+
+def _contexts(command: click.Command = torknock, above: click.Context | None = None) -> Iterator[click.Context]:
+    context = click.Context(command, info_name=command.name, parent=above)
+    yield context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _contexts(below, context)
+
+
+def _page(context: click.Context) -> str:
+    command = context.command
+    page = ManPage(context.command_path)
+    page.date, page.version = "", f"torknock {version('torknock')}"
+    page.short_help = _prose(command.help).partition("\n")[0].rstrip(".")
+    page.synopsis = " ".join(command.collect_usage_pieces(context))
+    page.description = _prose(command.help)
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    page.options = [record for record in records if record is not None]
+    text = str(page)
+    if isinstance(command, click.Group):
+        text += ".SH COMMANDS\n"
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            summary = _prose(below.help if below else "").partition("\n")[0]
+            text += f".TP\n\\fB{context.command_path.replace(' ', '-')}-{name}\\fP(1)\n{summary}\n"
+    if command.epilog:
+        introduction, _, example = command.epilog.partition(":")
+        text += f".SH {introduction.upper()}\n.nf\n{example.strip()}\n.fi\n"
+    return text
+
+
+def _prose(text: str | None) -> str:
+    """Paragraphs of *text*, each one line, with an empty line between them."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", (text or "").strip()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Tests of `torknock.operate.check`: what is said of what was seen."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from ipaddress import IPv4Address
+from typing import Any, cast
+
+from click.testing import CliRunner
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+
+from torknock.cli import torknock
+from torknock.dial.interfaces import CannotKnock
+from torknock.dial.knocking import BridgeSilent, TokensSpent
+from torknock.errors import TorknockError
+from torknock.line import BridgeLine, Line
+from torknock.operate.check import PATIENCE, Answer, Reply, check, stands_out, whose
+from torknock.operate.finding import State, exit_status
+from torknock.tor.link import Relay
+
+LINE = BridgeLine(IPv4Address("192.0.2.7"), 443, "A" * 40, Line(b"s" * 32, b"p" * 32))
+
+
+@implementer(IStreamClientEndpoint)
+class Closed:
+    """A bridge that a line does not open, because of *error*."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return fail(self._error)
+
+
+class SentenceTests(SynchronousTestCase):
+    """Pure judgements."""
+
+    def test_a_port_like_its_neighbours_does_not_stand_out(self) -> None:
+        """Whatever they do; and an open one is nothing special."""
+        for reply in Reply:
+            self.assertEqual(stands_out(reply, [reply] * 3).state, State.OK)
+            self.assertEqual(stands_out(Reply.ACCEPTED, [reply] * 3).state, State.OK)
+
+    def test_a_port_unlike_its_neighbours_stands_out(self) -> None:
+        """And the posture that fits is named."""
+        answer = stands_out(Reply.REFUSED, [Reply.SILENT] * 3)
+        self.assertEqual(answer.state, State.NOT_OK)
+        self.assertIn("posture=filtered", answer.sentence)
+        self.assertIn("posture=closed", stands_out(Reply.SILENT, [Reply.REFUSED] * 3).sentence)
+
+    def test_neighbours_that_differ_say_nothing(self) -> None:
+        """It could not be found out."""
+        for first, second in itertools.permutations(Reply, 2):
+            self.assertEqual(stands_out(Reply.REFUSED, [first, second, second]).state, State.UNKNOWN)
+
+    def test_whose_tor_it_is(self) -> None:
+        """The fingerprint is proved, another's, not proved, or not asked for; it is never quoted."""
+        nameless = BridgeLine(LINE.address, LINE.port, None, LINE.line)
+        for relay, line, state in (
+            (Relay("A" * 40), LINE, State.OK),
+            (Relay("B" * 40), LINE, State.NOT_OK),
+            (Relay(None), LINE, State.NOT_OK),
+            (Relay("B" * 40), nameless, State.OK),
+        ):
+            answer = whose(relay, line, 1)
+            self.assertEqual(answer.state, state)
+            self.assertNotIn("AAAA", answer.sentence)
+        self.assertIn("not verified", whose(Relay("B" * 40), nameless, 1).sentence)
+
+
+class CheckTests(SynchronousTestCase):
+    """The whole, on a network in memory that answers nobody."""
+
+    def checked(self, error: Exception) -> list[Answer]:
+        reactor = MemoryReactorClock()
+        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(error), secrets.SystemRandom()))
+        for client in reactor.tcpClients:
+            client[2].clientConnectionFailed(cast(Any, None), Failure(ConnectionRefusedError()))
+        return self.successResultOf(checking)
+
+    def test_strangers_carry_nothing_of_the_line(self) -> None:
+        """They connect to the bridge's port and to three others, once each, and only then does the line knock."""
+        reactor = MemoryReactorClock()
+        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(TokensSpent()), secrets.SystemRandom()))
+        hosts, ports, _factories, patience, _bind = zip(*reactor.tcpClients, strict=True)
+        self.assertEqual((set(hosts), set(patience), len(set(ports))), ({"192.0.2.7"}, {PATIENCE}, 4))
+        self.assertEqual((ports[0], all(10_000 <= port < 32_768 for port in ports[1:])), (443, True))
+        self.assertNoResult(checking)
+        checking.addErrback(lambda _: None)
+        checking.cancel()
+
+    def test_why_a_line_does_not_open(self) -> None:
+        """A bridge that refuses is a fault; a host that cannot knock, or has no token left, finds nothing out."""
+        for error, state in (
+            (BridgeSilent("it refused", True), State.NOT_OK),
+            (CannotKnock("this process lacks CAP_NET_ADMIN"), State.UNKNOWN),
+            (TokensSpent(), State.UNKNOWN),
+            (ConnectionRefusedError(), State.UNKNOWN),
+            (TorknockError("something else"), State.UNKNOWN),
+        ):
+            answers = {answer.name: answer for answer in self.checked(error)}
+            self.assertEqual(answers["stranger"].state, State.OK)
+            self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
+            self.assertNotIn("192.0.2.7", " ".join(answer.sentence for answer in answers.values()))
+
+    def test_exit_status(self) -> None:
+        """What is wrong counts more than what is not known."""
+        self.assertEqual(exit_status([State.OK]), 0)
+        self.assertEqual(exit_status([State.OK, State.UNKNOWN]), 2)
+        self.assertEqual(exit_status([State.UNKNOWN, State.NOT_OK, State.OK]), 1)
+
+
+class _Talker(Protocol):
+    """A service that is not tor."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        self.transport.loseConnection()
+
+
+class DecoyTests(TestCase):
+    """A port on which something else answers."""
+
+    async def test_a_decoy_is_no_tor(self) -> None:
+        """A stranger is let in, and what he meets is asked whether it is tor: one that hangs up is not."""
+        from twisted.internet import reactor
+
+        listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(_Talker))
+        self.addCleanup(listening.stopListening)
+        line = BridgeLine(IPv4Address("127.0.0.1"), listening.getHost().port, None, LINE.line)
+        answers = await check(reactor, line, Closed(TokensSpent()), secrets.SystemRandom())
+        self.assertEqual(answers[0].state, State.OK, answers)
+        self.assertIn("decoy", answers[0].sentence)
+        self.assertEqual(answers[1].state, State.OK)
+
+
+class CommandTests(SynchronousTestCase):
+    """`torknock check`: its first argument is a bridge line if it is no verb."""
+
+    def test_what_is_no_verb_is_a_line(self) -> None:
+        """In quotation marks, without them, from stdin; a fault in it is told in one line that does not quote it."""
+        for words, stdin in (
+            (["check", "Bridge torknock 192.0.2.7:443 key=c2VjcmV0"], ""),
+            (["check", "torknock", "192.0.2.7:443", "key=c2VjcmV0"], ""),
+            (["check", "--json", "-"], "Bridge torknock 192.0.2.7:443 key=c2VjcmV0\n"),
+            (["check", "line", "-"], "torknock 192.0.2.7:443 key=c2VjcmV0"),
+            (["check", "-"], "\udcff".encode("utf-8", "surrogatepass").decode("latin-1")),
+        ):
+            done = CliRunner().invoke(torknock, words, input=stdin)
+            self.assertEqual((done.exit_code, done.output.count("\n")), (1, 1), done.output)
+            self.assertNotIn("c2VjcmV0", done.output)
+            self.assertIn("torknock: ", done.output)
+
+    def test_verbs_are_verbs(self) -> None:
+        """`check path` asks for what it always asked for, and help is help."""
+        for words, said in (
+            (["check", "path"], "IP:PORT"),
+            (["check", "--help"], "path"),
+            (["check"], "path"),
+            (["check", "path", "--help"], "reflect"),
+        ):
+            self.assertIn(said, CliRunner().invoke(torknock, words).output)

@@ -1,0 +1,261 @@
+"""Tests of `torknock.operate.doctor` and `torknock.operate.firewall`: what is concluded from what was seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.gate.ruleset import Posture
+from torknock.operate.doctor import host, log, port, tor
+from torknock.operate.doctor.processes import Listening, Process
+from torknock.operate.doctor.redact import redact
+from torknock.operate.finding import State
+from torknock.operate.firewall import iptables, nftables
+from torknock.operate.firewall.fate import SYN, Fate, Judgement, judge
+from torknock.tor.inspect import TorFacts
+
+ADDRESSES = st.ip_addresses().map(str)
+HEX = st.binary(min_size=20, max_size=20).map(bytes.hex)
+STRANGER = SYN(443, 4, "eth0")
+
+
+def facts(or_listeners: Iterable[str] = ("127.0.0.1:9001",), **options: str) -> TorFacts:
+    """A tor with these *options*, one value each."""
+    said = {name: (value,) for name, value in options.items()}
+    return TorFacts((0, 4, 9, 11), 1, said, tuple(or_listeners), 100, True, None)
+
+
+class RedactTests(SynchronousTestCase):
+    """What may be posted in public."""
+
+    @given(ADDRESSES, st.integers(1, 65535), st.sampled_from(["{}:{}", "[{}]:{}", "from {} ({})", "'{}', {}"]))
+    def test_addresses_are_taken_out(self, address: str, number: int, form: str) -> None:
+        """Both kinds, in every form that tor writes them."""
+        line = f"Nov 23 19:00:54.000 [warn] it came {form.format(address, number)} today"
+        assume(address != "::")
+        said = redact(line)
+        self.assertNotIn(address, said)
+        self.assertIn("19:00:54", said)
+
+    @given(HEX)
+    def test_fingerprints_are_taken_out(self, fingerprint: str) -> None:
+        """With and without the nickname that tor puts behind them."""
+        for form in (fingerprint.upper(), fingerprint, f"${fingerprint}~alice", f"${fingerprint}=alice"):
+            self.assertNotIn(fingerprint.lower(), redact(f"connection to {form} at").lower())
+
+    def test_secrets_are_taken_out(self) -> None:
+        """A whole bridge line leaves its name alone."""
+        line = f"Bridge torknock 192.0.2.7:443 {'A' * 40} key={'k' * 43} pin={'p' * 43} sni=www.example.org"
+        said = redact(line)
+        for secret in ("192.0.2.7", "AAAA", "kkkk", "pppp", "example"):
+            self.assertNotIn(secret, said)
+
+    @given(st.text())
+    def test_a_line_stays_a_line(self, text: str) -> None:
+        """Nothing breaks out of it, and what was taken out stays so."""
+        said = redact(text)
+        self.assertTrue(said.isprintable())
+
+
+class LogTests(SynchronousTestCase):
+    """tor's log."""
+
+    def test_only_the_transport_that_runs_counts(self) -> None:
+        """What a predecessor complained of is over; what tor says of others is theirs."""
+        over = "Nov 23 19:00:00.000 [warn] Server managed proxy encountered a method error. (torknock no nft)\n"
+        anew = "Nov 23 19:00:01.000 [notice] Registered server transport 'torknock' at '0.0.0.0:443'\n"
+        other = "Nov 23 19:00:02.000 [warn] Your clock is odd\n"
+        self.assertEqual(log.judge(over + anew + other).state, State.OK)
+        found = log.judge(anew + over + over)
+        self.assertEqual(found.state, State.NOT_OK)
+        self.assertIn("2 times", found.why)
+        self.assertEqual(found.why.count("no nft"), 1)
+
+
+class TorTests(SynchronousTestCase):
+    """tor's configuration."""
+
+    def test_a_public_listener_is_found(self) -> None:
+        """As tor says it, or as the kernel does; its address is not repeated."""
+        public = Listening(IPv4Address("192.0.2.7"), 9051, 1)
+        local = Listening(IPv6Address("::1"), 9001, 2)
+        for said, listening, state in (
+            (["127.0.0.1:9001", "[::1]:9001"], [local], State.OK),
+            (["0.0.0.0:9001"], [local], State.NOT_OK),
+            (["[::]:9001"], [local], State.NOT_OK),
+            (["127.0.0.1:9001"], [public, local], State.NOT_OK),
+            (["127.0.0.1:9001"], None, State.UNKNOWN),
+            ([], [], State.NOT_OK),
+        ):
+            found = tor.or_port(facts(said), listening)
+            self.assertEqual(found.state, state, said)
+            self.assertNotIn("192.0.2.7", found.why)
+
+    def test_options_of_a_bridge(self) -> None:
+        """Each that is missing is named with the line that mends it."""
+        well = {
+            "BridgeRelay": "1", "AssumeReachable": "1", "PublishServerDescriptor": "0", "ExtORPort": "auto",
+            "ServerTransportPlugin": "obfs4,torknock exec /usr/local/bin/torknock server",
+        }  # fmt: skip
+        self.assertEqual({found.state for found in tor.bridge_options(facts(**well))}, {State.OK})
+        for name in well:
+            found = tor.bridge_options(facts(**{other: well[other] for other in well if other != name}))
+            wrong = [each for each in found if each.state is State.NOT_OK]
+            self.assertEqual(len(wrong), 1, name)
+            self.assertIn(f"torrc: {name} ", wrong[0].remedy)
+
+
+class PortTests(SynchronousTestCase):
+    """The protected port."""
+
+    def test_which_posture_fits(self) -> None:
+        """Closed among closed ports, filtered among dropped ones; a decoy anywhere; neither among rejected ones."""
+        for fate, fitting in (
+            (Fate.PASSED, Posture.CLOSED),
+            (Fate.DROPPED, Posture.FILTERED),
+            (Fate.REJECTED, None),
+            (Fate.RESET, None),
+        ):
+            for posture in Posture:
+                found = port.fits(posture, [Judgement(frozenset({fate}))] * 3)
+                fits = posture in (fitting, Posture.DECOY)
+                self.assertEqual(found.state, State.OK if fits else State.NOT_OK, (fate, posture))
+                if not fits and fitting is not None:
+                    self.assertIn(f"posture={fitting.value}", found.remedy)
+
+    def test_what_cannot_be_judged_is_unknown(self) -> None:
+        """Whether one judgement is open, or they differ."""
+        either = Judgement(frozenset({Fate.PASSED, Fate.DROPPED}), ("rule 7 in chain inet own input",))
+        passed, dropped = (Judgement(frozenset({fate})) for fate in (Fate.PASSED, Fate.DROPPED))
+        self.assertEqual(port.fits(Posture.CLOSED, [either]).state, State.UNKNOWN)
+        self.assertEqual(port.fits(Posture.CLOSED, [passed, dropped]).state, State.UNKNOWN)
+        found = port.let_in(443, [(4, passed), (6, either)])
+        self.assertEqual(found.state, State.UNKNOWN)
+        self.assertIn("rule 7", found.remedy)
+        self.assertEqual(port.let_in(443, [(4, either), (6, dropped)]).state, State.NOT_OK)
+
+    def test_who_may_listen(self) -> None:
+        """Nobody, but the operator's service for a decoy, and the transport that filters."""
+        theirs = Listening(IPv4Address(0), 443, 7)
+        none: frozenset[int] = frozenset()
+        self.assertEqual(port.listeners(443, Posture.CLOSED, [], none).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.CLOSED, [theirs], none).state, State.NOT_OK)
+        self.assertEqual(port.listeners(443, Posture.FILTERED, [theirs], frozenset({7})).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.DECOY, [theirs], none).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.DECOY, [], none).state, State.NOT_OK)
+
+
+WORDS = ["-p", "tcp", "!", "-i", "lo", "--dport", "443", "1:2", "-j", "ACCEPT", "x", "-m", "--ctstate", "NEW", "-A",
+         "--mark", "0x1/0x2", "--tcp-flags", "SYN", "-s", "10.0.0.0/8", "-d", "'", "--match-set", "-g"]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 70_000) | st.sampled_from(["@own", "tcp", "dport", "==", "!=", "new"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["match", "op", "left", "right", "payload", "protocol", "field", "meta", "key", "set", "vmap",
+                         "data", "range", "prefix", "&", "jump", "target", "accept", "elem", "val", "concat", "fib",
+                         "limit", "reject", "xt", "ct"]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+class RulesTests(SynchronousTestCase):
+    """Rules of other versions, and of other programs."""
+
+    @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), max_size=5))
+    def test_any_rules_of_iptables_are_judged(self, rules: list[list[str]]) -> None:
+        """What is not understood may match or not; nothing is raised, and something becomes of the SYN."""
+        saved = "*filter\n:INPUT DROP [0:0]\n" + "".join(f"-A INPUT {' '.join(rule)}\n" for rule in rules)
+        self.assertTrue(judge(iptables.chains(saved, STRANGER, "iptables")).fates)
+
+    @settings(max_examples=40)
+    @given(st.lists(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "accept", "jump", "set"]), JSON))))
+    def test_any_rules_of_nftables_are_judged(self, rules: list[list[dict[str, object]]]) -> None:
+        """As JSON of any shape."""
+        chain = {"family": "inet", "table": "own", "name": "input"}
+        base = chain | {"type": "filter", "hook": "input", "prio": 0, "policy": "drop"}
+        of = {"family": "inet", "table": "own", "chain": "input"}
+        items: list[dict[str, object]] = [{"chain": base}]
+        items += [{"rule": of | {"handle": number, "expr": expr}} for number, expr in enumerate(rules)]
+        read = json.loads(json.dumps(items))
+        self.assertTrue(judge(nftables.chains(read, STRANGER, lambda _family, _table: False)).fates)
+
+    def test_a_later_chain_drops_what_an_earlier_one_let_in(self) -> None:
+        """`accept` ends one chain only."""
+        saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp --dport 22 -j ACCEPT\n"
+        earlier = "*mangle\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j ACCEPT\n"
+        chains = iptables.chains(earlier + saved, STRANGER, "iptables")
+        self.assertEqual(judge(chains).fate, Fate.DROPPED)
+
+
+class HostTests(SynchronousTestCase):
+    """Privilege and confinement."""
+
+    def process(self, **differences: object) -> Process:
+        """A tor as Debian's unit starts it."""
+        return replace(Process(1, 1, 109, frozenset({115}), False, True, ("tor",)), **differences)  # type: ignore[arg-type]
+
+    def served(self, mode: int) -> str:
+        """The path of a Unix socket that answers."""
+        path: str = self.mktemp()
+        serving = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(serving.close)
+        serving.bind(path)
+        os.chmod(path, mode)
+        serving.listen()
+        return path
+
+    def test_who_has_the_power(self) -> None:
+        """The transport itself, else the service; else a bridge filters, unless another posture was asked for."""
+        able, unable, nowhere = self.process(may_administer_network=True), self.process(), self.mktemp()
+        for side, transport, helper, posture, state, filtering in (
+            ("server", able, nowhere, None, State.OK, False),
+            ("server", unable, self.served(0o666), None, State.OK, False),
+            ("server", unable, self.served(0o600), None, State.NOT_OK, False),
+            ("server", unable, nowhere, None, State.OK, True),
+            ("server", unable, nowhere, "filtered", State.OK, True),
+            ("server", unable, nowhere, "closed", State.NOT_OK, False),
+            ("client", unable, nowhere, None, State.NOT_OK, False),
+            ("client", unable, self.served(0o666), None, State.OK, False),
+        ):
+            for found in (
+                host.power(side, helper, transport, None, posture),
+                host.power(side, helper, None, transport, posture),
+            ):
+                self.assertEqual((found.finding.state, found.filtering), (state, filtering), (side, posture))
+        unseen = host.power("server", nowhere, None, None, None)
+        self.assertEqual((unseen.finding.state, unseen.filtering), (State.UNKNOWN, False))
+        self.assertIn("NoNewPrivileges", host.power("client", nowhere, unable, None, None).finding.why)
+
+    def test_the_consensus_shows_clocks_that_are_hours_wrong(self) -> None:
+        """And no others: knocks need it right within minutes."""
+        valid = ("2026-11-23 19:00:00", "2026-11-23 22:00:00")
+        seven = 1795460400.0  # 2026-11-23 19:00:00 UTC
+        for now, state in ((seven - 1, State.NOT_OK), (seven + 60, State.UNKNOWN), (seven + 10801, State.NOT_OK)):
+            self.assertEqual(host.dated(now, valid).state, state)
+        for nothing in (None, ("", "")):
+            self.assertEqual(host.dated(seven, nothing).state, State.UNKNOWN)
+
+    def test_apparmor(self) -> None:
+        """Only a profile that is enforced counts, and lines for torknock that are no comment."""
+        rules = Path(self.mktemp())
+        self.assertEqual(host.apparmor(None, rules).state, State.UNKNOWN)
+        for label in ("", "system_tor (complain)"):
+            self.assertEqual(host.apparmor(label, rules).state, State.OK)
+        for text, state in (
+            ("", State.NOT_OK),
+            ("  # /usr/local/bin/torknock PUx,\n", State.NOT_OK),
+            ("/usr/local/bin/torknock PUx,\n", State.OK),
+        ):
+            rules.write_text(text)
+            self.assertEqual(host.apparmor("system_tor (enforce)", rules).state, state, text)

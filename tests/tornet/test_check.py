@@ -1,0 +1,165 @@
+"""Tests of `torknock check LINE`: from a client's host, against bridges of a real tor."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.netns import Host, end
+from tests.support.tornet import Tor, shared_network, until
+from torknock.isn.token import epoch_at, tokens
+from torknock.line import parse_bridge_line
+
+TORKNOCK = str(Path(sys.executable).with_name("torknock"))
+HIDDEN = f"ServerTransportPlugin torknock exec {TORKNOCK} server\nServerTransportListenAddr torknock 0.0.0.0:443\n"
+FILTERING = """
+    table inet own {
+        chain input {
+            type filter hook input priority filter; policy drop;
+            ct state established accept
+            iif lo accept
+            tcp dport 443 accept
+        }
+    }
+"""
+
+
+@functools.cache
+def hidden_bridge() -> Tor:
+    """The bridge of all these tests, on a host of its own; the network ends it."""
+    bridge = shared_network().bridge(HIDDEN, host="checked")
+    bridge.wait_log("Registered server transport")
+    return bridge
+
+
+class CheckTests(SynchronousTestCase):
+    """A bridge host, and a host from which it is looked at."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.network = shared_network()
+        self.bridge = hidden_bridge()
+        self.outside = self.network.lab.host("client")
+
+    def torknock_line(self, *words: str) -> str:
+        keyring = self.bridge.data_directory / "pt_state" / "torknock"
+        return self.bridge.host.run([TORKNOCK, "line", *words, "--keyring", str(keyring)]).stdout
+
+    def line(self, name: str, *options: str, at: str | None = None) -> str:
+        return self.torknock_line("add", name, "--address", f"{at or self.bridge.host.address}:443", *options)
+
+    def admitted(self, line: str) -> bool:
+        """Whether a SYN with a token of *line* would be let in."""
+        ours = parse_bridge_line(line).line
+        listed = self.bridge.host.run(["nft", "list", "set", "inet", "torknock-443", "tokens"]).stdout
+        return not set(map(str, tokens(ours.secret, ours.bridge_name, epoch_at(time.time()), ours.n))).isdisjoint(
+            re.findall(r"\d+", listed)
+        )
+
+    def check(self, line: str, host: Host | None = None) -> tuple[int, dict[str, Any]]:
+        """The exit status, and the answers by name."""
+        running = (host or self.outside).popen(
+            [TORKNOCK, "check", "--json", "-"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        said, errors = running.communicate(line)
+        self.assertEqual(errors, "")
+        told = json.loads(said)
+        self.assertEqual(told["status"], running.returncode)
+        for word in line.split():
+            self.assertNotIn(word.partition("=")[2] or "key=", said)
+        return running.returncode, {answer["name"]: answer for answer in told["answers"]}
+
+    def states(self, answers: dict[str, Any]) -> dict[str, str]:
+        return {name: answer["state"] for name, answer in answers.items()}
+
+    def test_a_hidden_bridge(self) -> None:
+        """Closed as its neighbours are, opened by every kind of line, and tor proves the fingerprint behind it."""
+        for name, options, at in (
+            ("alice", (), None),
+            ("bob", (), f"[{self.bridge.host.address6}]"),
+            ("carol", ("--channel", "raw"), None),
+            ("dave", ("--scheme", "knock"), None),
+            ("erin", ("--scheme", "knock", "--integrity", "64"), None),
+        ):
+            status, answers = self.check(self.line(name, *options, at=at))
+            with self.subTest(name):
+                self.assertEqual(set(self.states(answers).values()), {"ok"}, answers)
+                self.assertEqual(status, 0)
+                self.assertIn("closed", answers["stranger"]["sentence"])
+                self.assertIn("proves the fingerprint", answers["tor"]["sentence"])
+                self.assertGreaterEqual(answers["line"]["ms"], 0)
+
+    def test_a_tor_that_anybody_finds(self) -> None:
+        """Its ORPort on the bridge's port: it answers a stranger, and is not what the line names."""
+        found = self.network.bridge(host="found", or_port="443")
+        self.addCleanup(found.stop)
+        found.wait_log("Opened OR listener")
+        status, answers = self.check(self.line("frank", at=found.host.address))
+        self.assertEqual(status, 1)
+        self.assertEqual(self.states(answers), {
+            "stranger": "not ok", "other ports": "ok", "line": "not ok", "tor": "unknown",
+        })  # fmt: skip
+        self.assertIn("not hidden", answers["stranger"]["sentence"])
+        self.assertIn("is not the bridge", answers["line"]["sentence"])
+
+    def test_a_port_that_stands_out(self) -> None:
+        """The firewall lets SYNs to the bridge's port in and drops all others: the line opens, and a scan sees it."""
+        self.bridge.host.run(["nft", "-f", "-"], FILTERING)
+        self.addCleanup(self.bridge.host.run, ["nft", "delete", "table", "inet", "own"])
+        status, answers = self.check(self.line("grace"))
+        self.assertEqual(status, 1)
+        self.assertEqual(self.states(answers), {
+            "stranger": "ok", "other ports": "not ok", "line": "ok", "tor": "ok",
+        })  # fmt: skip
+        self.assertIn("posture=filtered", answers["other ports"]["sentence"])
+
+    def test_another_tor_behind_it(self) -> None:
+        """Tor proves who it is, so a fingerprint that is not its own is noticed; without one, that is said."""
+        words = self.line("heidi").split()
+        status, answers = self.check(" ".join([*words[:3], "0" * 40, *words[4:]]))
+        self.assertEqual((status, answers["tor"]["state"]), (1, "not ok"), answers)
+        self.assertIn("another", answers["tor"]["sentence"])
+        status, answers = self.check(" ".join([*words[:3], *words[4:]]))
+        self.assertEqual((status, answers["tor"]["state"]), (0, "ok"), answers)
+        self.assertIn("not verified", answers["tor"]["sentence"])
+
+    def test_a_revoked_line(self) -> None:
+        """It does not open; the bridge is as hidden as before."""
+        line = self.line("ivan")
+        self.torknock_line("revoke", "ivan")
+        until(lambda: not self.admitted(line), 30, lambda: "it is still admitted")
+        status, answers = self.check(line)
+        self.assertEqual(status, 1)
+        self.assertEqual(self.states(answers), {
+            "stranger": "ok", "other ports": "ok", "line": "not ok", "tor": "unknown",
+        })  # fmt: skip
+
+    def test_without_the_power_to_knock(self) -> None:
+        """A stranger's view is had by anybody; what the line does is found out through the service, or not at all."""
+        line, dial = self.line("judy"), f"{self.bridge.data_directory}/dial.sock"
+        service = self.outside.popen([TORKNOCK, "dial", "--socket", dial], stderr=subprocess.DEVNULL)
+        self.addCleanup(end, [service])
+        until(lambda: Path(dial).is_socket(), 30, lambda: "no socket")
+        for helper, status, opens in (
+            ("/nowhere/dial.sock", 2, "unknown  line .*CAP_NET_ADMIN"),
+            (dial, 0, "ok       line "),
+        ):
+            running = self.outside.popen(
+                ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", TORKNOCK, "check", "line", line,
+                 "--helper", helper],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            said, errors = running.communicate()
+            self.assertEqual((running.returncode, errors), (status, ""), said)
+            self.assertRegex(said, "(?m)^ok       stranger ")
+            self.assertRegex(said, f"(?m)^{opens}")

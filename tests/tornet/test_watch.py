@@ -1,0 +1,169 @@
+"""Tests of torknock.tor.watch with a real tor, and of `torknock status` beside it. Nothing leaves their namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from tests.support.netns import Lab
+from tests.support.tornet import Tor, shared_network
+from torknock.tor.watch import TorSeen, TorUnseen, Watch, without_addresses
+from torknock.transport.monitor import Monitor
+from torknock.transport.publish import Publication
+
+needs_root = None if os.geteuid() == 0 else "network namespaces need root"
+
+OFFLINE = f"""
+TestingTorNetwork 1
+DirAuthority nobody orport=1 no-v2 v3ident={"A" * 40} 127.0.0.1:1 {"B" * 40}
+BridgeRelay 1
+PublishServerDescriptor 0
+AssumeReachable 1
+Address 198.18.2.2
+ORPort 127.0.0.1:auto IPv4Only
+ExtORPort auto
+SocksPort 0
+"""
+
+TRANSPORT = """#!/bin/sh
+echo VERSION 1
+echo SMETHOD torknock 127.0.0.1:1
+echo SMETHODS DONE
+while ! [ -e {go} ]; do sleep 0.05; done
+echo 'LOG SEVERITY=notice MESSAGE="all is well"'
+echo 'LOG SEVERITY=warning MESSAGE="no answer from 203.0.113.9 nor [2001:db8::9]:443"'
+cat > /dev/null
+"""
+
+
+class RealTorTests(TestCase):
+    """A bridge's tor without a network."""
+
+    skip = needs_root
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="torknock-")
+        self.addCleanup(temporary.cleanup)
+        self.directory = Path(temporary.name)
+        self.control = str(self.directory / "tor" / "control")
+        self.go = self.directory / "go"
+        transport = self.directory / "transport"
+        transport.write_text(TRANSPORT.format(go=self.go))
+        transport.chmod(0o700)
+        lab = Lab()
+        self.addCleanup(lab.close)
+        self.host = lab.host("bridge")
+        torrc = f"{OFFLINE}ServerTransportPlugin torknock exec {transport}"
+        self.tor = Tor("bridge", self.host, self.directory / "tor", torrc)
+        self.addCleanup(self.tor.stop)
+        self.tor.wait_log("Registered server transport 'torknock'")
+
+    async def test_what_is_seen(self) -> None:
+        """Version, progress and connections; then what tor complains of, without addresses; at last, that it ended."""
+        watch = Watch(reactor, self.control)
+        self.addCleanup(watch.close)
+        seen = await watch.look()
+        assert isinstance(seen, TorSeen), seen
+        self.assertRegex(seen.version, r"^0\.4\.\d+\.\d+")
+        self.assertEqual((seen.or_connections, seen.complaints), (0, ()))
+        self.assertIn(seen.bootstrapped, range(100))
+        self.assertIs(seen.or_port_answers, False)  # it listens in another namespace
+        self.go.touch()
+        deadline = time.monotonic() + 60
+        while not seen.complaints and time.monotonic() < deadline:
+            await deferLater(reactor, 0.05)
+            again = await watch.look()
+            assert isinstance(again, TorSeen), again
+            seen = again
+        (complaint,) = seen.complaints
+        self.assertIn("no answer from [scrubbed] nor [scrubbed]", complaint)
+        await deferToThread(self.tor.stop)
+        self.assertIsInstance(await watch.look(), TorUnseen)
+
+    async def test_the_command_beside_a_tor(self) -> None:
+        """One object that has the bridge and its tor, whose ORPort answers."""
+        monitor = Monitor(
+            reactor, version="1.0", posture="closed", port=443, refused=lambda: succeed(7),
+            tokens=lambda: 24, lines=lambda: 1, trouble=lambda: "",
+        )  # fmt: skip
+        publication = Publication(reactor, monitor, self.directory)
+        self.addCleanup(lambda: Deferred.fromCoroutine(publication.stop()))
+        await publication.start()
+        command = [sys.executable, "-m", "torknock", "status", "--keyring", str(self.directory)]
+        asked = await deferToThread(self.host.run, [*command, "--json", "--control", self.control])
+        told = json.loads(asked.stdout)
+        self.assertEqual((told["port"], told["refused"], told["syns_to_a_hit"]), (443, 7, 178_956_970))
+        self.assertEqual((told["tor"]["or_port_answers"], told["tor"]["or_connections"]), (True, 0))
+        asked = await deferToThread(self.host.run, [*command, "--control", self.control])
+        self.assertTrue(re.search(r"tor +0\.4\.\S+, bootstrapped \d+ %, ORPort answers, 0", asked.stdout), asked.stdout)
+
+
+class NetworkTests(TestCase):
+    """A bridge in a network that works."""
+
+    skip = needs_root
+
+    async def test_a_bridge_that_has_bootstrapped(self) -> None:
+        """Its connections to relays are counted as tor counts them."""
+        network = await deferToThread(shared_network)
+        bridge = await deferToThread(network.bridge)
+        self.addCleanup(bridge.stop)
+        await deferToThread(bridge.wait_bootstrapped)
+        watch = Watch(reactor, str(bridge.data_directory / "control"))
+        self.addCleanup(watch.close)
+        counted = -1
+        while counted < 1:  # tor opens and closes them as it likes
+            before = await deferToThread(bridge.info, "orconn-status")
+            seen = await watch.look()
+            if before == await deferToThread(bridge.info, "orconn-status"):
+                counted = before.count(" CONNECTED")
+        assert isinstance(seen, TorSeen), seen
+        self.assertEqual((seen.bootstrapped, seen.or_connections), (100, counted))
+
+
+class NoTorTests(TestCase):
+    """A control port that is none."""
+
+    async def test_the_reason_is_said(self) -> None:
+        """And nothing is raised."""
+        for control in ("/nonexistent/control", "127.0.0.1:1", "somewhere"):
+            unseen = await Watch(reactor, control).look()
+            assert isinstance(unseen, TorUnseen)
+            self.assertTrue(unseen.reason.isprintable() and unseen.reason, control)
+            self.assertNotIn("127.0.0.1:1 ", unseen.reason)
+
+
+class AddressTests(SynchronousTestCase):
+    """What tor says may hold a client's address."""
+
+    @given(st.text(" :[]x"), st.ip_addresses().map(str), st.text(" ]x"))
+    def test_no_address_is_left(self, before: str, address: str, after: str) -> None:
+        """Of either family, whatever stands around it."""
+        for written in (address, f"[{address}]:443"):
+            self.assertNotIn(address, without_addresses(f"{before} {written} {after}").split())
+        self.assertNotIn(address, without_addresses(f"from {address}:9001 to"))
+        self.assertNotIn(address, without_addresses(f"x{address}, to"))
+
+    def test_words_are_left(self) -> None:
+        """Versions and file names are no addresses."""
+        said = 'Managed proxy "/usr/bin/torknock": version 0.4.9 (exit 2)'
+        self.assertEqual(without_addresses(said), said)
+
+    @given(st.text())
+    def test_one_line_of_bounded_length(self, message: str) -> None:
+        """Whatever tor says."""
+        line = without_addresses(message * 50)
+        self.assertTrue(line.isprintable() and len(line) <= 300)

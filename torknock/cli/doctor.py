@@ -1,0 +1,72 @@
+"""`torknock doctor`: what must hold here, whether it does, and what to do if not."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from torknock.cli.options import keyring_option, say
+from torknock.operate.finding import Finding, State, exit_status
+
+_COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
+
+
+@click.command(epilog="Example: torknock doctor bridge")
+@click.argument("role", type=click.Choice(["bridge", "client"]), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
+@click.option(
+    "--control", default="/run/tor/control", show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands."
+)
+@click.option("--password", "asks", is_flag=True, help="Ask for the password of tor's control port.")
+@keyring_option
+def doctor(role: str | None, as_json: bool, control: str, asks: bool, keyring: Path) -> None:
+    """Look at every condition that must hold for a bridge, or for a client.
+
+    Which of the two this host has is found out where it is not said. Nothing is changed, and nothing secret is printed.
+    The exit status is 0 if all is ok, 1 if something is not, 2 if something could not be found out.
+    """
+    from twisted.internet import reactor
+
+    from torknock.operate.doctor.examine import Patient, examine
+
+    password = click.prompt("Password of tor's control port", hide_input=True, err=True) if asks else None
+    patient = Patient(keyring, role, control, password)
+    outcome: list[list[Finding] | Failure] = []
+
+    def begin() -> None:
+        examining = Deferred.fromCoroutine(examine(reactor, patient, time.time))
+        examining.addBoth(outcome.append)
+        examining.addBoth(lambda _: reactor.stop())
+
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    for findings in outcome:
+        if isinstance(findings, Failure):
+            findings.raiseException()
+        else:
+            say(_as_json(findings) if as_json else _as_text(findings))
+            raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
+    raise click.exceptions.Exit(2)
+
+
+def _as_json(findings: list[Finding]) -> str:
+    told = [{"name": it.name, "state": it.state.value, "why": it.why, "remedy": it.remedy} for it in findings]
+    return json.dumps({"status": exit_status(it.state for it in findings), "findings": told})
+
+
+def _as_text(findings: list[Finding]) -> str:
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        state = click.style(f"{finding.state.value:<7}", fg=_COLOURS[finding.state])
+        lines.append(f"{state}  {finding.name:<{width}}  {finding.why}")
+    wanting = [finding for finding in findings if finding.state is not State.OK]
+    if wanting:
+        lines += ["", "What to do:"]
+        lines += [f"  {finding.name:<{width}}  {finding.remedy}" for finding in wanting]
+    return "\n".join(lines)

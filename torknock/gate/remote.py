@@ -1,0 +1,131 @@
+"""A gate that `torknock gate` makes, for bridges without CAP_NET_ADMIN."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from torknock.gate import requests
+from torknock.gate.ask import Ask
+from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
+from torknock.gate.listener import Listener
+from torknock.gate.requests import Admit, Guard, Withdraw, pieces
+from torknock.gate.ruleset import Posture
+from torknock.helper.connection import Answer, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
+from torknock.helper.grammar import Malformed, number
+
+_log = Logger()
+
+PATIENCE = 10.0
+"""Seconds that the service has for each answer."""
+
+
+@implementer(IGate)
+class RemoteGate:
+    """The gate of the door at *host* and *port*, made by the service at *path*.
+
+    *listener* adopts the sockets that the service hands over; *ask* is asked about SYNs without a token. A connection
+    that is lost is not `intact`, and `open` makes a new one.
+    """
+
+    def __init__(
+        self, reactor: Any, path: str, host: str, port: int, posture: Posture, listener: Listener, ask: Ask
+    ) -> None:
+        self._reactor, self._path, self._listener, self._ask = reactor, path, listener, ask
+        self._host, self._port, self._posture = host, port, posture
+        self._connection: HelperConnection | None = None
+
+    def open(self, judging: bool) -> Deferred[None]:
+        """See `IGate.open`."""
+        return Deferred.fromCoroutine(self._open(judging))
+
+    def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
+        """See `IGate.admit`."""
+        return Deferred.fromCoroutine(self._each([str(Admit(seconds, some)) for some in pieces(tokens)]))
+
+    def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
+        """See `IGate.withdraw`."""
+        return Deferred.fromCoroutine(self._each([str(Withdraw(some)) for some in pieces(tokens)]))
+
+    def intact(self) -> Deferred[bool]:
+        """See `IGate.intact`."""
+        return Deferred.fromCoroutine(self._intact())
+
+    def refused(self) -> Deferred[int | None]:
+        """See `IGate.refused`."""
+        return Deferred.fromCoroutine(self._refused())
+
+    def close(self) -> Deferred[None]:
+        """See `IGate.close`. The service does so by itself when the connection is lost."""
+        return Deferred.fromCoroutine(self._close())
+
+    async def _open(self, judging: bool) -> None:
+        if self._connection is None:
+            try:
+                self._connection = await connect(self._reactor, self._path, self._heard, self._lost)
+            except HelperMissing as error:
+                raise GateFailed(f"{error}; as root: systemctl restart torknock-gate.socket") from error
+        answer = await self._answer(str(Guard(self._host, self._port, self._posture, judging)))
+        if answer.descriptors:
+            self._listener.adopt(answer.descriptors)
+
+    async def _each(self, lines: list[str]) -> None:
+        for line in lines:
+            await self._answer(line)
+
+    async def _intact(self) -> bool:
+        if self._connection is None:
+            return False
+        try:
+            return (await self._answer(requests.INTACT)).words == ("yes",)
+        except GateFailed:
+            return False
+
+    async def _refused(self) -> int | None:
+        [said] = (await self._answer(requests.REFUSED)).words or ("unknown",)
+        return None if said == "unknown" else number(said, 0, 2**63 - 1)
+
+    async def _close(self) -> None:
+        if self._connection is not None:
+            try:
+                await self._answer(requests.LEAVE)
+            finally:
+                self._hang_up()
+
+    async def _answer(self, line: str) -> Answer:
+        if self._connection is None:
+            raise GateFailed(f"the gate of port {self._port} is closed; nothing can be changed about it")
+        try:
+            return await self._connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
+        except HelperRefused as refused:
+            raise (DoorTaken if refused.kind == "taken" else GateFailed)(str(refused)) from refused
+        except HelperLost as error:
+            self._hang_up()
+            raise GateFailed(str(error)) from error
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _too_late(self, _result: object, seconds: float) -> Any:
+        raise HelperLost(self._path, f"it has not answered within {seconds:.0f} s")
+
+    def _lost(self) -> None:
+        self._connection = None
+
+    def _heard(self, line: str) -> None:
+        syns = requests.parse_judge(line)
+        connection = self._connection
+        if connection is None:
+            raise Malformed("nobody is there to judge")
+        answers = [False] * len(syns)
+        try:
+            answers = list(self._ask(syns))
+        except Exception:  # noqa: BLE001  whatever it is, the SYNs must not wait for it
+            _log.failure("knocks are refused, because their judge broke")
+        connection.tell(requests.judged(answers))

@@ -1,0 +1,144 @@
+"""The privileged service that guards ports for bridges: one connection to it is one door, and the lease of its gate.
+
+Whoever may ask can guard a port that nobody serves, say which ISNs open it, and read how many SYNs were refused; the
+sockets on which those connections arrive are his. When he goes, the gate is closed. He can do nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from torknock.gate import requests
+from torknock.gate.ask import SYN
+from torknock.gate.interfaces import DoorTaken, GateFailed
+from torknock.gate.listener import door, hidden_listeners
+from torknock.gate.nftables import NftablesGate
+from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
+from torknock.gate.ruleset import Door, Posture
+from torknock.helper.grammar import Malformed, no
+from torknock.helper.interfaces import IConversation, Reply
+from torknock.helper.peers import Guests
+from torknock.helper.unix import Helper, Talk
+from torknock.linux import is_served
+
+_log = Logger()
+
+_T = TypeVar("_T")
+
+
+def helper(reactor: Any, guests: Guests) -> Helper:
+    """The service for *guests*. Needs CAP_NET_ADMIN to be of use, and `nft`."""
+    return Helper(reactor, guests.may_ask, lambda talk: Guarding(reactor, talk))
+
+
+@implementer(IConversation)
+class Guarding:
+    """One peer's door."""
+
+    def __init__(self, reactor: Any, talk: Talk) -> None:
+        self._reactor = reactor
+        self._talk = talk
+        self._gate: NftablesGate | None = None
+        self._guarded: Guard | None = None
+
+    async def answer(self, line: str) -> Reply:
+        """See `IConversation.answer`."""
+        request = requests.parse(line)
+        try:
+            if isinstance(request, Guard):
+                return await self._guard(request)
+            if self._gate is None:
+                if request != requests.LEAVE:
+                    raise Malformed("guard a door first")
+                return Reply("ok")
+            return Reply(await self._done(request, self._gate))
+        except DoorTaken as error:
+            return Reply(no("taken", str(error)))
+        except GateFailed as error:
+            return Reply(no("failed", str(error)))
+        except OSError as error:
+            return Reply(no("failed", f"the kernel refuses: {error.strerror}"))
+
+    def ended(self) -> Deferred[None] | None:
+        """Close the gate; whatever is being done to it ends before."""
+        return None if self._gate is None else self._closed(self._gate)
+
+    async def _guard(self, wanted: Guard) -> Reply:
+        if self._gate is not None and self._guarded is not None:
+            if (wanted.host, wanted.port, wanted.posture) != (
+                self._guarded.host, self._guarded.port, self._guarded.posture
+            ):  # fmt: skip
+                raise Malformed("one connection guards one door")
+            await _whole(self._gate.open(wanted.judging))
+            return Reply("ok")
+        if wanted.posture is not Posture.DECOY and is_served(wanted.host, wanted.port):
+            raise GateFailed(served(wanted.port))
+        listening = hidden_listeners()
+        try:
+            await self._open(wanted, listening)
+        except BaseException:
+            for each in listening:
+                each.close()
+            raise
+        return Reply("ok", listening)
+
+    async def _open(self, wanted: Guard, listening: tuple[socket.socket, socket.socket]) -> None:
+        hidden = door(wanted.host, wanted.port, listening, wanted.posture)
+        gate = NftablesGate(self._reactor, hidden, self._ask)
+        self._gate, self._guarded = gate, wanted
+        try:
+            await _whole(gate.open(wanted.judging))
+        except GateFailed:
+            self._gate = None
+            await self._closed(gate)
+            raise
+
+    async def _done(self, request: Admit | Withdraw | str, gate: NftablesGate) -> str:
+        match request:
+            case Admit():
+                await _whole(gate.admit(request.tokens, request.seconds))
+            case Withdraw():
+                await _whole(gate.withdraw(request.tokens))
+            case requests.INTACT:
+                return f"ok {'yes' if await _whole(gate.intact()) else 'no'}"
+            case requests.REFUSED:
+                refused = await _whole(gate.refused())
+                return f"ok {'unknown' if refused is None else refused}"
+            case _:
+                await _whole(gate.close())
+        return "ok"
+
+    async def _ask(self, syns: Sequence[SYN]) -> list[bool]:
+        """What the peer says of *syns*."""
+        answers: list[bool] = []
+        for start in range(0, len(syns), SYNS_A_LINE):
+            some = syns[start : start + SYNS_A_LINE]
+            said = await self._talk.ask(requests.judge(some), "judged")
+            answers += requests.parse_judged(said, len(some))
+        return answers
+
+    def _closed(self, gate: NftablesGate) -> Deferred[None]:
+        closing = gate.close()
+        closing.addErrback(lambda failure: _log.error("a gate was not closed: {reason}", reason=str(failure.value)))
+        return closing
+
+
+def served(port: int) -> str:
+    """Why *port* cannot be hidden."""
+    return (
+        f"another program listens on port {port}; end it, hide a port that nobody serves, or let it be the decoy "
+        "(posture=decoy)"
+    )
+
+
+def _whole(step: Deferred[_T]) -> Deferred[_T]:
+    """*step*'s result; it is done to its end also if nobody waits for it any more."""
+    waiting: Deferred[_T] = Deferred()
+    step.chainDeferred(waiting)
+    return waiting

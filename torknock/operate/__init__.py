@@ -1,0 +1,1 @@
+"""What operators do, as functions that return values."""

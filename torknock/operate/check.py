@@ -1,0 +1,228 @@
+"""`torknock check`: is a bridge hidden, does its line open it, does tor answer behind it? Seen from outside."""
+
+from __future__ import annotations
+
+import enum
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionRefusedError,
+    NoRouteError,
+    TCPTimedOutError,
+)
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Protocol as Connection
+
+from torknock.channel.interfaces import ChannelFailed
+from torknock.dial.knocking import BridgeSilent
+from torknock.errors import TorknockError
+from torknock.line import BridgeLine
+from torknock.operate.finding import State
+from torknock.tor.link import NotTor, Relay, asking
+
+PATIENCE = 5.0
+"""Seconds that a stranger waits for an answer: as long as a client does."""
+
+TOR_PATIENCE = 20.0
+"""Seconds that tor may take to say who it is."""
+
+_NEIGHBOURS = 3
+
+
+class Chance(Protocol):
+    """What chooses ports: `secrets.SystemRandom`."""
+
+    def randrange(self, start: int, stop: int) -> int:
+        """A number from *start* on, below *stop*."""
+
+
+class Reply(enum.Enum):
+    """What a stranger's SYN got."""
+
+    REFUSED = "closed"
+    SILENT = "silent"
+    ACCEPTED = "open"
+    UNREACHABLE = "unreachable"
+    """A router, or the host's firewall, says that there is no way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One question's answer, in a sentence."""
+
+    name: str
+    state: State
+    sentence: str
+    ms: int | None = None
+    """How long it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """What a stranger got at a port."""
+
+    port: int
+    reply: Reply
+    ms: int
+
+
+async def check(
+    reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, chance: Chance
+) -> list[Answer]:
+    """The answers for the bridge of *bridge_line*, which *endpoint* opens (`transport.bridges.Bridges`).
+
+    A stranger's connections come first, and carry nothing of the line.
+    """
+    host, port = str(bridge_line.address), bridge_line.port
+    neighbours = _neighbours(port, chance)
+    approaches: list[Approach] = await gatherResults(
+        [Deferred.fromCoroutine(approach(reactor, host, each)) for each in (port, *neighbours)],
+        consumeErrors=True,
+    )
+    itself, others = approaches[0], approaches[1:]
+    answers = [await _stranger(reactor, host, itself), stands_out(itself.reply, [other.reply for other in others])]
+    return answers + await _opened(reactor, bridge_line, endpoint)
+
+
+def _neighbours(port: int, chance: Chance) -> list[int]:
+    """Ports that are most likely unused: above those of services, below those that Linux gives to clients."""
+    chosen: list[int] = []
+    while len(chosen) < _NEIGHBOURS:
+        if (candidate := chance.randrange(10_000, 32_768)) not in (port, *chosen):
+            chosen.append(candidate)
+    return chosen
+
+
+async def approach(reactor: Any, host: str, port: int) -> Approach:
+    """Connect as anybody would, and say nothing."""
+    start = reactor.seconds()
+    factory: Factory[Connection] = Factory.forProtocol(Connection)
+    factory.noisy = False
+    try:
+        connected: Any = await _endpoint(reactor, host, port, PATIENCE).connect(factory)
+        connected.transport.abortConnection()
+        reply = Reply.ACCEPTED
+    except ConnectionRefusedError:
+        reply = Reply.REFUSED
+    except (ConnectTimeout, TCPTimedOutError):
+        reply = Reply.SILENT
+    except (NoRouteError, ConnectError):
+        reply = Reply.UNREACHABLE
+    return Approach(port, reply, _ms(reactor, start))
+
+
+async def _stranger(reactor: Any, host: str, itself: Approach) -> Answer:
+    name, ms = "stranger", itself.ms
+    match itself.reply:
+        case Reply.REFUSED:
+            return Answer(name, State.OK, "the port is closed to a stranger", ms)
+        case Reply.SILENT:
+            return Answer(name, State.OK, f"the port says nothing to a stranger in {PATIENCE:.0f} s", ms)
+        case Reply.UNREACHABLE:
+            return Answer(name, State.UNKNOWN, "a stranger is told that there is no way to the host", ms)
+    if await _is_tor(reactor, host, itself.port):
+        return Answer(name, State.NOT_OK, "tor itself answers a stranger: the bridge is not hidden", ms)
+    return Answer(name, State.OK, "a stranger is let in, to something that is not tor: a decoy", ms)
+
+
+async def _is_tor(reactor: Any, host: str, port: int) -> bool:
+    """Whether tor answers whoever connects."""
+    asked: Deferred[Relay] = Deferred()
+    try:
+        connected: Any = await _endpoint(reactor, host, port, PATIENCE).connect(asking(asked))
+    except ConnectError:
+        return False
+    try:
+        await asked.addTimeout(TOR_PATIENCE, reactor)
+    except (NotTor, ConnectionClosed, TimeoutError, OSError, SSL.Error):
+        return False
+    finally:
+        connected.transport.abortConnection()
+    return True
+
+
+def stands_out(itself: Reply, others: Sequence[Reply]) -> Answer:
+    """Whether the bridge's port does as the host's other ports do."""
+    name = "other ports"
+    if itself is Reply.ACCEPTED:
+        return Answer(name, State.OK, "an open port does not stand out")
+    if len(set(others)) > 1:
+        return Answer(name, State.UNKNOWN, f"{len(others)} others do not do the same: {_listed(others)}")
+    if others[0] is itself:
+        return Answer(name, State.OK, f"{len(others)} others are {itself.value}, too")
+    fitting = {Reply.REFUSED: "posture=closed", Reply.SILENT: "posture=filtered"}.get(others[0])
+    remedy = f"; {fitting} on the bridge fits" if fitting else ""
+    sentence = f"{len(others)} others are {others[0].value}, and the bridge's is {itself.value}: it stands out{remedy}"
+    return Answer(name, State.NOT_OK, sentence)
+
+
+def _listed(replies: Sequence[Reply]) -> str:
+    return ", ".join(reply.value for reply in replies)
+
+
+async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint) -> list[Answer]:
+    """Whether the line opens the bridge, and whether tor is behind it."""
+    start = reactor.seconds()
+    asked: Deferred[Relay] = Deferred()
+    try:
+        connected: Any = await endpoint.connect(asking(asked))
+    except (TorknockError, ChannelFailed, ConnectError, OSError) as error:
+        return [_not_opened(error, _ms(reactor, start)), _not_asked()]
+    opened = Answer("line", State.OK, "the line opens the bridge", _ms(reactor, start))
+    start = reactor.seconds()
+    try:
+        relay = await asked.addTimeout(TOR_PATIENCE, reactor)
+    except (BridgeSilent, ChannelFailed, ConnectError) as error:  # a line with `integrity` is dialled only now
+        return [_not_opened(error, _ms(reactor, start)), _not_asked()]
+    except NotTor as error:
+        return [opened, Answer("tor", State.NOT_OK, str(error), _ms(reactor, start))]
+    except TimeoutError:
+        return [opened, Answer("tor", State.NOT_OK, "nothing answers behind it", _ms(reactor, start))]
+    except (TorknockError, ConnectionClosed, OSError, SSL.Error):
+        sentence = "what is behind it hangs up: tor may be down, or the line revoked a moment ago"
+        return [opened, Answer("tor", State.NOT_OK, sentence, _ms(reactor, start))]
+    finally:
+        connected.transport.abortConnection()
+    return [opened, whose(relay, bridge_line, _ms(reactor, start))]
+
+
+def _not_opened(error: Exception, ms: int) -> Answer:
+    closed = isinstance(error, (BridgeSilent, ChannelFailed))
+    said = str(error) if isinstance(error, (TorknockError, ChannelFailed)) else "the connection was lost at once"
+    return Answer("line", State.NOT_OK if closed else State.UNKNOWN, said, ms)
+
+
+def _not_asked() -> Answer:
+    return Answer("tor", State.UNKNOWN, "not asked, because the line did not open")
+
+
+def whose(relay: Relay, bridge_line: BridgeLine, ms: int) -> Answer:
+    """Whether the tor that answered is the one that the line names."""
+    if bridge_line.fingerprint is None:
+        sentence = "tor answers; the line has no fingerprint, so whose tor it is was not verified"
+        return Answer("tor", State.OK, sentence, ms)
+    if relay.fingerprint is None:
+        return Answer("tor", State.NOT_OK, "tor answers, and does not prove the identity that it has", ms)
+    if not hmac.compare_digest(relay.fingerprint, bridge_line.fingerprint):
+        return Answer("tor", State.NOT_OK, "tor answers, and proves to be another than the line names", ms)
+    return Answer("tor", State.OK, "tor answers, and proves the fingerprint in the line", ms)
+
+
+def _endpoint(reactor: Any, host: str, port: int, patience: float) -> IStreamClientEndpoint:
+    kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    return kind(reactor, host, port, timeout=patience)
+
+
+def _ms(reactor: Any, start: float) -> int:
+    took: float = reactor.seconds() - start
+    return round(took * 1000)

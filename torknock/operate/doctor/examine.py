@@ -1,0 +1,229 @@
+"""Every condition that must hold for a bridge, or for a client, each looked at once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+
+from torknock.errors import TorknockError
+from torknock.gate.interfaces import GateFailed
+from torknock.gate.ruleset import Door, Posture
+from torknock.helper import DIAL_SOCKET, GATE_SOCKET
+from torknock.line import LineError, parse_address
+from torknock.operate.doctor import host, log, port, tor
+from torknock.operate.doctor.processes import (
+    Listening,
+    Process,
+    confinement,
+    listening,
+    process,
+    same_network,
+    sockets_of,
+    transport_of,
+)
+from torknock.operate.finding import Finding, not_ok, unknown
+from torknock.operate.firewall.look import Firewall, default_interface, look
+from torknock.tor.inspect import CONTROL, TorFacts, TorUnreachable, ask_tor
+
+_SAMPLE = 3
+"""Unused ports that are judged."""
+
+
+class WhatIsThis(TorknockError):
+    """It is not to be seen whether this host has a bridge or a client."""
+
+    def __init__(self) -> None:
+        super().__init__("neither tor nor a keyring tells what this host has; say torknock doctor bridge, or client")
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What is looked at."""
+
+    keyring: Path
+    """Where a bridge's keyring is, unless tor's configuration names another."""
+    role: str | None = None
+    """`bridge` or `client`; None if that is to be found out."""
+    control: str = CONTROL
+    password: str | None = None
+
+
+async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> list[Finding]:
+    """What holds and what does not. Raises `WhatIsThis`."""
+    facts: TorFacts | None = None
+    findings: list[Finding] = []
+    try:
+        facts = await deferToThread(ask_tor, patient.control, patient.password)
+        findings.append(tor.version(facts))
+    except TorUnreachable as error:
+        remedy = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
+        findings.append((not_ok if error.missing else unknown)("tor", str(error), remedy))
+    role = patient.role or _guess(patient, facts)
+    tor_process = _process(facts)
+    if tor_process is not None and not _is_here(tor_process):
+        why = "tor is in another network namespace than this command: what follows is about this one"
+        findings.append(unknown("network", why, f"nsenter --net=/proc/{tor_process.pid}/ns/net torknock doctor"))
+    if role == "client":
+        return findings + await _client(reactor, facts, tor_process, now)
+    return findings + await _bridge(reactor, patient, facts, tor_process, now)
+
+
+def _guess(patient: Patient, facts: TorFacts | None) -> str:
+    if facts is not None and facts.of_torknock("ServerTransportPlugin") is not None:
+        return "bridge"
+    if facts is not None and facts.of_torknock("ClientTransportPlugin") is not None:
+        return "client"
+    try:
+        if patient.keyring.exists():
+            return "bridge"
+    except OSError:
+        pass
+    raise WhatIsThis
+
+
+async def _client(
+    reactor: Any, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
+) -> list[Finding]:
+    transport = _transport(tor_process, "client")
+    powered = host.power("client", _helper(facts, "Client", DIAL_SOCKET), transport, tor_process, None)
+    findings = [powered.finding, host.choosing()]
+    findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
+    findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
+    if facts is None:
+        return findings
+    if tor.uses_knocks(facts):
+        findings.append(host.timestamps())
+    findings += tor.client_options(facts)
+    findings.append(tor.bootstrapped(facts))
+    findings.append(await log.log(reactor, facts.options.get("Log", ())))
+    return findings
+
+
+async def _bridge(
+    reactor: Any, patient: Patient, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
+) -> list[Finding]:
+    options = _options(facts)
+    directory = Path(options["keyring"]) if "keyring" in options else _keyring(patient, facts)
+    transport = _transport(tor_process, "server")
+    knocks = host.has_knocks(directory, now())
+    powered = host.power(
+        "server", _helper(facts, "Server", GATE_SOCKET), transport, tor_process, options.get("posture")
+    )
+    filtering = powered.filtering
+    posture = Posture(options["posture"]) if options.get("posture") in _POSTURES else None
+    posture = posture or (Posture.FILTERED if filtering else Posture.CLOSED)
+    findings = [powered.finding, *host.kernel()]
+    if not filtering:
+        findings.append(host.nf_tables())
+        findings += await host.gate_programs(reactor, posture, knocks)
+    if knocks:
+        findings.append(host.timestamps())
+    findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
+    findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
+    findings += host.keyring(directory, tor_process, now())
+    if facts is not None:
+        findings += tor.bridge_options(facts)
+        findings.append(tor.or_port(facts, _listening_of(tor_process)))
+        if tor_process is not None:
+            findings.append(tor.running("server", transport))
+        findings += [tor.registered(facts), tor.bootstrapped(facts)]
+        findings.append(await log.log(reactor, facts.options.get("Log", ())))
+    findings += await _door(reactor, facts, posture, transport, filtering)
+    return findings
+
+
+async def _door(
+    reactor: Any, facts: TorFacts | None, posture: Posture, transport: Process | None, filtering: bool
+) -> list[Finding]:
+    firewall: Firewall | None = None
+    refused = ""
+    try:
+        firewall = await look(reactor)
+    except GateFailed as error:
+        refused = str(error)
+    where = facts.of_torknock("ServerTransportListenAddr") if facts is not None else None
+    try:
+        address, number = parse_address(where or "")
+    except LineError:
+        why = "which port is protected is not known, so nothing can be said of it"
+        return [unknown("port", why, "torrc: ServerTransportListenAddr torknock 0.0.0.0:443")]
+    door = Door(str(address), number, 1, 2)
+    found = listening()
+    findings = [port.listeners(number, posture, found, _sockets(transport))]
+    findings.append(port.gate(door.table, firewall, filtering))
+    if firewall is None:
+        why, _, install = refused.partition("; ")
+        findings.append(unknown("firewall", f"its rules cannot be listed: {why}", install or host.AS_ROOT))
+        findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", install or host.AS_ROOT))
+        return findings
+    versions = [version for version in door.versions if default_interface(version)] or door.versions[:1]
+    findings.append(port.let_in(number, [(version, firewall.judge(number, version)) for version in versions]))
+    sample = _unused({number, *(each.port for each in found)})
+    findings.append(port.fits(posture, [firewall.judge(each, version) for each in sample for version in versions]))
+    return findings
+
+
+_POSTURES = {posture.value for posture in Posture}
+
+
+def _options(facts: TorFacts | None) -> dict[str, str]:
+    said = (facts.of_torknock("ServerTransportOptions") or "") if facts is not None else ""
+    return {name: value for name, _, value in (word.partition("=") for word in said.split())}
+
+
+def _helper(facts: TorFacts | None, side: str, usual: str) -> str:
+    """The socket of the privileged service, as the transport's command line in torrc names it."""
+    words = ((facts.of_torknock(f"{side}TransportPlugin") or "") if facts is not None else "").split()
+    return words[words.index("--helper") + 1] if "--helper" in words[:-1] else usual
+
+
+def _keyring(patient: Patient, facts: TorFacts | None) -> Path:
+    data = facts.data_directory if facts is not None else None
+    return patient.keyring if data is None else data / "pt_state" / "torknock"
+
+
+def _unused(used: set[int]) -> Sequence[int]:
+    sample: list[int] = []
+    while len(sample) < _SAMPLE:
+        candidate = 1024 + secrets.randbelow(65536 - 1024)
+        if candidate not in used:
+            sample.append(candidate)
+    return sample
+
+
+def _process(facts: TorFacts | None) -> Process | None:
+    try:
+        return None if facts is None or facts.pid is None else process(facts.pid)
+    except OSError:
+        return None
+
+
+def _transport(tor_process: Process | None, side: str) -> Process | None:
+    return None if tor_process is None else transport_of(tor_process.pid, side)
+
+
+def _is_here(found: Process) -> bool:
+    try:
+        return same_network(found.pid)
+    except OSError:
+        return True
+
+
+def _sockets(found: Process | None) -> frozenset[int]:
+    try:
+        return frozenset() if found is None else sockets_of(found.pid)
+    except OSError:
+        return frozenset()
+
+
+def _listening_of(found: Process | None) -> list[Listening] | None:
+    """What the process listens on; None if that cannot be seen."""
+    try:
+        return None if found is None else [each for each in listening() if each.inode in sockets_of(found.pid)]
+    except OSError:
+        return None

@@ -1,0 +1,64 @@
+"""What tor's log says of the transport, without what no stranger may read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torknock.gate.command import command
+from torknock.gate.interfaces import GateFailed
+from torknock.operate.doctor.redact import redact
+from torknock.operate.finding import Finding, not_ok, ok, unknown
+
+_TAIL = 256 * 1024
+"""Octets of a log that are read, from its end."""
+
+_ANEW = re.compile(r"\] Tor \S+ (?:opening (?:new )?log file|running on )|Registered server transport 'torknock'")
+"""What was said before this is about a transport that is gone."""
+
+_COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed transport)", re.IGNORECASE)
+_SHOWN = 3
+
+
+async def log(reactor: Any, logs: Iterable[str]) -> Finding:
+    """What tor complains of; *logs* are the values of its option Log."""
+    files = [words[-1] for words in map(str.split, logs) if "file" in words]
+    for path in files:
+        try:
+            return judge(_tail(Path(path)))
+        except OSError as error:
+            why = f"tor's log cannot be read: {error.strerror}"
+            return unknown("tor's log", why, "run torknock doctor as root")
+    if Path("/run/systemd/system").exists():
+        arguments = ["--unit=tor@default", "--unit=tor", "--lines=2000", "--no-pager", "--output=cat"]
+        try:
+            return judge(await command(reactor, "journalctl", arguments, package="systemd"))
+        except GateFailed:
+            pass
+    why = "tor writes its log where it cannot be read from here"
+    return unknown("tor's log", why, "look in it for torknock, or torrc: Log notice file /var/log/tor/notices.log")
+
+
+def judge(text: str) -> Finding:
+    """What the log *text* says of the transport that runs now."""
+    lines = text.splitlines()
+    begun = max((number for number, line in enumerate(lines) if _ANEW.search(line)), default=-1)
+    complaints = [redact(_without_date(line)) for line in lines[begun + 1 :] if _COMPLAINT.search(line)]
+    if not complaints:
+        return ok("tor's log", "tor complains of nothing about the transport")
+    told = " / ".join(list(dict.fromkeys(complaints))[-_SHOWN:])
+    remedy = "see to what it says; then restart tor"
+    return not_ok("tor's log", f"tor complains {len(complaints)} times: {told}", remedy)
+
+
+def _without_date(line: str) -> str:
+    return line[line.index("[") :]
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - _TAIL, 0))
+        return file.read().decode("utf-8", "replace")

@@ -1,0 +1,146 @@
+"""Conditions of tor: what it is told, where it listens, what it says of the transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from torknock.line import LineError, parse_bridge_line
+from torknock.operate.doctor.processes import Listening, Process
+from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.tor.inspect import TorFacts
+
+_OLDEST = (0, 4, 5)
+_HOW_IT_RUNS = ("ServerTransportPlugin torknock exec /usr/local/bin/torknock server",
+                "ClientTransportPlugin torknock exec /usr/local/bin/torknock client")  # fmt: skip
+
+
+def version(facts: TorFacts) -> Finding:
+    """Whether tor is new enough."""
+    said = ".".join(map(str, facts.version))
+    if facts.version < _OLDEST:
+        return not_ok("tor", f"tor {said} runs", "install tor 0.4.5 or newer")
+    return ok("tor", f"tor {said} runs")
+
+
+def bootstrapped(facts: TorFacts) -> Finding:
+    """Whether tor is in the Tor network."""
+    if facts.bootstrapped == 100:
+        return ok("bootstrap", "tor is in the Tor network")
+    done = "an unknown part" if facts.bootstrapped is None else f"{facts.bootstrapped} %"
+    return not_ok("bootstrap", f"tor has done {done} of its bootstrap", "wait; then look at tor's log")
+
+
+def bridge_options(facts: TorFacts) -> list[Finding]:
+    """Whether torrc says what a hidden bridge needs."""
+    findings = [
+        _option(facts, "BridgeRelay", "1", "tor is a bridge", "tor is no bridge"),
+        _option(facts, "AssumeReachable", "1", "tor does not test its ORPort from outside",
+                "tor waits for its ORPort to be reachable, which it must not be"),
+        _option(facts, "PublishServerDescriptor", "0", "the bridge is published nowhere",
+                "tor publishes the bridge to the bridge authority"),
+    ]  # fmt: skip
+    if facts.option("ExtORPort") in (None, "0"):
+        why = "tor has no Extended ORPort, so it takes every client for one on this host"
+        findings.append(not_ok("ExtORPort", why, "torrc: ExtORPort auto"))
+    else:
+        findings.append(ok("ExtORPort", "the transport can tell tor of its clients"))
+    if facts.of_torknock("ServerTransportPlugin") is None:
+        findings.append(not_ok("transport", "torrc names no transport torknock", f"torrc: {_HOW_IT_RUNS[0]}"))
+    return findings
+
+
+def _option(facts: TorFacts, name: str, wanted: str, well: str, ill: str) -> Finding:
+    if facts.option(name) == wanted:
+        return ok(name, well)
+    return not_ok(name, ill, f"torrc: {name} {wanted}")
+
+
+def client_options(facts: TorFacts) -> list[Finding]:
+    """Whether torrc says what a client of a hidden bridge needs."""
+    findings = [_option(facts, "UseBridges", "1", "tor uses bridges", "tor uses no bridge")]
+    if facts.of_torknock("ClientTransportPlugin") is None:
+        findings.append(not_ok("transport", "torrc names no transport torknock", f"torrc: {_HOW_IT_RUNS[1]}"))
+    proxies = [name for name in ("Socks4Proxy", "Socks5Proxy", "HTTPSProxy") if facts.option(name)]
+    if proxies:
+        why = f"{' and '.join(proxies)} is set, and a knock does not pass a proxy"
+        findings.append(not_ok("proxy", why, f"take {' and '.join(proxies)} out of torrc"))
+    else:
+        findings.append(ok("proxy", "tor uses none"))
+    lines = _lines(facts)
+    faults = []
+    for line in lines:
+        try:
+            parse_bridge_line(line)
+        except LineError as error:
+            faults.append(str(error))
+    if not lines:
+        remedy = "torrc: the bridge line that you were given"
+        findings.append(not_ok("bridge lines", "torrc has none of torknock", remedy))
+    elif faults:
+        why = f"{len(faults)} of {len(lines)} cannot be read: {faults[0]}"
+        findings.append(not_ok("bridge lines", why, "copy the whole line into torrc"))
+    else:
+        findings.append(ok("bridge lines", f"{len(lines)} can be read; torknock check - says whether one opens"))
+    return findings
+
+
+def uses_knocks(facts: TorFacts) -> bool:
+    """Whether a client's torrc has a line of scheme knock."""
+    return any("scheme=knock" in line.split() for line in _lines(facts))
+
+
+def _lines(facts: TorFacts) -> list[str]:
+    return [line for line in facts.options.get("Bridge", ()) if line.split()[:1] == ["torknock"]]
+
+
+def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
+    """Whether tor can be reached but through the transport; *theirs* is what its process listens on, if known.
+
+    A reachable ORPort is how hidden bridges are found.
+    """
+    name, remedy = "ORPort", "torrc: ORPort 127.0.0.1:auto, and no other port on a public address"
+    ports = {_port(listener) for listener in facts.or_listeners if not _is_loopback(listener)}
+    if ports:
+        return not_ok(name, f"tor's ORPort {_listed(ports)} is on a public address: anybody finds the bridge", remedy)
+    if theirs is None:
+        why = "tor says that its ORPort is on loopback; its process could not be looked at"
+        return unknown(name, why, "run torknock doctor as root")
+    ports = {str(listener.port) for listener in theirs if listener.public}
+    if ports:
+        return not_ok(name, f"tor listens on port {_listed(ports)} of a public address: anybody finds it", remedy)
+    if not facts.or_listeners:
+        return not_ok(name, "tor has no ORPort, which a bridge needs", "torrc: ORPort 127.0.0.1:auto")
+    return ok(name, "tor listens on loopback alone")
+
+
+def _listed(ports: Iterable[str]) -> str:
+    return " and ".join(sorted(ports))
+
+
+def _port(listener: str) -> str:
+    return listener.rpartition(":")[2]
+
+
+def _is_loopback(listener: str) -> bool:
+    try:
+        return ip_address(listener.rpartition(":")[0].strip("[]")).is_loopback
+    except ValueError:
+        return listener.startswith("unix:")
+
+
+def running(side: str, transport: Process | None) -> Finding:
+    """Whether the transport's process is there."""
+    if transport is None:
+        return not_ok("process", f"tor runs no torknock {side}", "look at tor's log; then restart tor")
+    return ok("process", f"tor runs torknock {side}")
+
+
+def registered(facts: TorFacts) -> Finding:
+    """Whether tor knows the transport as one that works."""
+    match facts.registered:
+        case True:
+            return ok("registered", "the transport has told tor that it is ready")
+        case False:
+            return not_ok("registered", "the transport has not told tor that it is ready", "look at tor's log")
+    return unknown("registered", "this tor does not say", "look at tor's log for: Registered server transport")

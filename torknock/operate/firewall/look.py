@@ -1,0 +1,110 @@
+"""Reads the firewall of this network namespace, as nftables and both kinds of iptables have it; changes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torknock.gate.command import command
+from torknock.gate.interfaces import GateFailed
+from torknock.gate.ruleset import PREFIX
+from torknock.operate.firewall import iptables, nftables
+from torknock.operate.firewall.fate import SYN, Judgement, judge
+
+_WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
+"""Types of elements that a stranger's SYN may be one of; sets of addresses may be huge, and name no stranger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """The rules of a host."""
+
+    items: list[dict[str, Any]]
+    """nftables', as its JSON has them, with the elements of the sets that matter."""
+    saved: dict[int, str] = field(default_factory=dict)
+    """What iptables-save says of the tables that nft cannot read out; the key is the IP version."""
+    legacy: dict[int, str] = field(default_factory=dict)
+    """The same of the other iptables, which nft does not know of."""
+
+    def judge(self, port: int, version: int) -> Judgement:
+        """What becomes of a stranger's SYN to *port*, before and without torknock's own rules."""
+        syn = SYN(port, version, default_interface(version))
+        theirs = _of_iptables(self.items)
+        chains = nftables.chains(
+            self.items, syn, lambda family, table: table.startswith(PREFIX) or (family, table) in theirs
+        )
+        chains |= iptables.chains(self.saved.get(version, ""), syn, "iptables")
+        chains |= iptables.chains(self.legacy.get(version, ""), syn, "iptables-legacy")
+        return judge(chains)
+
+    def has_table(self, table: str) -> bool:
+        """Whether there is a table of nftables called *table* in the family inet."""
+        return any(it.get("table", {}).get("name") == table for it in self.items)
+
+
+async def look(reactor: Any) -> Firewall:
+    """The firewall now. Raises `GateFailed` if this process may not look, or has no `nft`."""
+    items = await _nft(reactor, "--terse", "list", "ruleset")
+    for item in list(items):
+        kind, named = next(iter(item.items()))
+        if kind in ("set", "map") and not named["table"].startswith(PREFIX) and _worth_reading(named):
+            items.remove(item)
+            items += await _nft(reactor, "list", kind, named["family"], named["table"], named["name"])
+    saved: dict[int, str] = {}
+    for family, table in sorted(_of_iptables(items)):
+        version, program = (4, "iptables-nft-save") if family == "ip" else (6, "ip6tables-nft-save")
+        saved[version] = saved.get(version, "") + await command(reactor, program, ["-t", table], package="iptables")
+    legacy = {}
+    for version, name in ((4, "ip"), (6, "ip6")):
+        if _tables_of(name):
+            legacy[version] = await command(reactor, f"{name}tables-legacy-save", [], package="iptables")
+    return Firewall(items, saved, legacy)
+
+
+def default_interface(version: int) -> str | None:
+    """The interface of the default route, where strangers' packets come from; None if there is none."""
+    try:
+        routes = Path("/proc/thread-self/net", _ROUTES[version]).read_text()
+    except OSError:
+        return None
+    for route in routes.splitlines():
+        words = route.split()
+        if version == 4 and words[1:2] == ["00000000"] and words[7:8] == ["00000000"]:
+            return words[0]
+        if version == 6 and words[:2] == ["0" * 32, "00"] and words[-1] != "lo":
+            return words[-1]
+    return None
+
+
+_ROUTES = {4: "route", 6: "ipv6_route"}
+
+
+async def _nft(reactor: Any, *arguments: str) -> list[dict[str, Any]]:
+    try:
+        told = json.loads(await command(reactor, "nft", ["--json", *arguments], package="nftables"))
+        return [dict(item) for item in told["nftables"] if "metainfo" not in item]
+    except (ValueError, KeyError, TypeError) as error:
+        raise GateFailed("nft does not say the ruleset as JSON; apt-get install nftables") from error
+
+
+def _worth_reading(named: dict[str, Any]) -> bool:
+    kinds = named.get("type", [])
+    return any(kind in _WORTH_READING for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def _of_iptables(items: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """The families and tables that iptables has made, and whose matches nft cannot read out."""
+    return {
+        (rule["family"], rule["table"])
+        for item in items
+        if (rule := item.get("rule")) and any("xt" in statement for statement in rule.get("expr", []))
+    }
+
+
+def _tables_of(name: str) -> str:
+    try:
+        return Path(f"/proc/thread-self/net/{name}_tables_names").read_text().strip()
+    except OSError:
+        return ""

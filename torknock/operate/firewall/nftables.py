@@ -1,0 +1,324 @@
+"""nftables' rules, as `nft --json list ruleset` writes them (libnftables-json(5)), read for one SYN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from torknock.operate.firewall.fate import (
+    SYN,
+    Back,
+    Chain,
+    Fate,
+    Perhaps,
+    Place,
+    Rule,
+    To,
+    Unsaid,
+    Verdict,
+    any_of,
+    both,
+    opposite,
+)
+
+HOOKS = {"prerouting": 0, "input": 1}
+"""The hooks that a SYN to this host passes, in their order."""
+
+_HARMLESS = {"counter", "log", "mangle", "notrack", "comment", "ct helper", "ct timeout", "ct expectation", "secmark",
+             "flow", "dup", "tproxy", "map", "last", "continue"}  # fmt: skip
+"""Statements that neither end a SYN's way nor ask anything of it."""
+
+Test = Callable[[Any], Perhaps]
+"""Whether a value that stands in a rule is the SYN's."""
+
+Sets = Mapping[Place, list[Any]]
+"""The elements of named sets and maps, as far as they were read."""
+
+
+class _Absent(Exception):
+    """The SYN has no such field: the rule is for another protocol."""
+
+
+def chains(items: list[dict[str, Any]], syn: SYN, ignored: Callable[[str, str], bool]) -> dict[Place, Chain]:
+    """The chains in *items* that *syn* may pass, but for those of families and tables that are *ignored*."""
+    read = _Reading(syn, _sets(items))
+    families = {"inet", "ip" if syn.version == 4 else "ip6"}
+    rules: dict[Place, list[Rule]] = {}
+    bases: dict[Place, dict[str, Any]] = {}
+    for item in items:
+        if chain := item.get("chain"):
+            if chain["family"] not in families or ignored(chain["family"], chain["table"]):
+                continue
+            place = (chain["family"], chain["table"], chain["name"])
+            rules[place] = []
+            if chain.get("hook") in HOOKS and chain.get("type") == "filter":
+                bases[place] = chain
+        elif rule := item.get("rule"):
+            place = (rule["family"], rule["table"], rule["chain"])
+            if place in rules:
+                rules[place] += read.rule(rule, place)
+    return {
+        place: Chain(
+            tuple(listed),
+            (HOOKS[base["hook"]], base["prio"]) if (base := bases.get(place)) else None,
+            Fate.DROPPED if base and base.get("policy") == "drop" else Fate.PASSED,
+        )
+        for place, listed in rules.items()
+    }
+
+
+def _sets(items: list[dict[str, Any]]) -> Sets:
+    named = [item.get("set") or item.get("map") for item in items]
+    return {(it["family"], it["table"], it["name"]): it["elem"] for it in named if it and "elem" in it}
+
+
+class _Reading:
+    def __init__(self, syn: SYN, sets: Sets) -> None:
+        self._syn = syn
+        self._sets = sets
+
+    def rule(self, rule: dict[str, Any], place: Place) -> list[Rule]:
+        """Those that *rule* is: one, or one for each element of a verdict map."""
+        where = f"rule {rule.get('handle')} in chain {' '.join(place)}"
+        try:
+            return self._read(rule, place, where)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # another version's way to write it
+            return [Rule(None, Unsaid.ELSEWHERE, where)]
+
+    def _read(self, rule: dict[str, Any], place: Place, where: str) -> list[Rule]:
+        applies: Perhaps = True
+        verdicts: list[tuple[Perhaps, Verdict]] = []
+        for statement in rule.get("expr", []):
+            for kind, said in statement.items():
+                if kind == "vmap":
+                    verdicts = self._mapped(said, place)
+                elif (verdict := _verdict(kind, said, place)) is not None:
+                    verdicts = [(True, verdict)]
+                else:
+                    applies = both(applies, self._holds(kind, said, place))
+        return [Rule(both(applies, chosen), verdict, where) for chosen, verdict in verdicts]
+
+    def _mapped(self, said: Any, place: Place) -> list[tuple[Perhaps, Verdict]]:
+        elements = self._elements(said["data"], place)
+        if elements is None:
+            return [(None, Unsaid.ELSEWHERE)]
+        mapped = []
+        for atom, verdicts in elements:
+            try:
+                applies = self._test(said["key"])(_value(atom))
+            except _Absent:
+                applies = False
+            for kind, target in verdicts.items():
+                if (verdict := _verdict(kind, target, place)) is not None:
+                    mapped.append((applies, verdict))
+        return mapped
+
+    def _holds(self, kind: str, said: Any, place: Place) -> Perhaps:
+        """Whether the SYN passes a statement that gives no verdict."""
+        if kind in _HARMLESS:
+            return True
+        if kind in ("limit", "ct count"):
+            return not said.get("inv", False)  # one SYN is below every limit
+        if kind in ("set", "meter"):
+            inner = said.get("stmt", [])
+            held = [inner] if isinstance(inner, dict) else inner
+            return both(True, *(self._holds(name, it, place) for one in held for name, it in one.items()))
+        if kind == "match":
+            try:
+                return self._matches(said, place)
+            except _Absent:
+                return False
+        return None
+
+    def _matches(self, said: Any, place: Place) -> Perhaps:
+        op, right, test = said["op"], said["right"], self._test(said["left"])
+        if op in ("==", "in", "!="):
+            if isinstance(said["left"], dict) and "&" in said["left"]:
+                found = test(right)
+            else:
+                elements = self._elements(right, place)
+                if elements is None:
+                    found = False if _names_a_source(said["left"]) else None
+                else:
+                    found = any_of(test(_value(element)) for element in elements)
+            return opposite(found) if op == "!=" else found
+        if said["left"] in _DPORT and isinstance(right, int):
+            port = self._syn.port
+            return {"<": port < right, ">": port > right, "<=": port <= right, ">=": port >= right}.get(op)
+        return None
+
+    def _elements(self, right: Any, place: Place) -> list[Any] | None:
+        if isinstance(right, str) and right.startswith("@"):
+            return self._sets.get((*place[:2], right[1:]))
+        if isinstance(right, dict) and "set" in right:
+            return list(right["set"])
+        return right if isinstance(right, list) else [right]
+
+    def _test(self, left: Any) -> Test:
+        """How a value is compared with what *left* says of the SYN. Raises `_Absent`."""
+        match left:
+            case {"payload": {"protocol": str(protocol), "field": str(field)}}:
+                return self._payload(protocol, field)
+            case {"meta": {"key": str(key)}}:
+                return self._meta(key)
+            case {"ct": {"key": str(key)}}:
+                return {
+                    "state": _is("new"), "status": _never, "direction": _is("original"), "mark": _is(0),
+                }.get(key, _unknown)  # fmt: skip
+            case {"fib": {"result": "type", "flags": ["daddr", *_]}}:
+                return _is("local")
+            case {"fib": {"result": "oif", "flags": ["saddr", *_]}}:
+                return _is(True)  # there is a way back to the source
+            case {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, mask]}:
+                return lambda right: _flags(right) == {"syn"} & _flags(mask)
+            case {"&": [{"meta": {"key": "mark"}} | {"ct": {"key": "mark"}}, int()]}:
+                return _is(0)
+            case {"concat": parts}:
+                tests = [self._test(part) for part in parts]
+                return lambda atom: _each(tests, atom)
+        return _unknown
+
+    def _payload(self, protocol: str, field: str) -> Test:
+        version = {"ip": 4, "ip6": 6}.get(protocol)
+        if version is None and protocol not in ("tcp", "th", "ether"):
+            raise _Absent
+        if version is not None and version != self._syn.version:
+            raise _Absent
+        match protocol, field:
+            case ("tcp" | "th", "dport"):
+                return self._is_port
+            case ("tcp", "flags"):
+                return _is("syn")
+            case ("ip" | "ip6", "saddr"):
+                return _is_everywhere
+            case ("ip" | "ip6", "daddr"):
+                return _may_be_ours
+            case ("ip", "protocol") | ("ip6", "nexthdr"):
+                return _is("tcp", 6)
+        return _unknown
+
+    def _meta(self, key: str) -> Test:
+        version, interface = self._syn.version, self._syn.interface
+        match key:
+            case "l4proto":
+                return _is("tcp", 6)
+            case "nfproto":
+                return _is("ipv4", 2) if version == 4 else _is("ipv6", 10)
+            case "protocol":
+                return _is("ip") if version == 4 else _is("ip6")
+            case "pkttype":
+                return _is("host", "unicast")
+            case "mark":
+                return _is(0)
+            case "iif" | "iifname":
+                return lambda atom: came_in_by(interface, str(atom), "*")
+        return _unknown
+
+    def _is_port(self, atom: Any) -> Perhaps:
+        match atom:
+            case int():
+                return atom == self._syn.port
+            case {"range": [int(first), int(last)]}:
+                return first <= self._syn.port <= last
+        return None
+
+
+_DPORT = [{"payload": {"protocol": protocol, "field": "dport"}} for protocol in ("tcp", "th")]
+
+
+def came_in_by(interface: str | None, named: str, wildcard: str) -> Perhaps:
+    """Whether the SYN came in by what *named* says, which may end with the *wildcard*; never by loopback."""
+    if named == "lo":
+        return False
+    if interface is None:
+        return None
+    return interface.startswith(named[:-1]) if named.endswith(wildcard) else interface == named
+
+
+def is_ours(address: str) -> Perhaps:
+    """Whether packets to *address*, perhaps with a prefix length, may be to a public address of this host."""
+    try:
+        network = ip_network(address, strict=False)
+    except ValueError:
+        return None
+    if network.prefixlen == 0:
+        return True
+    first = network.network_address
+    return False if first.is_multicast or first.is_loopback or str(first) == "255.255.255.255" else None
+
+
+def names_everybody(address: str) -> bool:
+    """Whether *address*, perhaps with a prefix length, is every address."""
+    return address.endswith("/0")
+
+
+def _verdict(kind: str, said: Any, place: Place) -> Verdict | None:
+    match kind:
+        case "accept":
+            return Fate.PASSED
+        case "drop":
+            return Fate.DROPPED
+        case "reject":
+            return Fate.RESET if said and said.get("type") == "tcp reset" else Fate.REJECTED
+        case "return":
+            return Back.RETURN
+        case "jump" | "goto":
+            return To((*place[:2], said["target"]), back=kind == "jump")
+        case "queue":
+            return Unsaid.ELSEWHERE
+        case "xt" if said.get("type") == "target":
+            return Unsaid.ELSEWHERE
+    return None
+
+
+def _value(element: Any) -> Any:
+    """An element of a set without its timeout, comment and counters."""
+    return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+
+
+def _is(*values: object) -> Test:
+    return lambda atom: any(atom is value if isinstance(value, bool) else atom == value for value in values)
+
+
+def _never(_atom: Any) -> Perhaps:
+    return False
+
+
+def _unknown(_atom: Any) -> Perhaps:
+    return None
+
+
+def _flags(said: Any) -> set[str]:
+    if isinstance(said, dict):
+        said = said.get("|", [])
+    return {said} if isinstance(said, str) else set(said) if isinstance(said, list) else set()
+
+
+def _each(tests: list[Test], atom: Any) -> Perhaps:
+    values = atom.get("concat") if isinstance(atom, dict) else None
+    if values is None or len(values) != len(tests):
+        return None
+    return both(*(test(value) for test, value in zip(tests, values, strict=True)))
+
+
+def _names_a_source(left: Any) -> bool:
+    return any(left == {"payload": {"protocol": protocol, "field": "saddr"}} for protocol in ("ip", "ip6"))
+
+
+def _is_everywhere(atom: Any) -> Perhaps:
+    match atom:
+        case {"prefix": {"len": int(length)}}:
+            return length == 0
+        case {"range": [str(first), str(last)]}:
+            return int(ip_address(first)) == 0 and int(ip_address(last)) == 2 ** ip_address(last).max_prefixlen - 1
+    return False
+
+
+def _may_be_ours(atom: Any) -> Perhaps:
+    match atom:
+        case str():
+            return is_ours(atom)
+        case {"prefix": {"addr": str(address), "len": int(length)}}:
+            return is_ours(f"{address}/{length}")
+    return None

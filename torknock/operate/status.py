@@ -1,0 +1,153 @@
+"""What the running bridge says of itself, and what its tor does: asked, and drawn for people or for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from torknock.errors import TorknockError
+from torknock.status import LONGEST, SOCKET, Status, about, from_json, odds
+from torknock.tor.watch import TorSeen, TorUnseen, Watch
+
+_PATIENCE = 5.0
+_PAUSE = 1.0
+_SUN_PATH = 107  # sys/un.h, less the 0 at the end
+
+
+class BridgeUnheard(TorknockError):
+    """No bridge tells its status."""
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        super().__init__(
+            f"no bridge tells its status in {directory}: {reason}; start tor, ask as root, or name another --keyring"
+        )
+        self.directory, self.reason = directory, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The bridge and its tor."""
+
+    bridge: Status
+    tor: TorSeen | TorUnseen
+
+
+async def ask(reactor: Any, directory: Path) -> Status:
+    """The status of the bridge whose keyring is in *directory*. Raises `BridgeUnheard` and `StatusError`."""
+    hearing = _Hearing()
+    path = os.fsencode(directory / SOCKET)
+    if len(path) > _SUN_PATH:
+        raise BridgeUnheard(directory, f"a socket's path has at most {_SUN_PATH} octets")
+    try:
+        await connectProtocol(UNIXClientEndpoint(reactor, path, timeout=_PATIENCE), hearing)
+    except ConnectError as error:
+        raise BridgeUnheard(directory, _reason(error)) from None
+    try:
+        octets = await hearing.heard.addTimeout(_PATIENCE, reactor)
+    except TimeoutError:
+        raise BridgeUnheard(directory, "it does not answer") from None
+    if not octets:
+        raise BridgeUnheard(directory, "it closed the connection")
+    return from_json(octets)
+
+
+async def look(reactor: Any, directory: Path, watch: Watch) -> Report:
+    """The bridge whose keyring is in *directory*, and the tor that *watch* looks at. Raises as `ask` does."""
+    return Report(await ask(reactor, directory), await watch.look())
+
+
+async def follow(reactor: Any, directory: Path, watch: Watch, show: Callable[[Report], object]) -> None:
+    """Look every second, and *show* what is seen, until this is cancelled. Raises as `ask` does."""
+    while True:
+        show(await look(reactor, directory, watch))
+        await deferLater(reactor, _PAUSE)
+
+
+def as_json(report: Report) -> str:
+    """One object: the status' members, `syns_to_a_hit`, and `tor`, which has `reason` alone if it was not seen."""
+    bridge = asdict(report.bridge)
+    return json.dumps({**bridge, "syns_to_a_hit": report.bridge.syns_to_a_hit, "tor": asdict(report.tor)})
+
+
+def picture(report: Report) -> RenderableType:
+    """A table of facts, one of the lines in use, and the warnings."""
+    bridge = report.bridge
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    refused = "nobody counts the others" if bridge.refused is None else f"{bridge.refused:,} refused"
+    for name, value in (
+        ("torknock", f"{bridge.version}, up for {about(bridge.uptime)}"),
+        ("port", f"{bridge.port}, {bridge.posture}"),
+        ("connections", f"{bridge.connections:,} now, {bridge.opened:,} since the start"),
+        ("SYNs", f"{bridge.let_in:,} let in, {refused}"),
+        ("lines", f"{bridge.lines:,} live, {len(bridge.in_use):,} in use"),
+        ("tokens", f"{bridge.tokens:,} live: {odds(bridge)}"),
+        ("tor", _tor(report.tor)),
+    ):
+        facts.add_row(Text(name), Text(value))
+    parts: list[RenderableType] = [facts]
+    if bridge.in_use:
+        parts += ["", _lines(bridge)]
+    warnings = [warned.text for warned in bridge.warnings]
+    if isinstance(report.tor, TorSeen):
+        warnings += [f"tor says: {complaint}" for complaint in report.tor.complaints]
+    if warnings:
+        parts += ["", *(Text(f"! {text}", style="bold red") for text in warnings)]
+    return Group(*parts)
+
+
+def _lines(bridge: Status) -> RenderableType:
+    lines = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    lines.add_column("line in use", overflow="fold")
+    lines.add_column("connections now", justify="right")
+    lines.add_column("since the start", justify="right")
+    for line in sorted(bridge.in_use, key=lambda line: (-line.connections, line.name)):
+        lines.add_row(Text(line.name), f"{line.connections:,}", f"{line.opened:,}")
+    return lines
+
+
+def _tor(tor: TorSeen | TorUnseen) -> str:
+    if isinstance(tor, TorUnseen):
+        return f"control port not reachable: {tor.reason}"
+    or_port = {True: "ORPort answers", False: "ORPort does not answer", None: "it has no ORPort"}[tor.or_port_answers]
+    return f"{tor.version}, bootstrapped {tor.bootstrapped} %, {or_port}, {tor.or_connections:,} OR connections"
+
+
+def _reason(error: ConnectError) -> str:
+    """Why there is no connection, without Twisted's words about it."""
+    return os.strerror(error.osError) if isinstance(error.osError, int) else "it is busy"
+
+
+class _Hearing(Protocol):
+    """Takes all that the bridge says, up to its end."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self._octets = bytearray()
+        self.heard: Deferred[bytes] = Deferred(lambda _: self.transport.abortConnection())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._octets += data
+        if len(self._octets) > LONGEST:
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.heard.called:
+            self.heard.callback(bytes(self._octets))

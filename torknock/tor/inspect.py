@@ -1,0 +1,113 @@
+"""What a running tor says of itself, asked once over its control port (control-spec). Blocks; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stem import ControllerError, SocketError
+from stem.connection import AuthenticationFailure, IncorrectPassword, MissingPassword, UnreadableCookieFile
+from stem.control import Controller
+
+from torknock.errors import TorknockError
+
+CONTROL = "/run/tor/control"
+"""Where Debian's tor takes commands."""
+
+_OPTIONS = (
+    "Address", "AssumeReachable", "Bridge", "BridgeDistribution", "BridgeRelay", "ClientTransportPlugin",
+    "DataDirectory", "ExtORPort", "HTTPSProxy", "Log", "ORPort", "PublishServerDescriptor", "ServerTransportListenAddr",
+    "ServerTransportOptions", "ServerTransportPlugin", "Socks4Proxy", "Socks5Proxy", "UseBridges",
+)  # fmt: skip
+
+
+class TorUnreachable(TorknockError):
+    """No tor could be asked; *missing* if there is none, else it is not for us."""
+
+    def __init__(self, text: str, missing: bool) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
+@dataclass(frozen=True, slots=True)
+class TorFacts:
+    """What tor says of itself."""
+
+    version: tuple[int, ...]
+    pid: int | None
+    options: Mapping[str, tuple[str, ...]]
+    """The values of each option of torrc that matters here, none where it is not set."""
+    or_listeners: tuple[str, ...]
+    """Where it listens for its own protocol: `127.0.0.1:9001`, `[::]:9001`."""
+    bootstrapped: int | None
+    """Percent."""
+    registered: bool | None
+    """Whether its own account of itself, which holds every transport that runs, has torknock; None if not known."""
+    consensus: tuple[str, str] | None
+    """From when to when the consensus that it has is valid: `2026-11-23 19:00:00`, UTC."""
+
+    def option(self, name: str) -> str | None:
+        """The value of the option *name*; None where it is not set."""
+        return next(iter(self.options.get(name, ())), None)
+
+    def of_torknock(self, name: str) -> str | None:
+        """What the option *name* says behind a transport's name, where that is torknock."""
+        for value in self.options.get(name, ()):
+            names, _, rest = value.partition(" ")
+            if "torknock" in names.split(","):
+                return rest.strip()
+        return None
+
+    @property
+    def data_directory(self) -> Path | None:
+        """Where its keys and its transports' state are."""
+        return Path(found) if (found := self.option("DataDirectory")) else None
+
+
+def ask_tor(control: str = CONTROL, password: str | None = None) -> TorFacts:
+    """What the tor at *control*, a path or `IP:PORT`, says of itself. Raises `TorUnreachable`."""
+    try:
+        with _connected(control) as controller:
+            controller.authenticate(password=password)
+            return _facts(controller)
+    except (MissingPassword, IncorrectPassword) as error:
+        raise TorUnreachable(f"tor at {control} asks for a password that was not given", missing=False) from error
+    except UnreadableCookieFile as error:
+        raise TorUnreachable(f"tor's cookie for {control} cannot be read; run it as root", missing=False) from error
+    except AuthenticationFailure as error:
+        raise TorUnreachable(f"tor at {control} does not let us ask; run it as root", missing=False) from error
+    except SocketError as error:
+        denied = "Permission denied" in str(error)
+        text = f"{control} may not be opened; run it as root" if denied else f"no tor answers at {control}"
+        raise TorUnreachable(text, missing=not denied) from error
+    except ControllerError as error:
+        raise TorUnreachable(f"tor at {control} broke off", missing=False) from error
+
+
+def _connected(control: str) -> Controller:
+    host, colon, port = control.rpartition(":")
+    if control.startswith("/") or not (colon and port.isdecimal()):
+        return Controller.from_socket_file(control)
+    return Controller.from_port(host.strip("[]"), int(port))
+
+
+def _facts(controller: Controller) -> TorFacts:
+    version = str(controller.get_info("version")).partition(" ")[0]
+    pid = controller.get_info("process/pid", None)
+    listeners = str(controller.get_info("net/listeners/or", "")).split()
+    bootstrap = dict(
+        word.split("=", 1) for word in str(controller.get_info("status/bootstrap-phase", "")).split() if "=" in word
+    )
+    options = {name: tuple(map(str, controller.get_conf(name, [], multiple=True))) for name in _OPTIONS}
+    own = controller.get_info("status/fresh-relay-descs", None) if options["ServerTransportPlugin"] else None
+    valid = [controller.get_info(f"consensus/valid-{which}", None) for which in ("after", "until")]
+    return TorFacts(
+        version=tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal()),
+        pid=None if pid is None else int(pid),
+        options=options,
+        or_listeners=tuple(listener.strip('"') for listener in listeners),
+        bootstrapped=int(bootstrap["PROGRESS"]) if bootstrap.get("PROGRESS", "").isdecimal() else None,
+        registered=None if own is None else any(ours.startswith("transport torknock ") for ours in own.splitlines()),
+        consensus=None if None in valid else (str(valid[0]), str(valid[1])),
+    )

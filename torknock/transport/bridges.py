@@ -1,0 +1,103 @@
+"""The ways to hidden bridges: for a line and an address an endpoint, which knocks and opens the channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import SystemRandom
+from typing import Any
+
+from attrs import define
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from zope.interface import implementer
+
+from torknock.channel.interfaces import ChannelFailed, IClientChannel
+from torknock.channel.raw import Raw
+from torknock.channel.tls import ClientTLS
+from torknock.dial.knocking import Knocked, Knocker
+from torknock.dial.memory import Memory
+from torknock.dial.stealth import StealthKnocker
+from torknock.line import Line
+from torknock.transport.first import FirstOctets
+
+
+class Bridges:
+    """Whoever is asked for by a line, reached through *dialer*, an `IDialer` and `IStampedDialer`."""
+
+    def __init__(
+        self, dialer: Any, reactor: Any, now: Callable[[], float], chance: SystemRandom, memory: Memory
+    ) -> None:
+        self._reactor = reactor
+        self._knocker = Knocker(dialer, reactor, now, chance, memory)
+        self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
+        self._channels: dict[str, IClientChannel] = {"tls": ClientTLS(reactor, chance), "raw": Raw()}
+
+    def endpoint(self, line: Line, host: str, port: int) -> IStreamClientEndpoint:
+        """The bridge of *line* at *host*, an IP literal, and *port*.
+
+        `connect` fails as `Knocker.knock` and `StealthKnocker.knock` do; with `ChannelFailed` if what answered is not
+        the bridge; with an `OSError` if the connection was lost as soon as it stood. With a line that has `integrity`
+        it fires before anything is dialled, and what fails later is the reason for which the protocol loses it.
+        """
+        channel = self._channels[line.channel]
+        if line.scheme == "token":
+            return _Bridge(self._reactor, self._knocker, channel, line, host, port)
+        if not line.integrity:
+            return _Bridge(self._reactor, self._stealth_knocker, channel, line, host, port)
+
+        def dialled(payload: bytes) -> IStreamClientEndpoint:
+            return _Bridge(self._reactor, self._stealth_knocker.covering(payload), channel, line, host, port)
+
+        return FirstOctets(line.integrity, _named(host, port), dialled)
+
+
+@implementer(IStreamClientEndpoint)
+@define
+class _Bridge:
+    _reactor: Any
+    _knocker: Knocker | StealthKnocker
+    _channel: IClientChannel
+    _line: Line
+    _host: str
+    _port: int
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        knocked = await self._knocker.knock(self._line, self._host, self._port)
+        try:
+            return await self._carried(knocked, factory)
+        except (ChannelFailed, OSError):
+            self._knocker.disappointed(self._line, self._host, self._port)
+            raise
+
+    async def _carried(self, knocked: Knocked, factory: IProtocolFactory) -> IProtocol:
+        """The service's protocol, once the channel says that this is the bridge."""
+        with knocked.socket as connected:
+            upper = factory.buildProtocol(_named(self._host, self._port))
+            assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
+            below = _Below(lambda: self._channel.open(self._line, knocked.isn, self._host, upper))
+            self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
+        await below.opened
+        return upper
+
+
+def _named(host: str, port: int) -> IPv4Address | IPv6Address:
+    return (IPv6Address if ":" in host else IPv4Address)("TCP", host, port)
+
+
+class _Below(Factory):
+    """Gives a connection that stands its channel."""
+
+    noisy = False
+    opened: Deferred[None]
+
+    def __init__(self, open_channel: Callable[[], tuple[IProtocol, Deferred[None]]]) -> None:
+        self._open_channel = open_channel
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted asks for less
+        lower, self.opened = self._open_channel()
+        return lower

@@ -1,0 +1,187 @@
+"""A door in use: a gate in front of the public port, a channel behind it, tor behind that."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from torknock.channel.integrity import Integrity
+from torknock.channel.raw import Raw
+from torknock.channel.tls import Refusal, ServerTLS
+from torknock.errors import TorknockError
+from torknock.gate.ask import SYN
+from torknock.gate.interfaces import DoorTaken
+from torknock.gate.listener import Listener
+from torknock.gate.refresh import Refresh
+from torknock.gate.ruleset import Posture, table_name
+from torknock.gate.spent import SpentKnocks, SpentTokens
+from torknock.keyring import Keyring
+from torknock.transport.entrance import find_gate
+from torknock.transport.metrics import Metrics
+from torknock.transport.monitor import Monitor
+from torknock.transport.publish import Publication
+
+_log = Logger()
+
+_COUNTED_EVERY = 60.0
+"""How often the keyring is told which lines were used."""
+
+_PATIENCE = 5.0
+"""So long a predecessor is given to leave the door: tor starts a successor about a second after it has ended one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operator wants guarded, and how."""
+
+    host: str
+    port: int
+    posture: Posture | None
+    """None if he does not say."""
+    directory: Path
+    """The keyring's."""
+    metrics: Metrics | None
+    """Where Prometheus finds the counts, if anywhere."""
+    helper: str
+    """The socket of `torknock gate`, for a process without CAP_NET_ADMIN."""
+    version: str
+
+
+@implementer(IListeningPort)
+class GuardedDoor:
+    """A door in use: the gate, the listener behind it, and the *keyring*, closed in the end, that says who may come in.
+
+    Clients are *factory*'s.
+    """
+
+    def __init__(
+        self, reactor: Any, wanted: Wanted, keyring: Keyring, factory: IProtocolFactory, now: Callable[[], float]
+    ) -> None:
+        self._reactor, self._wanted, self._keyring, self._factory, self._now = reactor, wanted, keyring, factory, now
+        self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), keyring.known_at, self._nothing)
+        self._raw = Raw()
+        self._listener = Listener(reactor, wanted.port, self._welcome)
+        self._refresh: Refresh | None = None
+        self._publication: Publication | None = None
+        self._counting = LoopingCall(self._count)
+        self._counting.clock = reactor
+
+    async def open(self) -> None:
+        """Start to guard; a predecessor is waited for. Raises `TorknockError`."""
+        wanted = self._wanted
+        posture, gate = await find_gate(
+            self._reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, self._listener
+        )
+        name = table_name(wanted.host, wanted.port)
+        refresh = self._refresh = Refresh(
+            self._keyring,
+            SpentTokens(wanted.directory / f"{name}.spent"),
+            SpentKnocks(wanted.directory / f"{name}.knocks"),
+            gate,
+            self._reactor,
+            self._now,
+            self._cut,
+        )
+        self._monitor = Monitor(
+            self._reactor,
+            version=wanted.version,
+            posture=posture.value,
+            port=wanted.port,
+            refused=refresh.refused,
+            tokens=lambda: refresh.tokens,
+            lines=lambda: len(refresh.live),
+            trouble=lambda: refresh.trouble,
+        )
+        await self._started(refresh)
+        self._publication = Publication(self._reactor, self._monitor, wanted.directory, wanted.metrics)
+        await self._publication.start()
+        self._counting.start(_COUNTED_EVERY, now=False)
+
+    async def _started(self, refresh: Refresh) -> None:
+        gives_up = self._reactor.seconds() + _PATIENCE
+        while True:
+            try:
+                await refresh.start()
+            except DoorTaken:
+                if self._reactor.seconds() > gives_up:
+                    raise
+                await deferLater(self._reactor, 0.25)
+            else:
+                return
+
+    def startListening(self) -> None:
+        """It does."""
+
+    def stopListening(self) -> Deferred[None]:
+        """Close the door; connections that came through it live on."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._counting.running:
+            self._counting.stop()
+        try:
+            if self._refresh is not None:
+                await self._refresh.stop()
+        finally:
+            await self._listener.stop()
+            if self._publication is not None:
+                await self._publication.stop()
+                self._count()
+            self._keyring.close()
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """The public address that is protected."""
+        kind = IPv4Address if ipaddress.ip_address(self._wanted.host).version == 4 else IPv6Address
+        return kind("TCP", self._wanted.host, self._wanted.port)
+
+    def _welcome(self, syn: SYN, address: IAddress) -> IProtocol | None:
+        issued = () if self._refresh is None else self._refresh.whose(syn)
+        if not issued:
+            return None
+        self._monitor.let_in()
+        proved = [each for each in issued if each.line.channel == "tls"]
+        channel = self._tls if proved else self._raw
+        covered = (proved or issued)[0].line.integrity
+        holders = [each for each in proved or issued if each.line.integrity == covered]
+        lines = [each.line for each in holders]
+
+        def served(whose: int) -> IProtocol | None:
+            upper = self._factory.buildProtocol(address)
+            return None if upper is None else self._monitor.counted(holders[whose].name, upper)
+
+        def upper() -> IProtocol:
+            return channel.accept(lines, syn.isn, served)
+
+        if covered == 0:
+            return upper()
+        return Integrity(self._reactor, [line.secret for line in lines], covered, syn.isn, upper)
+
+    def _nothing(self, why: Refusal) -> None:
+        """Tell the operator: whoever has a token and no secret has held back somebody's SYN, or guessed."""
+        self._monitor.given_nothing()
+        _log.warn("a connection was let in by its token and then given nothing: {why}", why=str(why))
+
+    def _cut(self) -> None:
+        """End the connections of lines whose revocation was to do so."""
+        for name in self._monitor.in_use():
+            if self._keyring.get(name).cut and (number := self._monitor.cut(name)):
+                _log.info("{number} connections of a revoked line are cut", number=number)
+
+    def _count(self) -> None:
+        used = self._monitor.used()
+        try:
+            if used:
+                self._keyring.count(used, self._now())
+        except TorknockError as error:
+            _log.error("who used which line is not written down: {reason}", reason=str(error))

@@ -1,0 +1,67 @@
+"""Which gate a bridge gets: its own, the service's, or a filter on its own listening socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from torknock.errors import TorknockError
+from torknock.gate.ask import Ask
+from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.listener import Listener, door, hidden_listeners
+from torknock.gate.nftables import NftablesGate
+from torknock.gate.remote import RemoteGate
+from torknock.gate.ruleset import Door, Posture
+from torknock.gate.service import served
+from torknock.helper.connection import HelperMissing, connect
+from torknock.linux import is_served, may_administer_network
+
+_log = Logger()
+
+MakeGate = Callable[[Ask], IGate]
+"""Makes the gate, given whom it asks about SYNs without a token."""
+
+
+async def find_gate(
+    reactor: Any, helper: str, host: str, port: int, posture: Posture | None, listener: Listener
+) -> tuple[Posture, MakeGate]:
+    """The posture that is to be had for the door at *host* and *port*, and what makes its gate.
+
+    *helper* is the socket of `torknock gate`. *posture* is what the operator wants, None for what is to be had. What
+    comes through the gate is *listener*'s. Raises `TorknockError`.
+    """
+    if may_administer_network():
+        wanted = posture or Posture.CLOSED
+        return wanted, _own(reactor, host, port, wanted, listener)
+    try:
+        (await connect(reactor, helper)).close()
+    except HelperMissing as error:
+        if posture not in (None, Posture.FILTERED) or os.path.exists(helper):
+            raise LacksPower(error) from error
+        from torknock.gate.sieve import FilterGate
+        _log.warn("without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=port)
+        return Posture.FILTERED, lambda _ask: FilterGate(reactor, Door(host, port, 0, 0, Posture.FILTERED), listener)
+    wanted = posture or Posture.CLOSED
+    return wanted, lambda ask: RemoteGate(reactor, helper, host, port, wanted, listener, ask)
+
+
+class LacksPower(TorknockError):
+    """Neither this process nor a service may guard the port as the operator wants it."""
+
+    def __init__(self, missing: HelperMissing) -> None:
+        super().__init__(
+            f"this process lacks CAP_NET_ADMIN, and there is {missing}; as root: systemctl enable --now "
+            "torknock-gate.socket, and see torknock doctor"
+        )
+
+
+def _own(reactor: Any, host: str, port: int, posture: Posture, listener: Listener) -> MakeGate:
+    if posture is not Posture.DECOY and is_served(host, port):
+        raise GateFailed(served(port))
+    listening = hidden_listeners()
+    hidden = door(host, port, listening, posture)
+    listener.adopt(listening)
+    return lambda ask: NftablesGate(reactor, hidden, ask)

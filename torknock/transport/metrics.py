@@ -1,0 +1,125 @@
+"""Counts for Prometheus, over HTTP on loopback or on a Unix socket; off unless the operator wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from torknock.errors import TorknockError
+from torknock.line import LineError, parse_address
+from torknock.status import Status, Trouble
+from torknock.transport.monitor import Monitor
+
+_log = Logger()
+
+_PATIENCE = 5.0
+"""So long somebody who connects may be silent."""
+
+
+class BadMetrics(TorknockError):
+    """`metrics=` names no place for metrics."""
+
+    def __init__(self) -> None:
+        super().__init__("metrics= takes an address of this host alone, such as 127.0.0.1:9100, or /absolute/path.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Where metrics are served: a Unix socket if *port* is 0, else a loopback address."""
+
+    where: str
+    port: int = 0
+
+
+def parse_metrics(text: str) -> Metrics:
+    """The place that *text*, the value of `metrics=`, names. Raises `BadMetrics`."""
+    if text.startswith("/"):
+        return Metrics(text)
+    try:
+        address, port = parse_address(text)
+    except LineError:
+        raise BadMetrics from None
+    if not address.is_loopback or not text.endswith(f":{port}"):
+        raise BadMetrics
+    return Metrics(str(address), port)
+
+
+def site(reactor: Any, monitor: Monitor) -> Site:
+    """The web site that has what *monitor* counts at `/metrics`."""
+    root = Resource()
+    root.putChild(b"metrics", _MetricsPage(monitor))
+    made: Site = _Site(root, reactor=reactor, timeout=_PATIENCE)  # type: ignore[no-untyped-call]  # Twisted's
+    return made
+
+
+class _Site(Site):
+    """Keeps no record of who asks."""
+
+    noisy = False
+
+    def log(self, request: HTTPRequest) -> None:
+        """Nothing."""
+
+
+class _MetricsPage(Resource):
+    """`/metrics`."""
+
+    isLeaf = True  # noqa: N815  Twisted's name
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # twisted.web has no types
+        self._monitor = monitor
+
+    def render_GET(self, request: Request) -> int:
+        """The counts, in Prometheus' text format."""
+        telling = Deferred.fromCoroutine(self._tell(request))
+        request.notifyFinish().addErrback(lambda _gone: telling.cancel())
+        telling.addErrback(lambda failure: failure.trap(CancelledError))
+        telling.addErrback(lambda failure: _log.failure("the metrics cannot be told", failure=failure))
+        return NOT_DONE_YET
+
+    async def _tell(self, request: Request) -> None:
+        registry = CollectorRegistry()
+        registry.register(_Counts(await self._monitor.status()))
+        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))
+        request.write(generate_latest(registry))
+        request.finish()
+
+
+class _Counts(Collector):
+    """A status as metrics: numbers alone, for a line's name may be a person's."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a count."""
+        status = self._status
+        yield GaugeMetricFamily("torknock_uptime_seconds", "Since the bridge was started.", status.uptime)
+        yield GaugeMetricFamily("torknock_connections", "Connections now.", status.connections)
+        yield CounterMetricFamily("torknock_connections_opened", "Connections that proved themselves.", status.opened)
+        yield CounterMetricFamily("torknock_syns_let_in", "SYNs that opened a connection.", status.let_in)
+        if status.refused is not None:
+            yield CounterMetricFamily("torknock_syns_refused", "SYNs that did not.", status.refused)
+        yield CounterMetricFamily(
+            "torknock_given_nothing", "Connections that never proved themselves.", status.given_nothing
+        )
+        yield GaugeMetricFamily("torknock_lines", "Lines that open a connection now.", status.lines)
+        yield GaugeMetricFamily("torknock_lines_in_use", "Lines with a connection now.", len(status.in_use))
+        yield GaugeMetricFamily("torknock_tokens", "ISNs that open a connection now.", status.tokens)
+        warned = {each.trouble for each in status.warnings}
+        warnings = GaugeMetricFamily("torknock_warning", "1 while the operator is warned.", labels=["trouble"])
+        for trouble in Trouble:
+            warnings.add_metric([trouble.value], trouble in warned)
+        yield warnings
