@@ -20,7 +20,7 @@ from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.listener import door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
-from torknock.gate.ruleset import Door, Posture
+from torknock.gate.ruleset import Posture
 from torknock.helper.grammar import Malformed, no
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Guests

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +68,17 @@ class TorFacts:
 
 def ask_tor(control: str = CONTROL, password: str | None = None) -> TorFacts:
     """What the tor at *control*, a path or `IP:PORT`, says of itself. Raises `TorUnreachable`."""
+    with controller(control, password) as asked:
+        return facts(asked)
+
+
+@contextmanager
+def controller(control: str, password: str | None) -> Iterator[Controller]:
+    """The tor at *control*, ready to be asked. Raises `TorUnreachable`, also for what happens meanwhile."""
     try:
-        with _connected(control) as controller:
-            controller.authenticate(password=password)
-            return _facts(controller)
+        with _connected(control) as connected:
+            connected.authenticate(password=password)
+            yield connected
     except (MissingPassword, IncorrectPassword) as error:
         raise TorUnreachable(f"tor at {control} asks for a password that was not given", missing=False) from error
     except UnreadableCookieFile as error:
@@ -92,7 +100,8 @@ def _connected(control: str) -> Controller:
     return Controller.from_port(host.strip("[]"), int(port))
 
 
-def _facts(controller: Controller) -> TorFacts:
+def facts(controller: Controller) -> TorFacts:
+    """What the tor of *controller* says of itself. Raises `stem.ControllerError`."""
     version = str(controller.get_info("version")).partition(" ")[0]
     pid = controller.get_info("process/pid", None)
     listeners = str(controller.get_info("net/listeners/or", "")).split()

@@ -1,0 +1,177 @@
+"""`torknock setup`: hide the bridge of this host, or use a hidden one."""
+
+from __future__ import annotations
+
+import pwd
+import sys
+import time
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from torknock.cli.options import say
+
+if TYPE_CHECKING:
+    from torknock.operate.changes import Change
+
+
+def _address(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+    try:
+        return None if text is None else ip_address(text)
+    except ValueError:
+        raise click.BadParameter("an IP address is wanted, such as 192.0.2.7") from None
+
+
+control_option = click.option(
+    "--control", default="/run/tor/control", show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands."
+)
+password_option = click.option("--password", "asks", is_flag=True, help="Ask for the password of tor's control port.")
+yes_option = click.option("--yes", is_flag=True, help="Change without asking.")
+
+
+class _Setup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.params["undo"] and ctx._protected_args:
+            raise click.UsageError("--undo takes everything back, and goes with nothing else")
+        return super().invoke(ctx)
+
+
+@click.group(
+    cls=_Setup, invoke_without_command=True, epilog="Example: torknock setup bridge --address 192.0.2.7 --port 443"
+)
+@click.option("--undo", is_flag=True, help="Take back exactly what setup has changed.")
+@control_option
+@password_option
+@click.pass_context
+def setup(ctx: click.Context, undo: bool, control: str, asks: bool) -> None:
+    """Hide the bridge of this host, or use a hidden one.
+
+    Shows what it would change, asks, changes it, and waits until tor has taken it up. A second time it changes nothing.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if not undo:
+        raise click.UsageError("say bridge, client or --undo")
+    _undo(control, asks)
+
+
+@setup.command(epilog="Example: torknock setup bridge --address 192.0.2.7 --port 443")
+@click.option("--address", callback=_address, metavar="IP", help="The bridge's public address.  [asked for]")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port to hide.  [443]")
+@click.option(
+    "--posture", type=click.Choice(["closed", "filtered", "decoy"]), help="What strangers see there.  [closed]"
+)
+@click.option("--name", default="first", show_default=True, help="The first line's.")
+@control_option
+@password_option
+@yes_option
+def bridge(
+    address: IPv4Address | IPv6Address | None, port: int | None, posture: str | None, name: str, control: str,
+    asks: bool, yes: bool,
+) -> None:  # fmt: skip
+    """Make a hidden bridge of the tor that runs here, and print its first bridge line.
+
+    Needs root. Strangers find the port closed; who has the line gets in.
+    """
+    from torknock.operate import setup as operate
+    from torknock.operate.changes import Record
+    from torknock.tor.control import tor_at
+
+    with tor_at(control, _password(asks)) as tor:
+        host = operate.Host.of(tor, sys.executable)
+        facts = tor.facts()
+        found = address or _found_address(facts.option("Address") or tor.address, yes)
+        wishes = operate.BridgeWishes(found, *operate.port_and_posture(facts, port, posture), name)
+        known = operate.known_options()
+        changes = []
+        if known or facts.of_torknock("ServerTransportPlugin") is None:  # else somebody has written it by hand
+            options = operate.bridge_options(facts, wishes, known, host)
+            changes = operate.plan("bridge", options, host, _group(host.tor_user))
+        if _agreed(changes, yes):
+            operate.apply(changes, tor, Record(operate.RECORD), "bridge")
+        line = operate.first_line(tor, wishes, time.time())
+    say(line)
+    _draw(line)
+
+
+@setup.command(epilog="Example: torknock setup client - < line.txt")
+@click.argument("bridge_line", nargs=-1, required=True)
+@control_option
+@password_option
+@yes_option
+def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) -> None:
+    """Let the tor that runs here use the hidden bridge of BRIDGE_LINE.
+
+    Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
+    of the shell's history. Needs root.
+    """
+    from torknock.line import parse_bridge_line
+    from torknock.operate import setup as operate
+    from torknock.operate.changes import Record
+    from torknock.tor.control import tor_at
+
+    text = " ".join(bridge_line)
+    parsed = parse_bridge_line(sys.stdin.readline() if text == "-" else text)
+    with tor_at(control, _password(asks)) as tor:
+        host = operate.Host.of(tor, sys.executable)
+        options = operate.client_options(tor.facts(), parsed, operate.known_options(), host)
+        changes = operate.plan("client", options, host, _group(host.tor_user))
+        if _agreed(changes, yes or text == "-"):
+            operate.apply(changes, tor, Record(operate.RECORD), "client")
+        seen = tor.wait_for(lambda facts: (facts.bootstrapped or 0) >= 100, 60.0)
+    say(f"tor uses the bridge, and is at {seen.bootstrapped or 0} % of its start")
+
+
+def _undo(control: str, asks: bool) -> None:
+    from torknock.operate import setup as operate
+    from torknock.operate.changes import Record
+
+    for told in operate.undo(Record(operate.RECORD), control, _password(asks)):
+        click.echo(f"torknock: {told}", err=True)
+    say("what setup has changed is taken back")
+
+
+def _password(asks: bool) -> str | None:
+    return click.prompt("Password of tor's control port", hide_input=True, err=True) if asks else None
+
+
+def _found_address(told: str | None, yes: bool) -> IPv4Address | IPv6Address:
+    try:
+        known = None if told is None else ip_address(told)
+    except ValueError:
+        known = None
+    if known is not None and known.is_global:
+        return known
+    if yes:
+        raise click.UsageError("tor does not know the public address of this host; name it with --address")
+    while True:
+        try:
+            return ip_address(click.prompt("The public address of this host", default=told, err=True))
+        except ValueError:
+            click.echo("an IP address is wanted, such as 192.0.2.7", err=True)
+
+
+def _agreed(changes: list[Change], yes: bool) -> bool:
+    if not changes:
+        click.echo("nothing is to be changed", err=True)
+        return False
+    for change in changes:
+        click.echo(change.told(), err=True)
+    click.echo("reload tor", err=True)
+    if not (yes or click.confirm("Change this?", err=True)):
+        raise click.Abort
+    return True
+
+
+def _group(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_gid
+    except KeyError:
+        return 0
+
+
+def _draw(line: str) -> None:
+    from torknock.operate.card import qr_text
+
+    say(qr_text(line))

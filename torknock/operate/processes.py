@@ -1,0 +1,75 @@
+"""Services that are started without systemd: in a container, mostly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess  # noqa: TID251  a command of root's, which has no reactor
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process: its id, and when it began in the kernel's ticks, for ids are used again."""
+
+    pid: int
+    since: int
+
+
+def answers(path: str) -> bool:
+    """Whether somebody listens on the Unix socket at *path*."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def start(command: list[str], path: str, user: str, group: int, log: Path) -> Started | None:
+    """Start *command* for good, and let *group* open its socket at *path*, or everybody if that is 0.
+
+    *user* is the one that it will be, to whom the socket's directory is given. None if it does not listen there within
+    seconds.
+    """
+    Path(path).parent.mkdir(mode=0o755, exist_ok=True)
+    shutil.chown(Path(path).parent, user)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as written:
+        process = subprocess.Popen(  # noqa: S603  ours
+            command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True, cwd="/"
+        )
+    gives_up = time.monotonic() + _PATIENCE
+    while not answers(path):
+        if process.poll() is not None or time.monotonic() > gives_up:
+            process.kill()
+            return None
+        time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
+    os.chown(path, -1, group)
+    os.chmod(path, 0o660 if group else 0o666)
+    return Started(process.pid, _since(process.pid) or 0)
+
+
+def end(started: Started) -> None:
+    """End the process, unless another has its id by now."""
+    gives_up = time.monotonic() + _PATIENCE
+    while _since(started.pid) == started.since and time.monotonic() < gives_up:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(started.pid, signal.SIGTERM)
+        time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
+
+
+def _since(pid: int) -> int | None:
+    """When *pid* began (proc(5), /proc/pid/stat, field 22); None if it runs no longer."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])

@@ -1,0 +1,116 @@
+"""What a set-up wants of a running tor, over its control port (control-spec). Blocks."""
+
+from __future__ import annotations
+
+import pwd
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stem import Signal
+from stem.control import Controller
+
+from torknock.tor.inspect import TorFacts, controller, facts
+
+_POLLED_EVERY = 0.5
+
+
+@contextmanager
+def tor_at(control: str, password: str | None) -> Iterator[RunningTor]:
+    """The tor whose control port is at *control*, a path or `IP:PORT`. Raises `TorUnreachable`."""
+    with controller(control, password) as connected:
+        yield RunningTor(connected)
+
+
+class RunningTor:
+    """A tor that runs."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._registered = threading.Event()
+        self._complaints: list[str] = []
+
+    def facts(self) -> TorFacts:
+        """What it says of itself now."""
+        return facts(self._controller)
+
+    @property
+    def config_file(self) -> Path:
+        """Its torrc."""
+        return Path(str(self._controller.get_info("config-file")))
+
+    @property
+    def defaults_file(self) -> Path | None:
+        """The torrc of its distribution, if there is one."""
+        told = str(self._controller.get_info("config-defaults-file", ""))
+        return Path(told) if told and Path(told).exists() else None
+
+    @property
+    def user(self) -> str:
+        """Whom it runs as: a name, or a number where there is no name."""
+        pid = int(str(self._controller.get_info("process/pid")))
+        uid = Path(f"/proc/{pid}").stat().st_uid
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return str(uid)
+
+    @property
+    def address(self) -> str | None:
+        """What it takes for its public address."""
+        told = self._controller.get_info("address", None)
+        return None if told is None else str(told)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The bridge's identity, 40 hexadecimal digits."""
+        told = self._controller.get_info("fingerprint", None)
+        return None if told is None else str(told)
+
+    def reload(self) -> None:
+        """Have it read its torrc anew."""
+        self._controller.signal(Signal.RELOAD)
+
+    def reload_and_register(self, seconds: float) -> bool:
+        """Have it read its torrc anew; whether torknock was registered within *seconds*. Its complaints are heard."""
+        self._controller.add_event_listener(self._launched, "TRANSPORT_LAUNCHED")
+        self._controller.add_event_listener(self._complained, "NOTICE", "WARN", "ERR")
+        try:
+            self.reload()
+            return self._is_registered_within(seconds)
+        finally:
+            self._controller.remove_event_listener(self._launched)
+            self._controller.remove_event_listener(self._complained)
+
+    def _is_registered_within(self, seconds: float) -> bool:
+        gives_up = time.monotonic() + seconds
+        while time.monotonic() < gives_up:
+            if self._registered.wait(_POLLED_EVERY) or self.facts().registered:
+                return True
+            if any("torknock" in told and "rror" in told for told in self._complaints):
+                return False
+        return False
+
+    def wait_for(self, seen: Callable[[TorFacts], bool], seconds: float) -> TorFacts:
+        """What it says of itself once *seen* is content with it, or after *seconds*."""
+        gives_up = time.monotonic() + seconds
+        while not seen(found := self.facts()) and time.monotonic() < gives_up:
+            time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
+        return found
+
+    @property
+    def complaint(self) -> str | None:
+        """What it said last about its transports since it was reloaded; it holds no secret of ours."""
+        return next(reversed(self._complaints), None)
+
+    def _launched(self, event: Any) -> None:
+        if getattr(event, "name", "") == "torknock" or "torknock" in str(event):
+            self._registered.set()
+
+    def _complained(self, event: Any) -> None:
+        told = str(getattr(event, "message", ""))
+        if event.runlevel in ("WARN", "ERR") or "anaged proxy" in told:
+            self._complaints.append(told)
