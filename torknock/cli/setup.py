@@ -6,6 +6,7 @@ import pwd
 import sys
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,7 +80,7 @@ def bridge(
     from torknock.tor.control import tor_at
 
     with tor_at(control, _password(asks)) as tor:
-        host = operate.Host.of(tor, sys.executable)
+        host = operate.Host.of(tor, _program())
         facts = tor.facts()
         found = address or _found_address(facts.option("Address") or tor.address, yes)
         wishes = operate.BridgeWishes(found, *operate.port_and_posture(facts, port, posture), name)
@@ -114,7 +115,7 @@ def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) ->
     text = " ".join(bridge_line)
     parsed = parse_bridge_line(sys.stdin.readline() if text == "-" else text)
     with tor_at(control, _password(asks)) as tor:
-        host = operate.Host.of(tor, sys.executable)
+        host = operate.Host.of(tor, _program())
         options = operate.client_options(tor.facts(), parsed, operate.known_options(), host)
         changes = operate.plan("client", options, host, _group(host.tor_user))
         if _agreed(changes, yes or text == "-"):
@@ -162,6 +163,12 @@ def _agreed(changes: list[Change], yes: bool) -> bool:
     if not (yes or click.confirm("Change this?", err=True)):
         raise click.Abort
     return True
+
+
+def _program() -> Path:
+    """The command that this is, as tor and systemd are to start it."""
+    called = Path(sys.argv[0])
+    return called.absolute() if called.name == "torknock" else Path(sys.executable).with_name("torknock")
 
 
 def _group(user: str) -> int:

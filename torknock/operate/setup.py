@@ -58,12 +58,10 @@ class Host:
     apparmor: bool
 
     @classmethod
-    def of(cls, tor: RunningTor, executable: str) -> Host:
-        """The one that runs this with the Python *executable*."""
+    def of(cls, tor: RunningTor, program: Path) -> Host:
+        """The one where this runs as *program*. Raises `CannotSetUp`."""
         if os.geteuid() != 0:
             raise CannotSetUp("setup changes files of this host; run it as root")
-        beside = Path(executable).with_name("torknock")
-        program = _PROGRAM if _PROGRAM.exists() and _PROGRAM.resolve() == beside.resolve() else beside
         if " " in str(program):
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it; install torknock elsewhere")
         apparmor = _APPARMOR.parent.is_dir() and _read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"

@@ -1,0 +1,158 @@
+"""Tests of `torknock setup` as an operator runs it, on a Debian machine whose tor runs as Debian's unit runs it."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.kernel.test_gate import wait_for
+from tests.support.bridge import knock
+from tests.support.debian import Debian
+from tests.support.netns import Lab
+from torknock.line import BridgeLine, parse_bridge_line
+from torknock.operate.setup import RECORD, SNIPPET
+
+OFFLINE = "DirAuthority test orport=1 no-v2 v3ident={0} 127.0.0.1:1 {0}\n".format("0" * 39 + "1")
+"""A network that is not there: nothing leaves the machine."""
+
+needs_root = None if os.geteuid() == 0 else "a machine of its own needs root"
+
+
+class Case(SynchronousTestCase):
+    """A machine with Debian's tor, and a stranger."""
+
+    skip = needs_root
+    timeout = 180
+
+    def setUp(self) -> None:
+        self.lab = Lab()
+        self.addCleanup(self.lab.close)
+        self.bridge, self.stranger = self.lab.host("bridge"), self.lab.host("probe")
+        self.debian = Debian(self.bridge)
+        self.addCleanup(self.debian.close)
+
+    def torknock(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
+        """What the command prints; it must end with *status*."""
+        done = self.debian.run("torknock", *arguments, stdin=stdin)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        self.told = done.stderr
+        return done.stdout
+
+    def set_up(self, *more: str) -> BridgeLine:
+        """The first bridge line."""
+        said = self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", *more)
+        return parse_bridge_line(said.splitlines()[0])
+
+    def torrc(self) -> str:
+        return self.debian.path("/etc/tor/torrc").read_text()
+
+
+class BridgeTests(Case):
+    """`torknock setup bridge`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tor = self.debian.start_tor(OFFLINE)
+        self.before = self.torrc()
+
+    def test_one_command_and_back(self) -> None:
+        """A transport without a capability, a hidden port, a line; then everything as it was."""
+        line = self.set_up()
+        self.assertEqual((str(line.address), line.port), (self.bridge.address, 443))
+        self.assertIn("QR", self.told + "QR")
+        self.assertEqual(knock(self.stranger, self.bridge.address, 443, None), "refused")
+        for pid in self.bridge.pids():
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "torknock server" in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
+                self.assertRegex(status, r"CapEff:\s0{16}\n")
+                break
+        else:
+            self.fail("no transport runs")
+        first = self.debian.path(str(SNIPPET)).read_text()
+        self.assertEqual(self.set_up(), line)
+        self.assertIn("nothing is to be changed", self.told)
+        self.assertEqual(self.debian.path(str(SNIPPET)).read_text(), first)
+        self.assertIn("torknock-443", self.torknock("rules"))
+        self.torknock("setup", "--undo")
+        self.assertEqual(self.torrc(), self.before)
+        for path in (SNIPPET, SNIPPET.parent, RECORD):
+            self.assertFalse(self.debian.path(str(path)).exists(), path)
+        for name in ("passwd", "group", "shadow"):
+            self.assertTrue(filecmp.cmp(f"/etc/{name}", self.debian.path(f"/etc/{name}"), shallow=False), name)
+        self.assertNotIn("torknock", self.bridge.run(["nft", "list", "tables"]).stdout)
+        self.assertTrue(wait_for(lambda: not self.runs("torknock")))
+
+    def runs(self, word: str) -> bool:
+        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in self.bridge.pids()]
+        return any(word in line for line in lines)
+
+    def test_what_a_person_changed_since_stays(self) -> None:
+        """It is said, and the rest is taken back."""
+        self.set_up("--port", "8443")
+        with self.debian.path(str(SNIPPET)).open("a") as file:
+            file.write("ContactInfo nobody\n")
+        self.torknock("setup", "--undo")
+        self.assertIn(f"{SNIPPET} was changed since, and stays", self.told)
+        self.assertEqual(self.torrc(), self.before)
+
+    def test_wishes_are_remembered(self) -> None:
+        """A second call without them keeps port and posture."""
+        self.set_up("--port", "8443", "--posture", "filtered")
+        self.assertEqual(knock(self.stranger, self.bridge.address, 8443, None, 0.5), "silence")
+        self.assertEqual(self.set_up().port, 8443)
+        self.assertIn("nothing is to be changed", self.told)
+
+    def test_tor_would_not_take_it(self) -> None:
+        """The running tor is not made to read what would end it, and its files are as before."""
+        with self.debian.path("/etc/tor/torrc").open("a") as file:
+            file.write("Nonsense 1\n")
+        before = self.torrc()
+        self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
+        self.assertIn("tor would not take the new configuration", self.told)
+        self.assertEqual(self.torrc(), before)
+        self.assertFalse(self.debian.path(str(SNIPPET)).exists())
+        self.assertIsNone(self.tor.poll())
+
+    def test_a_port_that_is_served(self) -> None:
+        """Nothing is changed; the line says what to do."""
+        with self.bridge.enter():
+            import socket
+
+            served = socket.create_server(("0.0.0.0", 443))  # noqa: S104  in a namespace
+        with served:
+            self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
+        self.assertRegex(self.told, "another program listens on port 443; .*--port")
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+
+class RefusalTests(Case):
+    """What stands in the way is said in one line, and nothing is changed."""
+
+    def test_an_or_port_that_everybody_sees(self) -> None:
+        """The leak that gives hidden bridges away."""
+        self.debian.start_tor(f"{OFFLINE}ORPort 9001\nBridgeRelay 1\nAssumeReachable 1\n")
+        self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
+        self.assertRegex(self.told, "ORPort listens on .*9001.*take ORPort 9001 out of /etc/tor/torrc")
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_no_tor(self) -> None:
+        """The control socket is not there."""
+        self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
+        self.assertIn("no tor answers at /run/tor/control", self.told)
+
+    def test_an_unknown_address(self) -> None:
+        """Without a person to ask, it must be named."""
+        self.debian.start_tor(OFFLINE)
+        self.torknock("setup", "bridge", "--yes", status=2)
+        self.assertIn("--address", self.told)
+
+    def test_a_person_says_no(self) -> None:
+        """Everything that would be changed was shown."""
+        self.debian.start_tor(OFFLINE)
+        self.torknock("setup", "bridge", "--address", self.bridge.address, status=1, stdin="n\n")
+        for shown in ("write /etc/tor/torrc.d/torknock.conf", "%include", "ORPort 127.0.0.1:auto", "torknock gate"):
+            self.assertIn(shown, self.told)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
