@@ -14,11 +14,11 @@ import secrets
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from torknock.errors import TorknockError
-from torknock.line import DEFAULT_N, Line, arguments, parse_arguments
+from torknock.line import DEFAULT_N, Line, LineError, arguments, parse_arguments
 
 _VERSION = 2
 _PATIENCE = 10.0
@@ -66,6 +66,9 @@ _SCHEMA = """
 _COLUMNS = (
     "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut"
 )
+_KINDS = (
+    str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int,
+)  # fmt: skip
 
 _FROM_VERSION_1 = """
     ALTER TABLE line ADD COLUMN note TEXT NOT NULL DEFAULT '';
@@ -74,7 +77,15 @@ _FROM_VERSION_1 = """
     ALTER TABLE line ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
 """
 
-_DAY = 86_400
+_RAISE_REVISION = """
+    INSERT INTO setting VALUES ('revision', '1')
+    ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1
+"""
+"""Part of every transaction after which a bridge must read the lines anew."""
+
+DAY = 86_400
+_LAST_TIME = 253_402_300_799
+"""The last second of the year 9999: later ones cannot be written down as dates."""
 
 
 class KeyringUnreadable(TorknockError):
@@ -165,7 +176,6 @@ class Keyring:
     def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
         self._directory = directory
         self._database = database
-        self._counted = 0
         with _refusals(directory):
             self._inode = (directory / "keyring.sqlite").stat().st_ino
             row = database.execute("SELECT private_key FROM bridge").fetchone()
@@ -244,8 +254,9 @@ class Keyring:
                 " ON CONFLICT (name) DO NOTHING",
                 row,
             )
-        if done.rowcount == 0:
-            raise LineExists(name)
+            if done.rowcount == 0:
+                raise LineExists(name)
+            self._database.execute(_RAISE_REVISION)
         return Issued(name, line, int(now), expires, None, note)
 
     def get(self, name: str) -> Issued:
@@ -281,40 +292,32 @@ class Keyring:
 
         Raises `BadName`, `LineUnknown` and `LineRevoked`.
         """
-        if self.get(name).revoked is not None:
-            raise LineRevoked(name)
-        self._change(name, "expires = ?", expires)
+        try:
+            self._change(name, "expires = ?", expires, which="AND revoked IS NULL")
+        except LineUnknown:
+            self.get(name)
+            raise LineRevoked(name) from None
 
     def count(self, used: Mapping[str, int], now: float) -> None:
         """Write down that each line, by its name, has opened so many more connections, and that it was today."""
-        before = self._database.total_changes
         with _refusals(self._directory), _writing(self._database):
             self._database.executemany(
                 "UPDATE line SET connections = connections + ?, last_used = max(coalesce(last_used, 0), ?)"
                 " WHERE name = ?",
-                [(number, int(now) // _DAY, name) for name, number in used.items()],
+                [(number, int(now) // DAY, name) for name, number in used.items()],
             )
-        self._counted += self._database.total_changes - before
-
-    def _change(self, name: str, what: str, *values: object) -> None:
-        if not _NAME.fullmatch(name):
-            raise BadName
-        with _refusals(self._directory), _writing(self._database):
-            done = self._database.execute(f"UPDATE line SET {what} WHERE name = ?", (*values, name))  # noqa: S608  ours
-        if done.rowcount == 0:
-            raise LineUnknown(name)
 
     def changes(self) -> int:
         """A number that is another one after any process has changed the lines; asking costs microseconds.
 
-        What this process has counted is no change. A keyring whose file was removed or replaced is unreadable: what is
-        revoked in the new one would not be heard.
+        What is counted is no change. A keyring whose file was removed or replaced is unreadable: what is revoked in the
+        new one would not be heard.
         """
         with _refusals(self._directory):
             if (self._directory / "keyring.sqlite").stat().st_ino != self._inode:
                 raise KeyringUnreadable(self._directory, "another was put in its place", "start the bridge anew")
-            others = self._database.execute("PRAGMA data_version").fetchone()[0]
-            return int(others) << 32 | self._database.total_changes - self._counted
+            row = self._database.execute("SELECT CAST(value AS INTEGER) FROM setting WHERE key = 'revision'").fetchone()
+        return 0 if row is None else int(row[0])
 
     def setting(self, key: str) -> str | None:
         """What was remembered under *key*."""
@@ -337,25 +340,37 @@ class Keyring:
         with _refusals(self._directory), _writing(self._database):
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
+    def _change(self, name: str, what: str, *values: object, which: str = "") -> None:
+        if not _NAME.fullmatch(name):
+            raise BadName
+        with _refusals(self._directory), _writing(self._database):
+            done = self._database.execute(
+                f"UPDATE line SET {what} WHERE name = ? {which}",  # noqa: S608  all of it is ours
+                (*values, name),
+            )
+            if done.rowcount == 0:
+                raise LineUnknown(name)
+            self._database.execute(_RAISE_REVISION)
+
     def _read(self, which: str, *arguments: object) -> list[Issued]:
         with _refusals(self._directory):
             rows = self._database.execute(
                 f"SELECT {_COLUMNS} FROM line {which}",  # noqa: S608  all of it is ours
                 arguments,
             )
-            return [self._issued(*row) for row in rows]
+            return [self._issued(row) for row in rows]
 
-    def _issued(
-        self, name: str, secret: bytes, n: int, sni: str | None, scheme: str, channel: str, integrity: int,
-        created: int, expires: int | None, revoked: int | None, note: str, last_used: int | None, connections: int,
-        cut: int,
-    ) -> Issued:  # fmt: skip
-        whole = isinstance(secret, bytes) and isinstance(n, int) and 1 <= n <= 1024
-        token, knock = scheme == "token" and len(secret) == 32, scheme == "knock" and 1 <= len(secret) <= 64
-        if not (whole and (token or knock)):
-            raise KeyringUnreadable(self._directory, "a line in it is damaged")
-        line = Line(secret, self.pin if token else None, n, sni, scheme, channel, integrity)
-        return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut))
+    def _issued(self, row: tuple[Any, ...]) -> Issued:
+        if all(map(isinstance, row, _KINDS)):
+            name, secret, n, sni, scheme, channel, integrity = row[:7]
+            created, expires, revoked, note, last_used, connections, cut = row[7:]
+            times = (created, expires or 0, revoked or 0, (last_used or 0) * DAY)
+            line = Line(secret, self.pin if scheme == "token" else None, n, sni, scheme, channel, integrity)
+            if _NAME.fullmatch(name) and note.isprintable() and all(0 <= at <= _LAST_TIME for at in times):
+                with suppress(LineError):
+                    line = parse_arguments(arguments(line))
+                    return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut))
+        raise KeyringUnreadable(self._directory, "a line in it is damaged")
 
 
 def _check_note(note: str) -> None:

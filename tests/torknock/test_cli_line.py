@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import click
@@ -20,9 +22,11 @@ from torknock import cli
 from torknock.cli.options import duration
 from torknock.keyring import Keyring
 from torknock.line import parse_bridge_line, write_bridge_line
+from torknock.operate.card import qr_text
 
 FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
 WHERE = ("--address", "192.0.2.7:443", "--fingerprint", FINGERPRINT)
+LINE_VERBS = ("add", "card", "expire", "list", "note", "revoke", "show")
 ROOT = Path(__file__).parents[2]
 
 
@@ -83,7 +87,7 @@ class CommandTests(CommandCase):
 
     def test_every_verb_has_help(self) -> None:
         """With an example, where there is something to type."""
-        for group, verbs in {"line": ("add", "list", "show", "revoke"), "isn": ("list", "which")}.items():
+        for group, verbs in {"line": LINE_VERBS, "isn": ("list", "which")}.items():
             self.said(self.torknock(group, "--help"))
             for verb in verbs:
                 self.assertIn(f"Example: torknock {group} {verb}", self.said(self.torknock(group, verb, "--help")))
@@ -218,7 +222,7 @@ class AddTests(CommandCase):
 
 
 class ShowTests(CommandCase):
-    """`torknock line show`, `list` and `revoke`."""
+    """`torknock line show`, `list`, `revoke`, `expire` and `note`."""
 
     def test_a_line_is_shown_again(self) -> None:
         """Also for another address, which is not remembered."""
@@ -235,27 +239,72 @@ class ShowTests(CommandCase):
         self.assertIn("revoked", self.refused(self.line("show", "alice")))
         with Keyring.open(self.keyring, create=False) as keyring:
             keyring.add("bob", expires=2, now=1)
-        self.assertIn("expired", self.refused(self.line("show", "bob")))
+        said = self.refused(self.line("show", "bob"))
+        self.assertIn("expired", said)
+        self.assertIn("line expire bob", said)
 
-    def test_the_list_holds_nothing_secret(self) -> None:
-        """It is a table of names, times and states."""
-        for name in ("alice", "bob-with-a-long-name"):
-            self.said(self.line("add", name, *WHERE))
-        self.said(self.line("revoke", "alice"))
-        with Keyring.open(self.keyring, create=False) as keyring:
-            keyring.add("carol", expires=86_400, now=1)
-            alice = keyring.get("alice")
-        day = time.strftime("%Y-%m-%d", time.gmtime(alice.created))
-        revoked = time.strftime("%Y-%m-%d", time.gmtime(alice.revoked))
-        self.assertEqual(
-            self.said(self.line("list")).splitlines(),
-            [
-                "NAME                  SCHEME  CREATED     EXPIRES (UTC)     STATE",
-                "carol                 token   1970-01-01  1970-01-02 00:00  expired",
-                f"alice                 token   {day}  never             revoked {revoked}",
-                f"bob-with-a-long-name  token   {day}  never             live",
-            ],
+    def test_a_line_that_lives_again_is_shown(self) -> None:
+        """For how long, is said; nothing else is."""
+        with Keyring.open(self.keyring, create=True) as keyring:
+            keyring.add("bob", expires=2, now=1)
+        before = int(time.time())
+        self.assertRegex(
+            self.said(self.line("expire", "bob", "90d")), r"\Abob opens until \d{4}-\d\d-\d\d \d\d:\d\d UTC\n\Z"
         )
+        with Keyring.open(self.keyring, create=False) as keyring:
+            expires = keyring.get("bob").expires
+            assert expires is not None
+        self.assertGreaterEqual(expires, before + 90 * 86_400)
+        self.assertIn("Bridge", self.said(self.line("show", "bob", *WHERE)))
+        self.assertEqual(self.said(self.line("expire", "bob", "never")), "bob opens for ever\n")
+        for time_ in ("", "0d", "for ever", "2027-01-01"):
+            self.assertEqual(self.line("expire", "bob", time_).exit_code, 2)
+        self.said(self.line("revoke", "bob"))
+        self.assertIn("revoked", self.refused(self.line("expire", "bob", "90d")))
+
+    def test_a_revocation_may_cut(self) -> None:
+        """At once or later; the bridge is told by the keyring."""
+        self.said(self.line("add", "alice", *WHERE))
+        for options, cut in (([], False), (["--cut"], True)):
+            self.assertIn("alice is revoked", self.said(self.line("revoke", "alice", *options)))
+            with Keyring.open(self.keyring, create=False) as keyring:
+                self.assertEqual(keyring.get("alice").cut, cut)
+
+    def test_a_note_is_kept_replaced_and_removed(self) -> None:
+        """It is the operator's: no line has it in it."""
+        written = self.said(self.line("add", "alice", "--note", "für Alice", *WHERE))
+        self.assertIn("für Alice", self.said(self.line("list")))
+        self.said(self.line("note", "alice", "[bold]moved[/bold] \\"))
+        listed = self.said(self.line("list"))
+        self.assertIn("[bold]moved[/bold] \\", listed)
+        self.assertNotIn("Alice", listed)
+        self.said(self.line("note", "alice", ""))
+        self.assertNotIn("moved", self.said(self.line("list")))
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+        for note in ("x" * 201, "a\nb", "\x1b[2J"):
+            self.assertIn("200", self.refused(self.line("note", "alice", note)))
+            self.assertIn("200", self.refused(self.line("add", "bob", "--note", note, *WHERE)))
+
+    def test_the_list_is_for_scripts_too(self) -> None:
+        """The same lines, as JSON; it holds nothing secret."""
+        written = self.said(self.line("add", "alice", *WHERE))
+        key = parse_bridge_line(written).line.secret
+        listed = self.said(self.line("list", "--json"))
+        (alice,) = json.loads(listed)
+        self.assertEqual((alice["name"], alice["state"], alice["connections"]), ("alice", "live", 0))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            pin = keyring.pin
+        for octets in (key, pin):
+            text = urlsafe_b64encode(octets).decode().rstrip("=")
+            self.assertIn(text, written)
+            for output in (listed, self.said(self.line("list"))):
+                self.assertNotIn(text, output)
+                self.assertNotIn(octets.hex(), output)
+
+    def test_an_empty_list_is_an_empty_array(self) -> None:
+        """And nothing on stderr."""
+        Keyring.open(self.keyring, create=True).close()
+        self.assertEqual(self.said(self.line("list", "--json")), "[]\n")
 
     def test_an_empty_list_says_so(self) -> None:
         """On stderr: a script that counts lines counts none."""
@@ -267,13 +316,19 @@ class ShowTests(CommandCase):
     def test_an_unknown_name_is_refused(self) -> None:
         """In one line."""
         Keyring.open(self.keyring, create=True).close()
-        for verb in ("show", "revoke"):
-            self.assertIn("bob", self.refused(self.line(verb, "bob")))
-            self.refused(self.line(verb, "b\nb"))
+        for verb, *rest in (["show"], ["card"], ["revoke"], ["expire", "never"], ["note", "x"]):
+            self.assertIn("bob", self.refused(self.line(verb, "bob", *rest)))
+            self.refused(self.line(verb, "b\nb", *rest))
 
     def test_a_keyring_that_is_not_there_is_said(self) -> None:
         """And none is made."""
-        for call in (("list",), ("show", "alice"), ("revoke", "alice")):
+        for call in (
+            ("list",),
+            ("show", "alice"),
+            ("card", "alice"),
+            ("revoke", "alice"),
+            ("expire", "alice", "never"),
+        ):
             self.assertIn("no keyring", self.refused(self.line(*call)))
         self.assertEqual(list(self.data.iterdir()), [])
 
@@ -283,3 +338,79 @@ class ShowTests(CommandCase):
         (self.keyring / "keyring.sqlite").write_bytes(b"not a database" * 99)
         for call in (("list",), ("show", "alice"), ("revoke", "alice"), ("add", "alice", *WHERE)):
             self.refused(self.line(*call))
+
+
+class DrawingTests(CommandCase):
+    """A line as a picture, and as a page to print."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.written = self.said(self.line("add", "alice", "--expires", "90d", "--note", "her brother", *WHERE))
+
+    def test_the_code_stands_below_the_line(self) -> None:
+        """For who has only a terminal, or a pipe; the first line is the bridge line in any case."""
+        said = self.said(self.line("show", "alice", "--qr"))
+        self.assertEqual(said, f"{self.written}{click.unstyle(qr_text(self.written.strip()))}\n")
+        added = self.said(self.line("add", "bob", "--qr")).splitlines()
+        self.assertEqual(parse_bridge_line(added[0]).port, 443)
+        self.assertTrue(set("".join(added[1:])) <= set(" ▀▄█"))
+
+    def test_pictures_are_written(self) -> None:
+        """For nobody else to read; stdout is as ever."""
+        png, svg = self.data / "a.png", self.data / "a.svg"
+        self.assertEqual(self.said(self.line("show", "alice", "--png", str(png), "--svg", str(svg))), self.written)
+        for path, begins in ((png, b"\x89PNG"), (svg, b"<?xml")):
+            self.assertTrue(path.read_bytes().startswith(begins))
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+
+    def test_no_line_is_issued_for_a_picture_that_cannot_be(self) -> None:
+        """It would have to be found in the list, and revoked."""
+        there = self.data / "there"
+        there.write_text("mine")
+        for option in ("--png", "--svg"):
+            for path in (there, self.data / "nowhere" / "a", self.data):
+                self.assertEqual(self.line("add", "bob", option, str(path)).exit_code, 2)
+        self.assertEqual(there.read_text(), "mine")
+        with Keyring.open(self.keyring, create=False) as keyring:
+            self.assertEqual([issued.name for issued in keyring.lines()], ["alice"])
+
+    def test_a_card_is_written(self) -> None:
+        """Its name is what is printed; the name of the line and the note are not on it."""
+        path = self.data / "page.html"
+        self.assertEqual(self.said(self.line("card", "alice", "--output", str(path))), f"{path}\n")
+        page = path.read_text()
+        self.assertIn(self.written.strip().removeprefix("Bridge "), page)
+        self.assertNotIn("alice", page)
+        self.assertNotIn("brother", page)
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        self.assertEqual(self.line("card", "alice", "--output", str(path)).exit_code, 2)
+        self.assertEqual(path.read_text(), page)
+
+    def test_a_card_has_the_name_of_the_line(self) -> None:
+        """If no other is given; one that is there stays."""
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.data)
+        self.assertEqual(self.said(self.line("card", "alice")), "alice.html\n")
+        self.assertIn("there already", self.refused(self.line("card", "alice")))
+        self.assertIn("[2001:db8::7]:8443", self.page("alice", "--address", "[2001:db8::7]:8443"))
+
+    def page(self, *arguments: str) -> str:
+        """The card that these *arguments* make."""
+        path = self.data / "another.html"
+        self.said(self.line("card", *arguments, "--output", str(path)))
+        return path.read_text()
+
+    def test_there_is_no_card_of_a_line_that_ended(self) -> None:
+        """Nobody is given a line that opens nothing."""
+        self.said(self.line("revoke", "alice"))
+        path = self.data / "page.html"
+        self.assertIn("revoked", self.refused(self.line("card", "alice", "--output", str(path))))
+        self.assertIn("revoked", self.refused(self.line("show", "alice", "--png", str(path))))
+        self.assertFalse(path.exists())
+
+    def test_a_strange_file_name_is_no_traceback(self) -> None:
+        """Whatever octets it is made of."""
+        path = os.fsdecode(bytes(self.data) + b"/\xff.html")
+        self.assertEqual(self.line("card", "alice", "--output", path).exit_code, 0)
+        self.assertEqual(self.line("card", "alice", "--output", path).exit_code, 2)

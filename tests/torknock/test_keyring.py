@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,13 @@ import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import torknock.keyring
@@ -29,7 +36,7 @@ from torknock.keyring import (
     LineRevoked,
     LineUnknown,
 )
-from torknock.line import LineError
+from torknock.line import Line, LineError
 
 NOW = 1_795_446_300.5
 ADDED = """
@@ -51,6 +58,50 @@ with Keyring.open(Path(sys.argv[1]), create=True) as keyring:
 """
 """A process that issues many lines and revokes each second one; it says what is done once it is done."""
 
+COUNTED = """
+import sys
+from pathlib import Path
+from torknock.keyring import Keyring
+with Keyring.open(Path(sys.argv[1]), create=False) as keyring:
+    for _ in range(50):
+        keyring.count({"alice": 2, "bob": 1}, now=86_400)
+"""
+"""A process that counts many connections."""
+
+KILLED = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from torknock.keyring import Keyring
+
+class Connection(sqlite3.Connection):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.left = None
+        self.set_trace_callback(self.trace)
+
+    def trace(self, statement):
+        if statement == "BEGIN IMMEDIATE":
+            self.left = int(sys.argv[2])
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left = None if self.left is None or statement == "COMMIT" else self.left - 1
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)
+Keyring.open(Path(sys.argv[1]), create=False)
+"""
+"""A process that opens a keyring, and is killed before so many statements of its first transaction were carried out."""
+
+VERSION_1 = """
+    CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
+    CREATE TABLE line (
+        name TEXT PRIMARY KEY, secret BLOB NOT NULL, n INTEGER NOT NULL, sni TEXT, scheme TEXT NOT NULL,
+        channel TEXT NOT NULL, integrity INTEGER NOT NULL, created INTEGER NOT NULL, expires INTEGER, revoked INTEGER
+    ) STRICT;
+    CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    PRAGMA user_version = 1;
+"""
+
 
 class KeyringCase(SynchronousTestCase):
     """A directory to keep keyrings in."""
@@ -69,8 +120,12 @@ class KeyringCase(SynchronousTestCase):
 
     def process(self, prefix: str, count: int = 50) -> subprocess.Popen[str]:
         """Start what `ADDED` says."""
+        return self.start(ADDED, prefix, str(count))
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start *program*, in Python, with the keyring's directory before its *arguments*."""
         return subprocess.Popen(
-            [sys.executable, "-c", ADDED, self.directory, prefix, str(count)],
+            [sys.executable, "-c", program, self.directory, *arguments],
             stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
         )  # fmt: skip
 
@@ -171,22 +226,48 @@ class KeyringTests(KeyringCase):
             lambda: other.add("bob", expires=None, now=NOW),
             lambda: keyring.revoke("bob", now=NOW),
             lambda: other.revoke("alice", now=NOW),
+            lambda: other.revoke("alice", now=NOW, cut=True),
+            lambda: keyring.add("carol", expires=int(NOW) + 10, now=NOW),
+            lambda: other.set_expiry("carol", None),
         ):
             self.assertEqual(keyring.changes(), seen[-1])
             change()
+            self.assertEqual(other.changes(), keyring.changes())
             seen.append(keyring.changes())
-        self.assertEqual(len(set(seen)), 5)
+        self.assertEqual(len(set(seen)), 8)
 
-    def test_counting_is_no_change_for_who_counts(self) -> None:
-        """The bridge counts every minute, and would read every line anew."""
-        keyring = self.open()
+    def test_counting_is_no_change(self) -> None:
+        """Bridges count every minute, and would read every line anew, each because of the other."""
+        keyring, other = self.open(), self.open()
         keyring.add("alice", expires=None, now=NOW)
         before = keyring.changes()
         keyring.count({"alice": 3}, now=NOW)
-        keyring.count({"alice": 2, "nobody": 1}, now=NOW - 200_000)
-        self.assertEqual(keyring.changes(), before)
+        other.count({"alice": 2, "nobody": 1}, now=NOW - 200_000)
+        self.assertEqual((keyring.changes(), other.changes()), (before, before))
         alice = keyring.get("alice")
         self.assertEqual((alice.connections, alice.last_used), (5, int(NOW) // 86_400))
+
+    def test_the_last_use_is_a_day(self) -> None:
+        """In UTC; the time of day is nowhere in the file."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=1)
+        self.assertEqual((keyring.get("alice").connections, keyring.get("alice").last_used), (0, None))
+        for now, day in ((20_000 * 86_400, 20_000), (20_001 * 86_400 - 0.5, 20_000), (20_001 * 86_400, 20_001)):
+            keyring.count({"alice": 1}, now=now)
+            self.assertEqual(keyring.get("alice").last_used, day)
+
+    def test_an_expired_line_may_live_again(self) -> None:
+        """What is asked is how long it opens, not what it did before."""
+        keyring = self.open()
+        keyring.add("alice", expires=int(NOW) - 1, now=NOW)
+        keyring.set_expiry("alice", int(NOW) + 60)
+        self.assertEqual(keyring.live(NOW), [keyring.get("alice")])
+        keyring.set_expiry("alice", None)
+        self.assertEqual(keyring.live(NOW * 2), [keyring.get("alice")])
+        keyring.set_expiry("alice", int(NOW))
+        self.assertEqual(keyring.live(NOW), [])
+        self.assertRaises(LineUnknown, keyring.set_expiry, "bob", None)
+        self.assertRaises(BadName, keyring.set_expiry, "-", None)
 
     def test_a_note_and_an_expiry_are_changed(self) -> None:
         """Of a line that lives; one that was revoked stays so."""
@@ -196,12 +277,17 @@ class KeyringTests(KeyringCase):
         keyring.set_note("alice", "")
         keyring.set_expiry("alice", int(NOW) + 10)
         self.assertEqual((keyring.get("alice").note, keyring.get("alice").expires), ("", int(NOW) + 10))
-        for note in ("x" * 201, "two\nlines"):
+        keyring.set_note("alice", "é" * 200)
+        self.assertEqual(keyring.get("alice").note, "é" * 200)
+        keyring.set_note("alice", "")
+        for note in ("x" * 201, "two\nlines", "\x1b[31m", "\u202eright to left", "\udcff"):
             self.assertRaises(BadNote, keyring.set_note, "alice", note)
             self.assertRaises(BadNote, keyring.add, "bob", expires=None, now=NOW, note=note)
         self.assertRaises(LineUnknown, keyring.set_note, "bob", "x")
         keyring.revoke("alice", now=NOW)
         self.assertRaises(LineRevoked, keyring.set_expiry, "alice", None)
+        keyring.set_note("alice", "lost her telephone")
+        self.assertEqual((keyring.get("alice").expires, keyring.get("alice").revoked), (int(NOW) + 10, int(NOW)))
 
     def test_a_revocation_may_cut(self) -> None:
         """Also one that comes later; and it is not taken back."""
@@ -212,17 +298,6 @@ class KeyringTests(KeyringCase):
             keyring.revoke("alice", now=NOW, cut=cut)
             self.assertEqual(keyring.get("alice").cut, then)
 
-    def test_a_keyring_of_version_1_is_brought_up_to_date(self) -> None:
-        """With its key and lines, by whichever of two processes comes first."""
-        with self.open() as keyring:
-            pin, alice = keyring.pin, keyring.add("alice", expires=7, now=NOW)
-        with contextlib.closing(sqlite3.connect(self.directory / "keyring.sqlite")) as database:
-            for column in ("note", "last_used", "connections", "cut"):
-                database.execute(f"ALTER TABLE line DROP COLUMN {column}")
-            database.execute("PRAGMA user_version = 1")
-        for keyring in (self.open(create=False), self.open(create=False)):
-            self.assertEqual((keyring.pin, keyring.lines()), (pin, [alice]))
-
     def test_settings_are_remembered(self) -> None:
         """The last value counts."""
         keyring = self.open()
@@ -230,7 +305,6 @@ class KeyringTests(KeyringCase):
         keyring.set_setting("address", "192.0.2.7:443")
         keyring.set_setting("address", "192.0.2.8:443")
         self.assertEqual(self.open().setting("address"), "192.0.2.8:443")
-
 
     def test_the_addresses_in_lines_are_remembered(self) -> None:
         """All of them, each once, for the certificate."""
@@ -328,6 +402,23 @@ class FileTests(KeyringCase):
             except KeyringUnreadable as error:
                 self.assertTrue(str(error).isprintable())
 
+    def test_a_damaged_value_is_said(self) -> None:
+        """Whichever it is: nothing odd reaches the bridge, a table or a terminal."""
+        with self.open() as keyring:
+            keyring.add("alice", expires=None, now=NOW)
+        path = self.directory / "keyring.sqlite"
+        whole = path.read_bytes()
+        for what in (
+            "name = 'a b'", "name = char(27)", "secret = x'00'", "n = 0", "n = 1025", "sni = 'A b'", "scheme = 'none'",
+            "channel = 'x'", "integrity = 7", "created = -1", f"expires = {1 << 60}", f"revoked = {1 << 60}",
+            f"last_used = {1 << 40}", "note = char(10)", "name = CAST(x'ff' AS TEXT)",
+        ):  # fmt: skip
+            path.write_bytes(whole)
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+                database.execute(f"UPDATE line SET {what}")  # noqa: S608  see above
+            with Keyring.open(self.directory, create=False) as keyring:
+                self.assertTrue(str(self.assertRaises(KeyringUnreadable, keyring.lines)).isprintable())
+
     def test_a_newer_keyring_is_refused(self) -> None:
         """Who goes back to an older torknock is told."""
         self.open().close()
@@ -380,6 +471,95 @@ class FileTests(KeyringCase):
         self.assertRaises(KeyringUnreadable, keyring.add, "alice", expires=None, now=NOW)
 
 
+class MigrationTests(KeyringCase):
+    """A keyring that torknock has written before lines had notes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.directory.mkdir(parents=True)
+        self.path = self.directory / "keyring.sqlite"
+        key = ec.generate_private_key(ec.SECP256R1())
+        self.key = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        pin = hashlib.sha256(public).digest()
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+            database.executescript(VERSION_1)
+            database.execute("INSERT INTO bridge VALUES (?)", (self.key,))
+            database.execute("INSERT INTO setting VALUES ('address', '192.0.2.7:443')")
+            rows = [
+                ("alice", bytes(32), 8, None, "token", "tls", 0, 1, None, None),
+                ("bob", b"b" * 32, 20, "a.example", "token", "raw", 0, 2, 3, 4),
+                ("carol", b"short", 8, None, "knock", "raw", 7, 5, 6, None),
+            ]
+            database.executemany("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self.lines = [
+            Issued("alice", Line(bytes(32), pin), 1, None, None, "", None, 0, False),
+            Issued("bob", Line(b"b" * 32, pin, 20, "a.example", channel="raw"), 2, 3, 4, "", None, 0, False),
+            Issued("carol", Line(b"short", None, scheme="knock", channel="raw", integrity=7), 5, 6, None),
+        ]
+
+    def version(self) -> int:
+        """What the file says its version is."""
+        with contextlib.closing(sqlite3.connect(self.path)) as database:
+            self.assertEqual(database.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+            return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+    def check(self, keyring: Keyring) -> None:
+        """All that was in it is in it."""
+        self.assertEqual((keyring.private_key, keyring.lines()), (self.key, self.lines))
+        self.assertEqual(keyring.setting("address"), "192.0.2.7:443")
+
+    def test_it_is_brought_up_to_date(self) -> None:
+        """With its key, lines and settings; then it can do what a new one can."""
+        keyring = self.open(create=False)
+        self.check(keyring)
+        self.check(self.open())
+        self.assertEqual(self.version(), 2)
+        self.assertEqual(keyring.changes(), 0)
+        keyring.set_note("alice", "hers")
+        keyring.count({"alice": 1}, now=NOW)
+        keyring.revoke("alice", now=NOW, cut=True)
+        alice = keyring.get("alice")
+        self.assertEqual((alice.note, alice.connections, alice.cut), ("hers", 1, True))
+        with Keyring.open(self.above / "new", create=True) as new:
+            self.assertEqual(self.columns(self.path), self.columns(self.above / "new" / "keyring.sqlite"))
+            self.assertEqual(new.lines(), [])
+
+    def columns(self, path: Path) -> list[object]:
+        """What SQLite says of the columns of lines."""
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return database.execute("PRAGMA table_info(line)").fetchall()
+
+    def test_a_failure_leaves_what_was_there(self) -> None:
+        """All of it happens or nothing."""
+        self.patch(torknock.keyring, "_FROM_VERSION_1", f"{torknock.keyring._FROM_VERSION_1}SELECT nothing;\n")
+        before = self.path.read_bytes()
+        self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create=False)
+        self.assertEqual((self.path.read_bytes(), self.version()), (before, 1))
+
+    def test_a_kill_leaves_what_was_there(self) -> None:
+        """Whenever it comes; the next process begins anew."""
+        for statements in itertools.count():
+            process = self.start(KILLED, str(statements))
+            process.communicate()
+            if process.returncode == 0:
+                break
+            self.assertEqual((process.returncode, self.version()), (-signal.SIGKILL, 1))
+        self.assertGreater(statements, 6)
+        self.assertEqual(self.version(), 2)
+        self.check(self.open(create=False))
+
+    def test_two_processes_at_once(self) -> None:
+        """One brings it up to date, the other finds it so."""
+        processes = [self.process("a", 10), self.process("b", 10)]
+        for process in processes:
+            process.communicate()
+        self.assertEqual([process.returncode for process in processes], [0, 0])
+        keyring = self.open(create=False)
+        self.assertEqual([issued for issued in keyring.lines() if issued.name in ("alice", "bob", "carol")], self.lines)
+        self.assertEqual(len(keyring.lines()), 23)
+
+
 class ProcessTests(KeyringCase):
     """Several processes at once, and processes that are killed."""
 
@@ -401,6 +581,18 @@ class ProcessTests(KeyringCase):
         added = [line for line in said if line.startswith("add ")]
         self.assertEqual(sorted(added), sorted(f"add a{number}" for number in range(50)))
         self.assertEqual(len(self.open(create=False).lines()), 50)
+
+    def test_two_processes_count_together(self) -> None:
+        """No connection is lost, while lines come and go."""
+        keyring = self.open()
+        for name in ("alice", "bob"):
+            keyring.add(name, expires=None, now=NOW)
+        processes = [self.start(COUNTED), self.start(COUNTED), self.process("c", 10)]
+        for process in processes:
+            process.communicate()
+        self.assertEqual([process.returncode for process in processes], [0, 0, 0])
+        self.assertEqual([keyring.get(name).connections for name in ("alice", "bob")], [200, 100])
+        self.assertEqual(keyring.changes(), 2 + 10 + 5)
 
     def test_a_process_that_does_not_let_go_is_said(self) -> None:
         """Whoever waits gives up after a while, and nothing is half done."""

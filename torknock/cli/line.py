@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from datetime import UTC, datetime
-from os.path import isdir
+from collections.abc import Callable
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import BinaryIO
 
 import click
@@ -16,22 +18,51 @@ from torknock.cli.whereabouts import Address, find_address, find_fingerprint, re
 from torknock.errors import TorknockError
 from torknock.keyring import Issued, Keyring
 from torknock.line import DEFAULT_N, BridgeLine, write_bridge_line
+from torknock.operate.card import qr_text, write_card, write_png, write_svg
+from torknock.operate.lines import as_json, as_table, minute, state
 
 address_option = click.option(
     "--address", type=address, metavar="IP:PORT", help="The bridge's public address; IPv6 as [2001:db8::7]:443."
 )
 fingerprint_option = click.option("--fingerprint", type=fingerprint, metavar="HEX", help="The bridge's fingerprint.")
 
+Command = Callable[..., None]
+
+
+def new_file(text: str) -> Path:
+    """The path of a file that can be made. Raises `click.BadParameter`: before a line is issued, not after."""
+    path = Path(text)
+    if os.path.lexists(path):
+        raise click.BadParameter(f"{click.format_filename(path)} is there already; name another file")
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise click.BadParameter(f"{click.format_filename(path)} cannot be written; name another file")
+    return path
+
+
+def when(text: str) -> int | None:
+    """The seconds that *text* is, None for `never`. Raises `click.BadParameter`."""
+    return None if text == "never" else duration(text)
+
+
+def drawing_options(command: Command) -> Command:
+    """`--qr`, `--png` and `--svg`: the line as a QR code."""
+    svg = click.option("--svg", type=new_file, metavar="FILE", help="Write the QR code to FILE, as SVG.")
+    png = click.option("--png", type=new_file, metavar="FILE", help="Write the QR code to FILE, as PNG.")
+    return click.option("--qr", is_flag=True, help="Print the line's QR code below it.")(png(svg(command)))
+
 
 class LineEnded(TorknockError):
     """A line that opens nothing any more."""
 
     def __init__(self, issued: Issued, now: float) -> None:
-        super().__init__(f"the line {issued.name} is {_state(issued, now)}; issue another with torknock line add")
+        remedy = f"torknock line expire {issued.name} TIME lets it open again"
+        if issued.revoked is not None:
+            remedy = "issue another with torknock line add"
+        super().__init__(f"the line {issued.name} is {state(issued, now)}; {remedy}")
         self.issued = issued
 
 
-@click.group()
+@click.group(epilog="Example: torknock line add alice --expires 90d --qr")
 def line() -> None:
     """Issue bridge lines, list them, take them back.
 
@@ -39,7 +70,7 @@ def line() -> None:
     """
 
 
-@line.command(epilog="Example: torknock line add alice --expires 90d --address 192.0.2.7:443")
+@line.command(epilog="Example: torknock line add alice --expires 90d --address 192.0.2.7:443 --note 'by hand, in May'")
 @click.argument("name")
 @click.option("--expires", type=duration, metavar="TIME", help="How long it opens: 30m, 12h, 90d, 2w.  [for ever]")
 @click.option(
@@ -49,6 +80,7 @@ def line() -> None:
     show_default=True,
     help="Connections that it opens in 5 minutes.",
 )
+@click.option("--note", default="", metavar="TEXT", help="What you want to remember about it; only you see it.")
 @click.option("--sni", metavar="NAME", help="A host name that clients send in TLS.")
 @click.option(
     "--scheme",
@@ -70,6 +102,7 @@ def line() -> None:
     metavar="FILE",
     help="Take the secret from FILE instead of chance (--scheme knock); a line end at its end does not count.",
 )
+@drawing_options
 @address_option
 @fingerprint_option
 @keyring_option
@@ -79,11 +112,15 @@ def add(
     name: str,
     expires: int | None,
     n: int,
+    note: str,
     sni: str | None,
     scheme: str,
     channel: str | None,
     integrity: int | None,
     secret_file: BinaryIO | None,
+    qr: bool,
+    png: Path | None,
+    svg: Path | None,
     address: Address | None,
     fingerprint: str | None,
     keyring: Path,
@@ -97,7 +134,7 @@ def add(
     secret = None if secret_file is None else read_secret(secret_file)
     now = time.time()
     named = ctx.get_parameter_source("keyring") is not ParameterSource.DEFAULT
-    with Keyring.open(keyring, create=named or isdir(keyring.parent)) as opened:
+    with Keyring.open(keyring, create=named or keyring.parent.is_dir()) as opened:
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
         issued = opened.add(
@@ -110,40 +147,120 @@ def add(
             channel=channel,
             integrity=integrity or 0,
             secret=secret,
+            note=note,
         )
         opened.make_known_at(str(where[0]))
         remember(opened, address, fingerprint)
-    say(write_bridge_line(BridgeLine(*where, who, issued.line)))
+    _hand_out(write_bridge_line(BridgeLine(*where, who, issued.line)), qr, png, svg)
 
 
-@line.command("list", epilog="Example: torknock line list")
+@line.command("list", epilog="Example: torknock line list --json")
+@click.option("--json", "machine", is_flag=True, help="As a JSON array.")
 @keyring_option
-def list_(keyring: Path) -> None:
-    """List the lines and what became of them; nothing secret."""
+def list_(machine: bool, keyring: Path) -> None:
+    """List the lines and what became of them; nothing secret.
+
+    Connections and the day of the last use are those that a running bridge has written down, once a minute.
+    """
     now = time.time()
     with Keyring.open(keyring, create=False) as opened:
         lines = opened.lines()
-    if not lines:
+    if machine:
+        say(as_json(lines, now))
+    elif lines:
+        say(as_table(lines, now, get_terminal_size().columns if sys.stdout.isatty() else None))
+    else:
         click.echo("torknock: there is no line yet; torknock line add NAME makes one", err=True)
-        return
-    rows = [("NAME", "SCHEME", "CREATED", "EXPIRES (UTC)", "STATE")]
-    for issued in lines:
-        expires = "never" if issued.expires is None else _minute(issued.expires)
-        rows.append((issued.name, issued.line.scheme, _day(issued.created), expires, _state(issued, now)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 
 
-@line.command(epilog="Example: torknock line show alice --address [2001:db8::7]:443")
+@line.command(epilog="Example: torknock line show alice --qr")
 @click.argument("name")
+@drawing_options
 @address_option
 @fingerprint_option
 @keyring_option
-def show(name: str, address: Address | None, fingerprint: str | None, keyring: Path) -> None:
+def show(
+    name: str,
+    qr: bool,
+    png: Path | None,
+    svg: Path | None,
+    address: Address | None,
+    fingerprint: str | None,
+    keyring: Path,
+) -> None:
     """Print the line called NAME once more.
 
     For another address of the bridge, if --address names it.
     """
+    _, text = _look_up(name, address, fingerprint, keyring)
+    _hand_out(text, qr, png, svg)
+
+
+@line.command(epilog="Example: torknock line card alice --output alice.html")
+@click.argument("name")
+@click.option("--output", type=new_file, metavar="FILE", help="Where to write the page.  [NAME.html]")
+@address_option
+@fingerprint_option
+@keyring_option
+def card(name: str, output: Path | None, address: Address | None, fingerprint: str | None, keyring: Path) -> None:
+    """Write a page to print, with the line called NAME.
+
+    It is one file of HTML for the person who gets the line: its QR code, the line, and what to do with it. It says
+    neither NAME nor the note. Where it was written is printed.
+    """
+    issued, text = _look_up(name, address, fingerprint, keyring)
+    path = output or Path(f"{name}.html")
+    write_card(path, text, issued.expires)
+    say(click.format_filename(path))
+
+
+@line.command(epilog="Example: torknock line revoke alice --cut")
+@click.argument("name")
+@click.option("--cut", is_flag=True, help="End the connections that it has opened; may be said later, too.")
+@keyring_option
+def revoke(name: str, cut: bool, keyring: Path) -> None:
+    """Take the line called NAME back, for good.
+
+    A running bridge hears of it within 2 seconds; connections that the line opened live on, unless --cut ends them.
+    """
+    with Keyring.open(keyring, create=False) as opened:
+        opened.revoke(name, time.time(), cut)
+    say(f"{name} is revoked, and its connections are cut" if cut else f"{name} is revoked")
+
+
+@line.command(epilog="Example: torknock line expire alice 90d")
+@click.argument("name")
+@click.argument("when", type=when, metavar="TIME|never")
+@keyring_option
+def expire(name: str, when: int | None, keyring: Path) -> None:
+    """Change how long the line called NAME opens.
+
+    For TIME from now on (30m, 12h, 90d, 2w), or for ever; also if it has expired. A line that is revoked stays so.
+    Connections live on when their line expires.
+    """
+    until = None if when is None else int(time.time()) + when
+    with Keyring.open(keyring, create=False) as opened:
+        opened.set_expiry(name, until)
+    say(f"{name} opens for ever" if until is None else f"{name} opens until {minute(until)} UTC")
+
+
+@line.command(epilog="Example: torknock line note alice 'moved in June'")
+@click.argument("name")
+@click.argument("text")
+@keyring_option
+def note(name: str, text: str, keyring: Path) -> None:
+    """Note something about the line called NAME.
+
+    TEXT, one line of at most 200 characters, takes the place of what was noted before; '' removes it. Only you see it,
+    in torknock line list.
+    """
+    with Keyring.open(keyring, create=False) as opened:
+        opened.set_note(name, text)
+    say(f"the note about {name} is {'written' if text else 'removed'}")
+
+
+def _look_up(name: str, address: Address | None, fingerprint: str | None, keyring: Path) -> tuple[Issued, str]:
+    """The line called *name*, and what it is in torrc. Raises `LineEnded` if it opens nothing any more."""
     now = time.time()
     with Keyring.open(keyring, create=False) as opened:
         issued = opened.get(name)
@@ -152,31 +269,14 @@ def show(name: str, address: Address | None, fingerprint: str | None, keyring: P
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
         opened.make_known_at(str(where[0]))
-    say(write_bridge_line(BridgeLine(*where, who, issued.line)))
+    return issued, write_bridge_line(BridgeLine(*where, who, issued.line))
 
 
-@line.command(epilog="Example: torknock line revoke alice")
-@click.argument("name")
-@keyring_option
-def revoke(name: str, keyring: Path) -> None:
-    """Take the line called NAME back, for good.
-
-    A running bridge hears of it within 2 seconds; connections that the line opened live on.
-    """
-    with Keyring.open(keyring, create=False) as opened:
-        opened.revoke(name, time.time())
-    say(f"{name} is revoked")
-
-
-def _state(issued: Issued, now: float) -> str:
-    if issued.revoked is not None:
-        return f"revoked {_day(issued.revoked)}"
-    return "live" if issued.lives(now) else "expired"
-
-
-def _day(unix_time: int) -> str:
-    return f"{datetime.fromtimestamp(unix_time, UTC):%Y-%m-%d}"
-
-
-def _minute(unix_time: int) -> str:
-    return f"{datetime.fromtimestamp(unix_time, UTC):%Y-%m-%d %H:%M}"
+def _hand_out(text: str, qr: bool, png: Path | None, svg: Path | None) -> None:
+    say(text)
+    if png is not None:
+        write_png(png, text)
+    if svg is not None:
+        write_svg(svg, text)
+    if qr:
+        say(qr_text(text))

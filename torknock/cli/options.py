@@ -96,6 +96,8 @@ def say(text: str) -> None:
     """Write *text* and a line end to stdout. Raises `CannotSay`; that its reader has gone is click's business."""
     try:
         click.echo(text)
+    except UnicodeEncodeError as error:
+        raise CannotSay(f"{error.encoding} has no such characters; use a UTF-8 locale") from error
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise

@@ -40,4 +40,7 @@ class IGate(Interface):
         """How many SYNs without a token came since `open`; None if nobody counts them."""
 
     def close() -> Deferred[None]:
-        """Leave the door: no token opens it, and nothing of the gate remains."""
+        """Leave the door: no token opens it, and nothing of the gate remains but what its posture needs.
+
+        A port that was filtered stays silent.
+        """

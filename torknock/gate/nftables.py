@@ -12,8 +12,8 @@ from zope.interface import implementer
 from torknock.gate import ruleset
 from torknock.gate.ask import AskLater
 from torknock.gate.command import command
-from torknock.gate.generation import ruleset_generation
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
+from torknock.gate.netlink import counted_packets, ruleset_generation
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging
 from torknock.gate.xtables import XTables, loaded_rules
@@ -141,11 +141,16 @@ class NftablesGate:
         return True
 
     async def _refused(self) -> int | None:
-        return None
+        if self._claim is None:
+            return None
+        try:
+            return counted_packets(self._door.table, ruleset.REFUSED)
+        except OSError as error:
+            raise GateFailed(f"the refused SYNs cannot be counted: {error.strerror or error}") from error
 
     async def _close(self) -> None:
         if self._claim is not None:
-            await _nft(self._reactor, ["-f", "-"], ruleset.remove(self._door.table).encode("ascii"))
+            await _nft(self._reactor, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
             await self._stop_judging()
             self._claim.close()
             self._claim = None

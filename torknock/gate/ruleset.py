@@ -20,6 +20,9 @@ _ASKED, _LET_IN, _MARKS = 0x40000000, 0x20000000, 0x60000000
 _UNMARK = f"meta mark set meta mark & {_MARKS ^ 0xFFFFFFFF:#010x}"
 
 FAMILY = "inet"
+REFUSED = "refused"
+"""The counter of SYNs without a token."""
+
 PREFIX = "torknock-"
 """How the name of every table of ours begins."""
 
@@ -105,7 +108,7 @@ def listing(door: Door, judging: Judging | None = None) -> str:
     minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills. Packets that this
     host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
     """
-    miss = _LIMITED + _HERE
+    miss = _LIMITED_MISS + _HERE
     if judging is None:
         miss += _COUNTED
     else:
@@ -114,6 +117,9 @@ def listing(door: Door, judging: Judging | None = None) -> str:
         miss += f"\t\tqueue flags bypass to {door.queue}\n"
     return f"""\
 table {FAMILY} {door.table} {{
+	counter {REFUSED} {{
+	}}
+
 	set tokens {{
 		typeof tcp sequence
 		size {TOKENS_AT_MOST}
@@ -136,7 +142,29 @@ table {FAMILY} {door.table} {{
 
 	chain miss {{
 {miss}	}}
-{"" if judging is None else _judged(door, judging)}}}
+{"" if judging is None else _judged(door, judging)}{_silent(door) if door.posture is Posture.FILTERED else ""}}}
+"""
+
+
+def rest(door: Door) -> str:
+    """The transaction after which *door* looks as its posture says, though nobody guards it."""
+    if door.posture is not Posture.FILTERED:
+        return remove(door.table)
+    return f"{remove(door.table)}table {FAMILY} {door.table} {{{_silent(door)}}}\n"
+
+
+def _silent(door: Door) -> str:
+    """Drops what belongs to no connection that was let in, once the other chains have seen it.
+
+    `tproxy` gives a SYN the hidden listener for its socket, which is transparent, as what it accepts is.
+    """
+    here = "fib daddr type local drop" if door.everywhere else "drop"
+    return f"""
+	chain silent {{
+		type filter hook prerouting priority mangle + 2; policy accept;
+		{_sent_to(door)} socket transparent 1 accept
+		{_sent_to(door)} {here}
+	}}
 """
 
 
@@ -195,7 +223,12 @@ _PREFIX6 = "ip6 saddr & ffff:ffff:ffff:ffff::"
 _MISSES = "limit rate over 1/day burst 256 packets"
 _HERE = "\t\tfib daddr type != local return\n"
 _LIMITED = f"\t\tip saddr @limited4 return\n\t\t{_PREFIX6} == @limited6 return\n"
+_LIMITED_MISS = f"""\
+		ip saddr @limited4 fib daddr type local counter name "{REFUSED}" return
+		{_PREFIX6} == @limited6 fib daddr type local counter name "{REFUSED}" return
+"""
 _COUNTED = f"""\
+		counter name "{REFUSED}"
 		add @misses4 {{ ip saddr {_MISSES} }} add @limited4 {{ ip saddr }}
 		add @misses6 {{ {_PREFIX6} {_MISSES} }} add @limited6 {{ {_PREFIX6} }}
 """
@@ -220,8 +253,13 @@ def _sources(name: str, address: str) -> str:
 
 
 def _addressed_to(door: Door) -> str:
-    syn = f"tcp dport {door.port} tcp flags syn / fin,syn,rst,ack"
+    """What matches a SYN to *door*."""
+    return f"{_sent_to(door)} tcp flags syn / fin,syn,rst,ack"
+
+
+def _sent_to(door: Door) -> str:
+    """What matches a segment to *door*."""
     if door.everywhere:
-        return syn
+        return f"tcp dport {door.port}"
     version = ipaddress.ip_address(door.host).version
-    return f"{'ip' if version == 4 else 'ip6'} daddr {door.host} {syn}"
+    return f"{'ip' if version == 4 else 'ip6'} daddr {door.host} tcp dport {door.port}"

@@ -1,7 +1,7 @@
-"""A bridge line as something to scan or to print. What comes out holds a secret.
+"""A bridge line as something to scan or to print. What comes out holds its secret.
 
-A QR code holds the line without the word `Bridge`: that is what the boxes of Tor Browser and of apps take, and torrc
-takes it behind that word.
+A QR code holds the line without the word `Bridge`, as plain text and no URI: that is what is pasted into the boxes of
+Tor Browser and of phone apps, and what `parse_bridge_line` and torrc's `Bridge` take as well.
 """
 
 from __future__ import annotations
@@ -17,55 +17,65 @@ import segno
 
 from torknock.errors import TorknockError
 
+_QUIET = 4
+"""Modules of margin that readers want around a code (ISO/IEC 18004)."""
+
+_BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
+_HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
+"""What shows an upper and a lower module of which these are dark."""
+
 
 class CannotDraw(TorknockError):
     """A file was not written."""
 
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot be written: {reason}; name another file")
+        self.path, self.reason = path, reason
+
 
 def qr_text(bridge_line: str) -> str:
-    """The QR code of *bridge_line* for a terminal: half blocks, dark on light, with a quiet zone around it.
+    """The QR code of *bridge_line* in half blocks, without a line end.
 
-    It says its colours itself, so that a terminal's own do not matter.
+    It sets its colours itself, so that it is dark on light in every terminal; without them it is so on paper.
     """
-    rows = [list(row) for row in _code(bridge_line).matrix_iter(border=4)]
+    rows = [list(row) for row in _code(bridge_line, "l").matrix_iter(border=_QUIET)]
     if len(rows) % 2:
         rows.append([0] * len(rows[0]))
-    lines = []
-    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
-        drawn = "".join(_HALVES[bool(above), bool(below)] for above, below in zip(upper, lower, strict=True))
-        lines.append(f"\x1b[38;5;16;48;5;231m{drawn}\x1b[0m")
-    return "\n".join(lines)
-
-
-_HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
-"""Dark is drawn, black on white."""
+    drawn = (
+        "".join(_HALVES[bool(above), bool(below)] for above, below in zip(upper, lower, strict=True))
+        for upper, lower in zip(rows[::2], rows[1::2], strict=True)
+    )
+    return "\n".join(f"{_BLACK_ON_WHITE}{text}{_PLAIN}" for text in drawn)
 
 
 def write_png(path: Path, bridge_line: str) -> None:
     """The QR code as a picture at *path*, 0600. Raises `CannotDraw`; a file that is there stays."""
     drawn = io.BytesIO()
-    _code(bridge_line).save(drawn, kind="png", scale=8, border=4)
+    _code(bridge_line).save(drawn, kind="png", scale=8, border=_QUIET)
     _write(path, drawn.getvalue())
 
 
 def write_svg(path: Path, bridge_line: str) -> None:
     """The QR code as a drawing at *path*, 0600. Raises `CannotDraw`; a file that is there stays."""
     drawn = io.BytesIO()
-    _code(bridge_line).save(drawn, kind="svg", scale=8, border=4, dark="black", light="white")
+    _code(bridge_line).save(drawn, kind="svg", scale=8, border=_QUIET, light="white")
     _write(path, drawn.getvalue())
 
 
 def write_card(path: Path, bridge_line: str, expires: int | None) -> None:
-    """A page to print at *path*, 0600, for whoever gets the line. Raises `CannotDraw`; a file that is there stays."""
-    drawn = io.BytesIO()
-    _code(bridge_line).save(drawn, kind="svg", xmldecl=False, svgns=False, scale=5, border=4, omitsize=True)
-    until = "" if expires is None else f" It opens until {datetime.fromtimestamp(expires, UTC):%Y-%m-%d}."
-    page = _PAGE.format(qr=drawn.getvalue().decode("utf-8"), line=html.escape(_bare(bridge_line)), until=until)
+    """A page to print at *path*, 0600, for whoever gets the line. Raises `CannotDraw`; a file that is there stays.
+
+    It says when the line *expires*, in seconds since 1970, and neither its name nor the note about it: they are the
+    operator's.
+    """
+    code = _code(bridge_line).svg_inline(scale=5, border=_QUIET, light="white", omitsize=True)
+    until = "" if expires is None else f"opens until {datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M} UTC and "
+    page = _PAGE.format(code=code, line=html.escape(_bare(bridge_line)), until=until)
     _write(path, page.encode("utf-8"))
 
 
-def _code(bridge_line: str) -> segno.QRCode:
-    return segno.make_qr(_bare(bridge_line), error="m")
+def _code(bridge_line: str, error: str = "m") -> segno.QRCode:
+    return segno.make_qr(_bare(bridge_line), error=error)
 
 
 def _bare(bridge_line: str) -> str:
@@ -73,38 +83,54 @@ def _bare(bridge_line: str) -> str:
 
 
 def _write(path: Path, octets: bytes) -> None:
-    """Put *octets* at *path*, whole or not at all, for nobody else to read."""
-    draft = ""
+    """Put *octets* at *path*, which is nobody's yet: whole or not at all, for nobody else to read."""
     try:
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".torknock-")  # 0600
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # the name is ours
+        try:
+            _replace(path, octets)
+        except BaseException:
+            path.unlink()
+            raise
+    except FileExistsError:
+        raise CannotDraw(path, "it is there already") from None
+    except OSError as error:
+        raise CannotDraw(path, error.strerror or type(error).__name__) from error
+
+
+def _replace(path: Path, octets: bytes) -> None:
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".torknock-")  # 0600
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(octets)
-        os.link(draft, path)  # which does not replace what is there
-    except FileExistsError:
-        raise CannotDraw(f"{path} is there already; name another file") from None
-    except OSError as error:
-        raise CannotDraw(f"{path} cannot be written: {error.strerror or type(error).__name__}") from error
-    finally:
-        if draft:
-            os.unlink(draft)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
 
 
 _PAGE = """\
 <!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
 <title>A bridge to Tor</title>
 <style>
-  body {{ font: 12pt/1.5 serif; max-width: 16cm; margin: 2cm auto; color: black; background: white }}
-  svg {{ display: block; width: 9cm; height: 9cm; margin: 1cm auto }}
-  code {{ display: block; border: 1px solid black; padding: 4mm; font: 9pt/1.4 monospace; overflow-wrap: anywhere }}
-  @media print {{ body {{ margin: 0 auto }} }}
+  body {{ font: 12pt/1.5 serif; max-width: 16cm; margin: 1cm auto; padding: 0 5mm; color: black; background: white }}
+  svg {{ display: block; width: 9cm; max-width: 100%; margin: 5mm auto }}
+  code {{ display: block; border: 1px solid black; padding: 4mm; font: 10pt/1.4 monospace; overflow-wrap: anywhere }}
+  @page {{ margin: 2cm }}
+  @media print {{ body {{ margin: 0; padding: 0; max-width: none }} svg, code {{ break-inside: avoid }} }}
 </style>
 <h1>A bridge to Tor</h1>
-<p>This is the way to a bridge into the Tor network that nobody finds who does not have it.
-Where Tor asks for a bridge, scan the picture or copy the line below it; the program torknock must be installed there.
-It is yours alone: do not pass it on, do not photograph it for others, and ask for another one if you lose it.{until}</p>
-{qr}
+<p>This is the line of a hidden bridge: a way into the Tor network that only those find who were given it.</p>
+<p>Scan the code, or copy the line below it, to where your Tor asks for a bridge (in a torrc, behind the word
+<i>Bridge</i>); the program torknock must be installed there.</p>
+<p>The line {until}is yours alone: do not pass it on or leave it where others see it, and ask for a new one if it is
+lost.</p>
+{code}
 <code>{line}</code>
 </html>
 """

@@ -63,6 +63,9 @@ class Remembered:
     def intact(self) -> Deferred[bool]:
         return succeed(not self.tampered)
 
+    def refused(self) -> Deferred[int | None]:
+        return succeed(None)
+
     def close(self) -> Deferred[None]:
         self._until.clear()
         self.standing = False

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ruleset import Door, Judging, admit, let_in, listing, load, remove, withdraw, xtables
+from torknock.gate.ruleset import (
+    Door,
+    Judging,
+    Posture,
+    admit,
+    let_in,
+    listing,
+    load,
+    remove,
+    rest,
+    withdraw,
+    xtables,
+)
 
 
 class RulesetTests(SynchronousTestCase):
@@ -43,6 +55,17 @@ class RulesetTests(SynchronousTestCase):
         self.assertIn("ip daddr 192.0.2.7 tcp dport 443", listing(Door("192.0.2.7", 443, 1, 2)))
         self.assertIn("ip6 daddr 2001:db8::7 tcp dport 443", listing(Door("2001:db8::7", 443, 1, 2)))
 
+    def test_filtered_drops_last(self) -> None:
+        """After every chain that may let a SYN in, and only what is this host's; and when nobody guards it, too."""
+        for judging in (None, *Judging):
+            text = listing(Door("::", 443, 1, 2, Posture.FILTERED), judging)
+            self.assertLess(text.index("tproxy"), text.index("chain silent"))
+            self.assertRegex(text, r"priority mangle \+ 2;.*\n.*socket transparent 1 accept\n.*type local drop\n")
+        left = rest(Door("::", 443, 1, 2, Posture.FILTERED))
+        self.assertIn("chain silent", left)
+        self.assertNotIn("tproxy", left)
+        self.assertEqual(rest(Door("::", 443, 1, 2)), remove("torknock-443"))
+
     def test_tokens_are_admitted_with_their_time(self) -> None:
         """When nobody refreshes the gate, it closes by itself."""
         self.assertEqual(
@@ -73,7 +96,7 @@ class JudgingTests(SynchronousTestCase):
         miss = text[text.index("chain miss") : text.index("chain judged")]
         self.assertTrue(miss.rstrip(" \n\t}").endswith(f"queue flags bypass to {self.door.queue}"))
         self.assertLess(text.index("tcp sequence != @tokens goto miss"), text.index("queue"))
-        self.assertLess(miss.index("@limited4 return"), miss.index("queue"))
+        self.assertLess(miss.index("@limited4 "), miss.index("queue"))
         self.assertNotIn("add @misses4", miss)
 
     def test_both_ways_differ_in_the_statement_and_the_priority_alone(self) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from torknock.gate import ruleset
 from torknock.gate.command import command
-from torknock.gate.generation import ruleset_generation
 from torknock.gate.interfaces import GateFailed
+from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Door, Judging, Posture
 from torknock.keyring import Keyring, KeyringMissing, KeyringUnreadable
 from torknock.linux import TCP_SAVE_SYN, may_administer_network
