@@ -21,6 +21,13 @@ TCP_SEND_QUEUE = 2  # linux/tcp.h
 TCP_REPAIR_ON = 1  # linux/tcp.h
 TCP_REPAIR_OFF_NO_WP = -1  # linux/tcp.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
+IP_MINTTL = 21  # linux/in.h
+IPV6_MINHOPCOUNT = 73  # linux/in6.h
+TCP_MD5SIG_EXT = 38  # linux/tcp.h
+TCP_MD5SIG_FLAG_PREFIX = 1  # linux/tcp.h
+SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+SO_MEMINFO = 55  # asm-generic/socket.h
+SK_MEMINFO_DROPS = 8  # linux/sock_diag.h
 
 NO_CAPABILITY = (
     "this process lacks CAP_NET_ADMIN in its network namespace; start it as root, or in a container with NET_ADMIN"

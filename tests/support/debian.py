@@ -1,7 +1,7 @@
 """A Debian machine of its own for commands that change a host: its network is a namespace, what they write is theirs.
 
-`/etc` is a copy, `/run`, `/var/lib`, `/var/log` and `/usr/local/bin` are private and begin empty, and everybody can read
-the checkout at `/srv/torknock`, where `/usr/local/bin/torknock` finds it. tor runs as Debian's unit runs it: as
+`/etc` is a copy, `/run`, `/var/lib`, `/var/log` and `/usr/local/bin` are private and begin empty, and everybody can
+read the checkout at `/srv/torknock`, where `/usr/local/bin/torknock` finds it. tor runs as Debian's unit runs it: as
 debian-tor, with the unit's bounding set and no new privileges. There is no systemd. Needs root.
 """
 

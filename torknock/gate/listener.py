@@ -38,8 +38,10 @@ class Listener:
 
     def __init__(self, reactor: Any, port: int, welcome: Welcome) -> None:
         self._reactor = reactor
-        self._doorstep = _Doorstep(port, welcome)
+        self._doorstep = _Doorstep(self, port, welcome)
         self._ports: list[IListeningPort] = []
+        self.heard: Callable[[SYN], None] = lambda _syn: None
+        """Called with the SYN of each accepted connection, for a gate that must know which tokens were used."""
 
     def adopt(self, listening: Sequence[socket.socket]) -> None:
         """Accept on *listening* from now on, and no longer on what was adopted before. They are closed here."""
@@ -95,7 +97,8 @@ class _Doorstep(Factory):
 
     noisy = False
 
-    def __init__(self, port: int, welcome: Welcome) -> None:
+    def __init__(self, listener: Listener, port: int, welcome: Welcome) -> None:
+        self.listener = listener
         self.syns = SavedSYNs(port)
         self.welcome = welcome
 
@@ -114,6 +117,8 @@ class _Newcomer(Protocol):
     def connectionMade(self) -> None:
         transport = cast("Server", self.transport)
         syn = self._doorstep.syns.syn(transport.getHandle())
+        if syn is not None:
+            self._doorstep.listener.heard(syn)
         upper = None if syn is None else self._doorstep.welcome(syn, self._address)
         if upper is None:
             transport.abortConnection()

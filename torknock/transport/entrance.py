@@ -16,6 +16,7 @@ from torknock.gate.nftables import NftablesGate
 from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Door, Posture
 from torknock.gate.service import served
+from torknock.gate.sieve import FilterGate
 from torknock.helper.connection import HelperMissing, connect
 from torknock.linux import is_served, may_administer_network
 
@@ -41,7 +42,6 @@ async def find_gate(
     except HelperMissing as error:
         if posture not in (None, Posture.FILTERED) or os.path.exists(helper):
             raise LacksPower(error) from error
-        from torknock.gate.sieve import FilterGate
         _log.warn("without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=port)
         return Posture.FILTERED, lambda _ask: FilterGate(reactor, Door(host, port, 0, 0, Posture.FILTERED), listener)
     wanted = posture or Posture.CLOSED
