@@ -50,7 +50,6 @@ def _dials(client: Host, dialer: RepairDialer, target: str, foreseen: list[int])
     return NONE_AT_ALL
 
 
-
 def figures() -> Iterator[Figure]:
     """The share of first tries, and the most dials; what the wire says of those that the dialer took for good."""
     with Lab(offloads=False) as lab:

@@ -233,8 +233,6 @@ class JudgeTests(TestCase):
             await Inside(self.client).dial_stamped(self.bridge.address, PORT, lambda _: 0)
         self.assertEqual(self.capture.tcp(), [])
 
-
-
     async def test_a_kernel_that_holds_no_syn_back(self) -> None:
         """What is missing is said, and not a packet leaves."""
         self.client.sysctl("net.ipv4.tcp_fastopen", 0)

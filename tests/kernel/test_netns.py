@@ -169,6 +169,7 @@ class LabTests(SynchronousTestCase):
 
     def test_sysctl_is_the_namespaces(self) -> None:
         """A setting changes in one host and in no other."""
+
         def ttl() -> str:
             return Path("/proc/sys/net/ipv4/ip_default_ttl").read_text().strip()
 
@@ -181,6 +182,7 @@ class WireTests(SynchronousTestCase):
     """Captures and probes, in one laboratory."""
 
     skip = needs_root
+
     def setUp(self) -> None:
         """A bridge that listens on one port, over IPv4 and IPv6."""
         self.lab = Lab(offloads=False)

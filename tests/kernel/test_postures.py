@@ -47,7 +47,11 @@ class Case(SynchronousTestCase):
         self.addCleanup(self.service.close)
         alice = self.service.line("alice", time.time()).line
         self.fresh = iter(
-            [token for epoch in (0, 1, -1) for token in tokens(alice.secret, alice.bridge_name, epoch_at(time.time()) + epoch, alice.n)]  # noqa: E501
+            [
+                token
+                for epoch in (0, 1, -1)
+                for token in tokens(alice.secret, alice.bridge_name, epoch_at(time.time()) + epoch, alice.n)
+            ]  # noqa: E501
         )
         self.assertTrue(wait_for(self.opens), self.service.said)
 

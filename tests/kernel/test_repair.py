@@ -474,9 +474,7 @@ class KnockerTests(Case):
     def opens_in(self, epochs: range) -> None:
         """The bridge takes the tokens of *epochs* and no others."""
         opening = ", ".join(
-            str(isn)
-            for epoch in epochs
-            for isn in tokens(self.line.secret, self.line.bridge_name, epoch, self.line.n)
+            str(isn) for epoch in epochs for isn in tokens(self.line.secret, self.line.bridge_name, epoch, self.line.n)
         )
         self.bridge.run(["nft", "-f", "-"], f"""
             table inet door {{

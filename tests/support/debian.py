@@ -8,6 +8,8 @@ debian-tor, with the unit's bounding set and no new privileges. There is no syst
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,6 +66,9 @@ exec sleep infinity
 class Debian:
     """The machine in the network namespace *host*; its tor is started by `start_tor`."""
 
+    socks_port = 9050
+    """Of Debian's tor."""
+
     def __init__(self, host: Namespace) -> None:
         self.host = host
         self._directory = tempfile.TemporaryDirectory(prefix="torknock-", ignore_cleanup_errors=True)
@@ -105,6 +110,10 @@ class Debian:
             time.sleep(0.05)
         return tor
 
+    def trouble(self, what: str) -> str:
+        """*what*, with tor's last words."""
+        return f"{what}; tor's last words:\n" + "\n".join(self.path("/var/log/tor.log").read_text().splitlines()[-15:])
+
     def path(self, inside: str) -> Path:
         """Where the machine's path *inside* is seen from outside."""
         return Path(f"/proc/{self._keeper.pid}/root{inside}")
@@ -114,7 +123,7 @@ class Debian:
         end(getattr(self, "_tors", []))
         for pid in self._pids():
             with contextlib.suppress(OSError):
-                subprocess.run(["kill", str(pid)], check=False)
+                os.kill(pid, signal.SIGTERM)
         end([self._keeper])
         self._directory.cleanup()
 

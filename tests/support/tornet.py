@@ -38,12 +38,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from stem.control import Controller
 
-from tests.support.netns import Host, Lab, end
+from tests.support.netns import Host, Lab, Namespace, end
 
 TOR = "/usr/sbin/tor"
 PAGE = b"<!doctype html><title>It works</title><p>You came through three hops.\n"
@@ -75,6 +75,21 @@ def until(true: Callable[[], Any], timeout: float, otherwise: Callable[[], str])
         time.sleep(0.05)
 
 
+class Client(Protocol):
+    """A tor that has a SOCKS port on 127.0.0.1 of its host."""
+
+    @property
+    def host(self) -> Namespace:
+        """Where it is."""
+
+    @property
+    def socks_port(self) -> int:
+        """The port."""
+
+    def trouble(self, what: str) -> str:
+        """*what*, with tor's last words."""
+
+
 class Tor:
     """One tor process on *host*, already started; its configuration and log are in *data_directory*."""
 
@@ -97,7 +112,10 @@ class Tor:
         with self._log_path.open("wb") as log:
             self._process = host.popen(
                 [TOR, "--defaults-torrc", "/dev/null", "-f", str(self.torrc)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     @property
@@ -130,7 +148,7 @@ class Tor:
 
     def controller(self) -> Controller:
         """An authenticated stem controller; close it, or use it in a ``with``."""
-        until(lambda: self._control.exists() or not self.running, 30, lambda: self._trouble("no control socket"))
+        until(lambda: self._control.exists() or not self.running, 30, lambda: self.trouble("no control socket"))
         controller = Controller.from_socket_file(str(self._control))
         try:
             controller.authenticate()
@@ -163,18 +181,19 @@ class Tor:
         if "ServerTransportPlugin" not in self.torrc.read_text():
             return [f"{self.host.address}:{self.or_port} {self.fingerprint}"]
         path = self.data_directory / "bridgelines"  # tor's own account, once the transports have reported
-        until(lambda: path.exists() or not self.running, 30, lambda: self._trouble("no bridge lines"))
+        until(lambda: path.exists() or not self.running, 30, lambda: self.trouble("no bridge lines"))
         lines = path.read_text().splitlines()
         return [line.removeprefix("Bridge ") for line in lines if line and not line.startswith("#")]
 
     def wait_log(self, pattern: str, timeout: float = 60) -> re.Match[str]:
         """Come back with the first match of *pattern* in the log. Raises `TorFailed`."""
         until(
-            lambda: re.search(pattern, self.log) or not self.running, timeout,
-            lambda: self._trouble(f"nothing in the log matches {pattern!r}"),
+            lambda: re.search(pattern, self.log) or not self.running,
+            timeout,
+            lambda: self.trouble(f"nothing in the log matches {pattern!r}"),
         )
         if not (match := re.search(pattern, self.log)):
-            raise TorFailed(self._trouble(f"ended before {pattern!r} was in the log"))
+            raise TorFailed(self.trouble(f"ended before {pattern!r} was in the log"))
         return match
 
     def wait_bootstrapped(self, percent: int = 100, timeout: float = 120) -> Self:
@@ -189,12 +208,13 @@ class Tor:
                 self._progress(f"{self.nickname}: bootstrapped {now} %")
             return now >= percent or not self.running
 
-        until(reached, timeout, lambda: self._trouble(f"bootstrapped only {said} %"))
+        until(reached, timeout, lambda: self.trouble(f"bootstrapped only {said} %"))
         if said < percent:
-            raise TorFailed(self._trouble(f"ended with status {self._process.returncode} at {said} %"))
+            raise TorFailed(self.trouble(f"ended with status {self._process.returncode} at {said} %"))
         return self
 
-    def _trouble(self, what: str) -> str:
+    def trouble(self, what: str) -> str:
+        """*what*, with tor's last words."""
         return f"{self.nickname}: {what}; its last words:\n" + "\n".join(self.log.splitlines()[-15:])
 
     def stop(self) -> None:
@@ -261,11 +281,13 @@ class TorNetwork:
         self._progress("making keys for three authorities")
         with ThreadPoolExecutor() as pool:
             lines = list(pool.map(self._authority_line, range(3)))
+        self.authorities = "\n".join(["TestingTorNetwork 1", *lines, ""])
+        """What makes any tor a tor of this network, in its torrc."""
         self._common = "\n".join([
-            "TestingTorNetwork 1", "SafeLogging 0", "Log notice stdout", "Schedulers Vanilla", "ExtendByEd25519ID 1",
+            self.authorities, "SafeLogging 0", "Log notice stdout", "Schedulers Vanilla", "ExtendByEd25519ID 1",
             "ServerDNSDetectHijacking 0", "ServerDNSAllowBrokenConfig 1",
             f"ServerDNSResolvConfFile {self._resolv_conf()}", "AssumeReachable 1", "ContactInfo nobody",
-            "DisableDebuggerAttachment 0", *lines,
+            "DisableDebuggerAttachment 0",
         ])  # fmt: skip
         relay = f"Address {self._net.address}\nSocksPort 0\nExitPolicyRejectPrivate 0\n"
         authorities = [
@@ -326,7 +348,7 @@ class TorNetwork:
             nudge(attempt)
             with contextlib.suppress(TorFailed):
                 return until(told, pause, str)
-        raise TorFailed(self._tors[controllers.index(waiting[0])]._trouble(f"{key} is not complete"))
+        raise TorFailed(self._tors[controllers.index(waiting[0])].trouble(f"{key} is not complete"))
 
     def _resolv_conf(self) -> Path:
         path = self._directory / "resolv.conf"  # the machine's own resolver cannot be reached from here
@@ -394,7 +416,7 @@ class TorNetwork:
         torrc = f"SocksPort 127.0.0.1:auto\nClientUseIPv6 1\nUseBridges {int(bool(bridges))}\n{bridges}{torrc_extra}"
         return self._tor(f"client{next(self._serial)}", self.lab.host(host), torrc)
 
-    def fetch(self, url: str, via: Tor, timeout: float = 60) -> bytes:
+    def fetch(self, url: str, via: Client, timeout: float = 60) -> bytes:
         """The body of *url*, through the client *via*; a path, such as ``/bytes/1000``, is the web server's.
 
         Every fetch has a circuit of its own. Raises `TorFailed` if not all of it came, `OSError` if nothing did.
@@ -410,7 +432,7 @@ class TorNetwork:
         head, _, body = bytes(answer).partition(b"\r\n\r\n")
         status, length = head.split(b"\r\n")[0], re.search(rb"(?im)^content-length: (\d+)", head)
         if b" 200 " not in status or length is None or int(length[1]) != len(body):
-            raise TorFailed(via._trouble(f"{url}: {status.decode('latin-1')!r}, {len(body)} octets of content"))
+            raise TorFailed(via.trouble(f"{url}: {status.decode('latin-1')!r}, {len(body)} octets of content"))
         return body
 
     def circuits(self, client: Tor) -> list[tuple[str, ...]]:
@@ -433,7 +455,7 @@ class TorNetwork:
         self.close()
 
 
-def _through_socks(client: Tor, address: tuple[str, int], timeout: float) -> socket.socket:
+def _through_socks(client: Client, address: tuple[str, int], timeout: float) -> socket.socket:
     """A connection to *address* through tor's SOCKS port, on a circuit of its own (RFC 1928, RFC 1929)."""
     own = os.urandom(8).hex().encode()  # tor's IsolateSOCKSAuth
     host = address[0].encode("ascii")
@@ -452,9 +474,9 @@ def _through_socks(client: Tor, address: tuple[str, int], timeout: float) -> soc
     return connection
 
 
-def _expect(client: Tor, answer: bytes | None, start: bytes) -> None:
+def _expect(client: Client, answer: bytes | None, start: bytes) -> None:
     if not (answer or b"").startswith(start):
-        raise TorFailed(client._trouble(f"its SOCKS port answered {(answer or b'').hex() or 'nothing'}"))
+        raise TorFailed(client.trouble(f"its SOCKS port answered {(answer or b'').hex() or 'nothing'}"))
 
 
 _shared: TorNetwork | None = None

@@ -150,9 +150,7 @@ class ClientTLS:
 class _Client(TLSPump):
     """A connection to what should be the bridge."""
 
-    def __init__(
-        self, context: SSL.Context, line: Line, isn: int, host: str, padding: bytes, upper: IProtocol
-    ) -> None:
+    def __init__(self, context: SSL.Context, line: Line, isn: int, host: str, padding: bytes, upper: IProtocol) -> None:
         super().__init__()
         self.opened: Deferred[None] = Deferred(lambda _: self.abortConnection())
         self._context, self._line, self._isn, self._host, self._padding = context, line, isn, host, padding

@@ -87,9 +87,7 @@ def _padded(secret: bytes) -> bytes:
 
 def _states(syns: Sequence[tuple[bytes, int, int, int]], with_code: bool = False) -> Words:
     """The state that the compression begins from, for each SYN: four words, a row for each word."""
-    fields = b"".join(
-        struct.pack("!4xHxxIHxx", code if with_code else 0, tsval, port) for _, port, tsval, code in syns
-    )
+    fields = b"".join(struct.pack("!4xHxxIHxx", code if with_code else 0, tsval, port) for _, port, tsval, code in syns)
     addresses = b"".join(address.ljust(16, b"\0") for address, _, _, _ in syns)
     mixed = np.frombuffer(addresses, np.uint8) ^ np.frombuffer(fields, np.uint8)
     return np.frombuffer(mixed.tobytes(), "<u4").astype(np.uint32).reshape(len(syns), 4).T

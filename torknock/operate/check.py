@@ -76,9 +76,7 @@ class Approach:
     ms: int
 
 
-async def check(
-    reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, chance: Chance
-) -> list[Answer]:
+async def check(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, chance: Chance) -> list[Answer]:
     """The answers for the bridge of *bridge_line*, which *endpoint* opens (`transport.bridges.Bridges`).
 
     A stranger's connections come first, and carry nothing of the line.

@@ -135,7 +135,7 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     else:
         changes.append(_process(service, path, host, group))
     if host.apparmor:
-        changes.append(Block(str(_APPARMOR), shipped("apparmor/system_tor")))
+        changes.append(Block(str(_APPARMOR), _profile(host.program)))
     changes.append(File(str(SNIPPET), _HEAD + options, 0o640, group, known_options() or None))
     if not _includes(host.config_file, SNIPPET):
         changes.append(Block(str(host.config_file), f"%include {SNIPPET}\n"))
@@ -267,6 +267,13 @@ def _includes(config_file: Path, snippet: Path) -> bool:
 def _unit(name: str, host: Host) -> str:
     text = shipped(f"systemd/{name}").replace(str(_PROGRAM), str(host.program))
     return text.replace("debian-tor", host.tor_user)
+
+
+def _profile(program: Path) -> str:
+    """What tor's AppArmor profile needs for *program*, wherever it is installed."""
+    installed = program.resolve()
+    text = shipped("apparmor/system_tor").replace("/opt/torknock/bin/torknock", str(installed))
+    return text.replace("/opt/torknock", str(installed.parents[1]))
 
 
 def _process(service: str, path: str, host: Host, group: int) -> Process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from stem.control import Controller
 from torknock.tor.inspect import TorFacts, controller, facts
 
 _POLLED_EVERY = 0.5
+_REGISTERED = re.compile(r"egistered (server )?transport '?torknock\b")
+"""What tor logs, for a bridge and for a client."""
 
 
 @contextmanager
@@ -76,14 +79,12 @@ class RunningTor:
 
     def reload_and_register(self, seconds: float) -> bool:
         """Have it read its torrc anew; whether torknock was registered within *seconds*. Its complaints are heard."""
-        self._controller.add_event_listener(self._launched, "TRANSPORT_LAUNCHED")
-        self._controller.add_event_listener(self._complained, "NOTICE", "WARN", "ERR")
+        self._controller.add_event_listener(self._heard, "INFO", "NOTICE", "WARN", "ERR")
         try:
             self.reload()
             return self._is_registered_within(seconds)
         finally:
-            self._controller.remove_event_listener(self._launched)
-            self._controller.remove_event_listener(self._complained)
+            self._controller.remove_event_listener(self._heard)
 
     def _is_registered_within(self, seconds: float) -> bool:
         gives_up = time.monotonic() + seconds
@@ -106,11 +107,10 @@ class RunningTor:
         """What it said last about its transports since it was reloaded; it holds no secret of ours."""
         return next(reversed(self._complaints), None)
 
-    def _launched(self, event: Any) -> None:
-        if getattr(event, "name", "") == "torknock" or "torknock" in str(event):
-            self._registered.set()
-
-    def _complained(self, event: Any) -> None:
+    def _heard(self, event: Any) -> None:
+        """What it logs. stem does not deliver TRANSPORT_LAUNCHED: the event's own field `type` hides its type."""
         told = str(getattr(event, "message", ""))
-        if event.runlevel in ("WARN", "ERR") or "anaged proxy" in told:
+        if _REGISTERED.search(told):
+            self._registered.set()
+        elif event.runlevel in ("WARN", "ERR") or "anaged proxy" in told:
             self._complaints.append(told)

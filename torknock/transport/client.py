@@ -44,9 +44,7 @@ _NO_WAY: Mapping[int | None, type[SOCKSError]] = {
 }
 
 
-def serve(
-    reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str
-) -> NoReturn:
+def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
     *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN.

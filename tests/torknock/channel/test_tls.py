@@ -673,8 +673,7 @@ class TicketTests(SynchronousTestCase):
     def test_tickets_are_noticed(self) -> None:
         """A process that loaded OpenSSL without our configuration gets no server, and is told what to do."""
         program = (
-            "try: ServerTLS(Clock(), peer.PRIVATE_KEY, None, lambda: ())\n"
-            "except TicketsSent as error: print(error)\n"
+            "try: ServerTLS(Clock(), peer.PRIVATE_KEY, None, lambda: ())\nexcept TicketsSent as error: print(error)\n"
         )
         self.assertIn("torknock server", self.run_in_process(program, {}))
 

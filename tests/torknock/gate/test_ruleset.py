@@ -35,9 +35,7 @@ class RulesetTests(SynchronousTestCase):
     def test_a_predecessors_table_is_replaced_in_one_transaction(self) -> None:
         """There is no moment in which two tables, or half of one, stand."""
         door = Door("::", 443, 1, 2)
-        self.assertEqual(
-            load(door), "add table inet torknock-443\ndelete table inet torknock-443\n" + listing(door)
-        )
+        self.assertEqual(load(door), "add table inet torknock-443\ndelete table inet torknock-443\n" + listing(door))
 
     def test_no_answer_is_given_by_a_rule(self) -> None:
         """Neither `reject` nor `drop`: the kernel answers for the port, and for nobody's sake differently."""

@@ -1,0 +1,73 @@
+"""Tests of what contrib has for a host: it is sound, and is installed with the package."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+CONTRIB = ROOT / "contrib"
+
+
+class Case(SynchronousTestCase):
+    """With a directory for what is tried."""
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+
+    def run_(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run *command* to its end, whatever that is."""
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+class TorTests(Case):
+    """What tor and its profile are told."""
+
+    def test_tor_takes_the_samples(self) -> None:
+        """As they are, without a warning but that root runs it."""
+        for sample in ("bridge", "client"):
+            file = CONTRIB / "torrc" / f"{sample}.torrc"
+            done = self.run_("tor", "--verify-config", "-f", file, "--DataDirectory", self.directory / sample)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            warned = [line for line in done.stdout.splitlines() if "[warn]" in line and "as root" not in line]
+            self.assertEqual(warned, [])
+
+    def test_the_profile_compiles(self) -> None:
+        """Debian's profile of tor, with the lines that are added to it."""
+        profiles = self.directory / "apparmor.d"
+        shutil.copytree("/etc/apparmor.d", profiles)
+        shutil.copy(CONTRIB / "apparmor" / "system_tor", profiles / "local" / "system_tor")
+        parser = ("apparmor_parser", "--base", profiles, "--skip-kernel-load", "--skip-cache")
+        done = self.run_(*parser, "--stdout", profiles / "system_tor")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        named = self.run_(*parser, "--preprocess", profiles / "system_tor").stdout
+        self.assertIn("/opt/torknock/bin/torknock ix,", named)
+
+
+class InstallTests(Case):
+    """The package, and the script that installs it."""
+
+    def test_the_wheel_has_what_setup_writes(self) -> None:
+        """The units and the profile."""
+        built = self.run_(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", self.directory)
+        self.assertEqual(built.returncode, 0, built.stderr)
+        [wheel] = self.directory.glob("*.whl")
+        names = zipfile.ZipFile(wheel).namelist()
+        for directory in ("systemd", "apparmor"):
+            for file in (CONTRIB / directory).iterdir():
+                self.assertIn(f"torknock/contrib/{directory}/{file.name}", names)
+
+    def test_the_script_is_sound(self) -> None:
+        """It refuses what it does not know, and changes nothing then."""
+        self.assertEqual(self.run_("bash", "-n", CONTRIB / "install").returncode, 0)
+        done = self.run_(CONTRIB / "install", "--nonsense")
+        self.assertEqual(
+            (done.returncode, done.stderr), (2, "contrib/install: takes --remove or nothing, not --nonsense\n")
+        )

@@ -1,0 +1,78 @@
+"""Tests of bridge and client on Debian machines, from `torknock setup` to a web page, in a private Tor network.
+
+Both tors run under the restrictions of Debian's unit, both services as a user of their own with one capability.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.kernel.test_gate import wait_for
+from tests.support.bridge import knock
+from tests.support.debian import Debian
+from tests.support.netns import Host
+from tests.support.tornet import PAGE, content, shared_network
+
+NET_ADMIN = 1 << 12
+NONE = 0
+
+needs_root = None if os.geteuid() == 0 else "a machine of its own needs root"
+
+
+class DebianTests(SynchronousTestCase):
+    """Two Debian machines, each set up by one command."""
+
+    skip = needs_root
+    timeout = 240
+
+    def machine(self, name: str) -> tuple[Host, Debian]:
+        host = shared_network().lab.host(name)
+        debian = Debian(host)
+        self.addCleanup(debian.close)
+        debian.start_tor(shared_network().authorities)
+        return host, debian
+
+    def capabilities(self, host: Host, verb: str) -> int:
+        """What `torknock VERB` may do on *host*."""
+        for pid in host.pids():
+            if f"torknock {verb}" in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
+                status = Path(f"/proc/{pid}/status").read_text()
+                found = dict(re.findall(r"^(Cap\w+|NoNewPrivs|Uid):\s+(\w+)", status, re.MULTILINE))
+                self.assertNotEqual(found["Uid"], "0")
+                self.assertEqual(found["NoNewPrivs"], "1")
+                self.assertEqual(found["CapEff"], found["CapPrm"])
+                return int(found["CapEff"], 16)
+        self.fail(f"torknock {verb} does not run")
+
+    def test_from_setup_to_a_page(self) -> None:
+        """The transports have no capability, the services one; the client gets through, a stranger sees nothing."""
+        network = shared_network()
+        where, bridge = self.machine("deb-bridge")
+        said = bridge.run("torknock", "setup", "bridge", "--address", where.address, "--yes")
+        self.assertEqual(said.returncode, 0, said.stderr)
+        line = said.stdout.splitlines()[0]
+        whence, client = self.machine("deb-client")
+        started = client.run("torknock", "setup", "client", "-", stdin=f"{line}\n")
+        self.assertEqual(started.returncode, 0, client.trouble(started.stderr))
+        self.assertEqual(started.stdout, "tor uses the bridge, and is at 100 % of its start\n")
+        self.assertEqual(network.fetch("/", via=client), PAGE)
+        self.assertEqual(network.fetch("/bytes/1000000", via=client), content(1_000_000))
+        for host, transport, service in ((where, "server", "gate"), (whence, "client", "dial")):
+            self.assertEqual((self.capabilities(host, transport), self.capabilities(host, service)), (NONE, NET_ADMIN))
+        self.assertEqual(knock(network.lab.host("probe"), where.address, 443, None), "refused")
+        again = client.run("torknock", "setup", "client", "-", stdin=f"{line}\n")
+        self.assertIn("nothing is to be changed", again.stderr)
+        bridge.close()  # its users have the same numbers
+        undone = client.run("torknock", "setup", "--undo")
+        self.assertEqual(undone.returncode, 0, undone.stderr)
+        self.assertNotIn("torknock:x", client.path("/etc/passwd").read_text())
+        self.assertTrue(wait_for(lambda: not self.runs(whence)), self.runs(whence))
+
+    def runs(self, host: Host) -> list[str]:
+        """What of ours runs on *host*."""
+        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in host.pids()]
+        return [line for line in lines if "torknock" in line]
