@@ -51,7 +51,7 @@ class Case(SynchronousTestCase):
                 token
                 for epoch in (0, 1, -1)
                 for token in tokens(alice.secret, alice.bridge_name, epoch_at(time.time()) + epoch, alice.n)
-            ]  # noqa: E501
+            ]
         )
         self.assertTrue(wait_for(self.opens), self.service.said)
 
