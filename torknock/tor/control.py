@@ -105,7 +105,8 @@ class RunningTor:
     @property
     def complaint(self) -> str | None:
         """What it said last about its transports since it was reloaded; it holds no secret of ours."""
-        return next(reversed(self._complaints), None)
+        ours = [told for told in self._complaints if "roxy" in told or "torknock" in told]
+        return next(reversed(ours or self._complaints), None)
 
     def _heard(self, event: Any) -> None:
         """What it logs. stem does not deliver TRANSPORT_LAUNCHED: the event's own field `type` hides its type."""
