@@ -1,20 +1,13 @@
-"""The lines that a bridge has issued, and its key: SQLite, 0600, one directory.
-
-The file is built beside its place and renamed into it, so that one that is there is whole; whoever builds holds a lock
-on the directory.
-"""
+"""The lines that a bridge has issued, and its key (`torknock.database`)."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import re
 import secrets
 import sqlite3
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,52 +23,21 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from torknock.database import FILE, KeyringUnreadable, opened, refusals, writing
 from torknock.errors import TorknockError
 from torknock.line import DEFAULT_N, Line, LineError, arguments, parse_arguments
-
-_VERSION = 2
-_PATIENCE = 10.0
-"""Seconds that another process may hold a file."""
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 
 NOTE_AT_MOST = 200
 """Characters of a note."""
 
-_SCHEMA = """
-    PRAGMA journal_mode = DELETE;
-    CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
-    CREATE TABLE line (
-        name TEXT PRIMARY KEY,
-        secret BLOB NOT NULL,
-        n INTEGER NOT NULL,
-        sni TEXT,
-        scheme TEXT NOT NULL,
-        channel TEXT NOT NULL,
-        integrity INTEGER NOT NULL,
-        created INTEGER NOT NULL,
-        expires INTEGER,
-        revoked INTEGER,
-        note TEXT NOT NULL DEFAULT '',
-        last_used INTEGER,
-        connections INTEGER NOT NULL DEFAULT 0,
-        cut INTEGER NOT NULL DEFAULT 0
-    ) STRICT;
-    CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-"""
 _COLUMNS = (
     "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut"
 )
 _KINDS = (
     str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int,
 )  # fmt: skip
-
-_FROM_VERSION_1 = """
-    ALTER TABLE line ADD COLUMN note TEXT NOT NULL DEFAULT '';
-    ALTER TABLE line ADD COLUMN last_used INTEGER;
-    ALTER TABLE line ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE line ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
-"""
 
 _RAISE_REVISION = """
     INSERT INTO setting VALUES ('revision', '1')
@@ -86,24 +48,6 @@ _RAISE_REVISION = """
 DAY = 86_400
 _LAST_TIME = 253_402_300_799
 """The last second of the year 9999: later ones cannot be written down as dates."""
-
-
-class KeyringUnreadable(TorknockError):
-    """The keyring is there and cannot be used."""
-
-    def __init__(
-        self, path: Path, reason: str, remedy: str = "restore it from a backup, or name another with --keyring"
-    ) -> None:
-        super().__init__(f"keyring {path}: {reason}; {remedy}")
-        self.path, self.reason = path, reason
-
-
-class KeyringMissing(TorknockError):
-    """There is no keyring where one was expected."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"there is no keyring in {path}; start the bridge once, or name another with --keyring")
-        self.path = path
 
 
 class LineExists(TorknockError):
@@ -176,8 +120,8 @@ class Keyring:
     def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
         self._directory = directory
         self._database = database
-        with _refusals(directory):
-            self._inode = (directory / "keyring.sqlite").stat().st_ino
+        with refusals(directory):
+            self._inode = (directory / FILE).stat().st_ino
             row = database.execute("SELECT private_key FROM bridge").fetchone()
         self.private_key: bytes = row[0] if row else b""
         """The bridge's P-256 key, PKCS #8 in DER."""
@@ -191,18 +135,9 @@ class Keyring:
     def open(cls, directory: Path, create: bool) -> Self:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
-        A directory that is made is 0700, the files are 0600. What root makes belongs to the owner of the nearest
-        directory above that was there before, so that tor's transport can use it. Raises `KeyringMissing` and
-        `KeyringUnreadable`.
+        Whose it is then: see `torknock.database.opened`. Raises `KeyringMissing` and `KeyringUnreadable`.
         """
-        path = directory / "keyring.sqlite"
-        with _refusals(directory):
-            if not path.exists():
-                if not create:
-                    raise KeyringMissing(directory)
-                _make_directory(directory)
-                _build(path)
-            database = _connect(path)
+        database = opened(directory, create, _new_key)
         try:
             return cls(directory, database)
         except BaseException:
@@ -248,7 +183,7 @@ class Keyring:
         row = (
             name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
         )  # fmt: skip
-        with _refusals(self._directory), _writing(self._database):
+        with refusals(self._directory), writing(self._database):
             done = self._database.execute(
                 "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, 0)"
                 " ON CONFLICT (name) DO NOTHING",
@@ -300,7 +235,7 @@ class Keyring:
 
     def count(self, used: Mapping[str, int], now: float) -> None:
         """Write down that each line, by its name, has opened so many more connections, and that it was today."""
-        with _refusals(self._directory), _writing(self._database):
+        with refusals(self._directory), writing(self._database):
             self._database.executemany(
                 "UPDATE line SET connections = connections + ?, last_used = max(coalesce(last_used, 0), ?)"
                 " WHERE name = ?",
@@ -313,15 +248,15 @@ class Keyring:
         What is counted is no change. A keyring whose file was removed or replaced is unreadable: what is revoked in the
         new one would not be heard.
         """
-        with _refusals(self._directory):
-            if (self._directory / "keyring.sqlite").stat().st_ino != self._inode:
+        with refusals(self._directory):
+            if (self._directory / FILE).stat().st_ino != self._inode:
                 raise KeyringUnreadable(self._directory, "another was put in its place", "start the bridge anew")
             row = self._database.execute("SELECT CAST(value AS INTEGER) FROM setting WHERE key = 'revision'").fetchone()
         return 0 if row is None else int(row[0])
 
     def setting(self, key: str) -> str | None:
         """What was remembered under *key*."""
-        with _refusals(self._directory):
+        with refusals(self._directory):
             row = self._database.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -337,13 +272,13 @@ class Keyring:
 
     def set_setting(self, key: str, value: str) -> None:
         """Remember *value* under *key*."""
-        with _refusals(self._directory), _writing(self._database):
+        with refusals(self._directory), writing(self._database):
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
     def _change(self, name: str, what: str, *values: object, which: str = "") -> None:
         if not _NAME.fullmatch(name):
             raise BadName
-        with _refusals(self._directory), _writing(self._database):
+        with refusals(self._directory), writing(self._database):
             done = self._database.execute(
                 f"UPDATE line SET {what} WHERE name = ? {which}",  # noqa: S608  all of it is ours
                 (*values, name),
@@ -353,7 +288,7 @@ class Keyring:
             self._database.execute(_RAISE_REVISION)
 
     def _read(self, which: str, *arguments: object) -> list[Issued]:
-        with _refusals(self._directory):
+        with refusals(self._directory):
             rows = self._database.execute(
                 f"SELECT {_COLUMNS} FROM line {which}",  # noqa: S608  all of it is ours
                 arguments,
@@ -386,113 +321,3 @@ def _pin(private_key: bytes) -> bytes:
 def _new_key() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _make_directory(directory: Path) -> None:
-    """Make *directory* and what is missing above it, private to the owner of the nearest one that is there."""
-    if directory.exists():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if os.geteuid() == 0:
-        owner = directory.parent.stat()
-        os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
-
-def _build(path: Path) -> None:
-    """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        draft = path.with_suffix(".draft")
-        for remnant in path.parent.glob(f"{draft.name}*"):
-            remnant.unlink()
-        owner = os.fstat(directory)
-        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            if os.geteuid() == 0:
-                os.fchown(file, owner.st_uid, owner.st_gid)
-        finally:
-            os.close(file)
-        with closing(sqlite3.connect(draft, isolation_level=None)) as database:
-            database.executescript(_SCHEMA)
-            database.execute("INSERT INTO bridge VALUES (?)", (_new_key(),))
-            database.execute(f"PRAGMA user_version = {_VERSION}")
-        draft.rename(path)
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """The database at *path*, which nobody else can read."""
-    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
-    try:
-        mode = os.fstat(file).st_mode
-        if not stat.S_ISREG(mode):
-            raise KeyringUnreadable(path.parent, f"{path.name} is no regular file")
-        if mode & 0o077:
-            os.chmod(f"/proc/self/fd/{file}", 0o600)
-    except PermissionError:
-        raise KeyringUnreadable(path.parent, f"others can read {path.name}", f"chmod 600 {path}") from None
-    finally:
-        os.close(file)
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise PermissionError
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
-    try:
-        database.execute("PRAGMA synchronous = FULL")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
-            raise KeyringUnreadable(
-                path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
-            )
-        if version == 1:
-            _migrate(database)
-        elif version != _VERSION:
-            raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _migrate(database: sqlite3.Connection) -> None:
-    """Bring a database of version 1 to this one's, unless another process has done so by now."""
-    with _writing(database):
-        if database.execute("PRAGMA user_version").fetchone()[0] == 1:
-            for statement in _FROM_VERSION_1.strip().splitlines():
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-@contextmanager
-def _writing(database: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that has the file to itself from its start; all of it happens or nothing."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-
-
-@contextmanager
-def _refusals(directory: Path) -> Iterator[None]:
-    """Turn what SQLite and the disk say into `KeyringUnreadable`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
-            raise KeyringUnreadable(directory, "another process holds it", "end that process") from error
-        said = str(error)  # it may quote what is damaged
-        raise KeyringUnreadable(directory, said if said.isprintable() else "it is damaged") from error
-    except UnicodeDecodeError as error:
-        raise KeyringUnreadable(directory, "it is damaged") from error
-    except PermissionError as error:
-        raise KeyringUnreadable(directory, "permission denied", "be the user that tor runs as, or root") from error
-    except OSError as error:
-        raise KeyringUnreadable(directory, error.strerror or type(error).__name__) from error

@@ -23,15 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-import torknock.keyring
+import torknock.database
+from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.isn.token import tokens
 from torknock.keyring import (
     BadName,
     BadNote,
     Issued,
     Keyring,
-    KeyringMissing,
-    KeyringUnreadable,
     LineExists,
     LineRevoked,
     LineUnknown,
@@ -532,7 +531,7 @@ class MigrationTests(KeyringCase):
 
     def test_a_failure_leaves_what_was_there(self) -> None:
         """All of it happens or nothing."""
-        self.patch(torknock.keyring, "_FROM_VERSION_1", f"{torknock.keyring._FROM_VERSION_1}SELECT nothing;\n")
+        self.patch(torknock.database, "_FROM_VERSION_1", f"{torknock.database._FROM_VERSION_1}SELECT nothing;\n")
         before = self.path.read_bytes()
         self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create=False)
         self.assertEqual((self.path.read_bytes(), self.version()), (before, 1))

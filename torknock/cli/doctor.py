@@ -10,7 +10,7 @@ import click
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from torknock.cli.options import keyring_option, say
+from torknock.cli.options import control_option, control_password, keyring_option, password_option, say
 from torknock.operate.finding import Finding, State, exit_status
 
 _COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
@@ -19,10 +19,8 @@ _COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
 @click.command(epilog="Example: torknock doctor bridge")
 @click.argument("role", type=click.Choice(["bridge", "client"]), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
-@click.option(
-    "--control", default="/run/tor/control", show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands."
-)
-@click.option("--password", "asks", is_flag=True, help="Ask for the password of tor's control port.")
+@control_option
+@password_option
 @keyring_option
 def doctor(role: str | None, as_json: bool, control: str, asks: bool, keyring: Path) -> None:
     """Look at every condition that must hold for a bridge, or for a client.
@@ -34,8 +32,7 @@ def doctor(role: str | None, as_json: bool, control: str, asks: bool, keyring: P
 
     from torknock.operate.doctor.examine import Patient, examine
 
-    password = click.prompt("Password of tor's control port", hide_input=True, err=True) if asks else None
-    patient = Patient(keyring, role, control, password)
+    patient = Patient(keyring, role, control, control_password(asks))
     outcome: list[list[Finding] | Failure] = []
 
     def begin() -> None:

@@ -13,6 +13,7 @@ import click
 
 from torknock.errors import TorknockError
 from torknock.line import LineError, parse_address, parse_fingerprint
+from torknock.tor import CONTROL
 
 KEYRING = Path("/var/lib/tor/pt_state/torknock")
 """Where the keyring is if Debian's tor runs the bridge."""
@@ -62,6 +63,17 @@ keyring_option = click.option(
     metavar="DIR",
     help="The bridge's keyring.",
 )
+
+
+control_option = click.option(
+    "--control", default=CONTROL, show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands."
+)
+password_option = click.option("--password", "asks", is_flag=True, help="Ask for the password of tor's control port.")
+
+
+def control_password(asks: bool) -> str | None:
+    """The password, if *asks* says that there is one."""
+    return click.prompt("Password of tor's control port", hide_input=True, err=True) if asks else None
 
 
 def helper_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torknock.cli.options import say
+from torknock.cli.options import control_option, control_password, password_option, say
 
 if TYPE_CHECKING:
     from torknock.operate.changes import Change
@@ -24,10 +24,6 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str | N
         raise click.BadParameter("an IP address is wanted, such as 192.0.2.7") from None
 
 
-control_option = click.option(
-    "--control", default="/run/tor/control", show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands."
-)
-password_option = click.option("--password", "asks", is_flag=True, help="Ask for the password of tor's control port.")
 yes_option = click.option("--yes", is_flag=True, help="Change without asking.")
 
 
@@ -79,7 +75,7 @@ def bridge(
     from torknock.operate.changes import Record
     from torknock.tor.control import tor_at
 
-    with tor_at(control, _password(asks)) as tor:
+    with tor_at(control, control_password(asks)) as tor:
         host = operate.Host.of(tor, _program())
         facts = tor.facts()
         found = address or _found_address(facts.option("Address") or tor.address, yes)
@@ -114,7 +110,7 @@ def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) ->
 
     text = " ".join(bridge_line)
     parsed = parse_bridge_line(sys.stdin.readline() if text == "-" else text)
-    with tor_at(control, _password(asks)) as tor:
+    with tor_at(control, control_password(asks)) as tor:
         host = operate.Host.of(tor, _program())
         options = operate.client_options(tor.facts(), parsed, operate.known_options(), host)
         changes = operate.plan("client", options, host, _group(host.tor_user))
@@ -128,13 +124,9 @@ def _undo(control: str, asks: bool) -> None:
     from torknock.operate import setup as operate
     from torknock.operate.changes import Record
 
-    for told in operate.undo(Record(operate.RECORD), control, _password(asks)):
+    for told in operate.undo(Record(operate.RECORD), control, control_password(asks)):
         click.echo(f"torknock: {told}", err=True)
     say("what setup has changed is taken back")
-
-
-def _password(asks: bool) -> str | None:
-    return click.prompt("Password of tor's control port", hide_input=True, err=True) if asks else None
 
 
 def _found_address(told: str | None, yes: bool) -> IPv4Address | IPv6Address:

@@ -16,17 +16,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
-from torknock.cli.options import keyring_option, say
+from torknock.cli.options import control_option, keyring_option, say
 from torknock.operate.status import Report, as_json, follow, look, picture
-from torknock.tor.watch import CONTROL, Watch
+from torknock.tor.watch import Watch
 
 
 @click.command(epilog="Example: torknock status --once")
 @click.option("--json", "machine", is_flag=True, help="Say it once, as one JSON object.")
 @click.option("--once", is_flag=True, help="Say it once, and do not go on.")
-@click.option(
-    "--control", default=CONTROL, show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands; optional."
-)
+@control_option
 @keyring_option
 def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
     """Show what the running bridge does, anew every second until Ctrl-C.

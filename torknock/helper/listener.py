@@ -36,7 +36,7 @@ def listener(path: str, environ: Mapping[str, str], pid: int) -> socket.socket:
     """
     if environ.get("LISTEN_PID") != str(pid):
         try:
-            return _made(path)
+            return bound(path, 0o660)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise CannotServe(f"cannot listen on {path}: {reason}; name another socket with --socket") from error
@@ -50,18 +50,15 @@ def listener(path: str, environ: Mapping[str, str], pid: int) -> socket.socket:
     return passed
 
 
-def _made(path: str) -> socket.socket:
+def bound(path: str, mode: int) -> socket.socket:
+    """A Unix socket that listens at *path*, in place of a dead one's. Raises `OSError`; a live one stays."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made.setblocking(False)
-    umask = os.umask(0o117)
+    umask = os.umask(0o777 & ~mode)
     try:
-        try:
-            made.bind(path)
-        except OSError:
-            if not _dead(path):
-                raise
+        made.setblocking(False)
+        if _is_dead(path):
             os.unlink(path)
-            made.bind(path)
+        made.bind(path)
         made.listen(_BACKLOG)
     except BaseException:
         made.close()
@@ -71,17 +68,15 @@ def _made(path: str) -> socket.socket:
     return made
 
 
-def _dead(path: str) -> bool:
-    """Whether a socket at *path* is nobody's any more."""
+def _is_dead(path: str) -> bool:
+    """Whether *path* is a socket that nobody listens on any more."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
     except ConnectionRefusedError:
-        return True
-    except OSError:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:  # nobody's, busy, or not for us
         return False
     return False
 

@@ -12,9 +12,7 @@ from stem.connection import AuthenticationFailure, IncorrectPassword, MissingPas
 from stem.control import Controller
 
 from torknock.errors import TorknockError
-
-CONTROL = "/run/tor/control"
-"""Where Debian's tor takes commands."""
+from torknock.tor import CONTROL
 
 _OPTIONS = (
     "Address", "AssumeReachable", "Bridge", "BridgeDistribution", "BridgeRelay", "ClientTransportPlugin",

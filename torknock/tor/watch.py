@@ -14,9 +14,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 
 from torknock.line import LineError, parse_address
-
-CONTROL = "/run/tor/control"
-"""Where Debian's tor takes commands."""
+from torknock.tor import CONTROL
 
 _PATIENCE = 5.0
 """So long tor has for an answer."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Site
 
-from torknock.helper.listener import Accepting
+from torknock.helper.listener import Accepting, bound
 from torknock.status import SOCKET, to_json
 from torknock.transport.metrics import Metrics, site
 from torknock.transport.monitor import Monitor
@@ -69,7 +65,7 @@ class Publication:
             self._site = None
 
     def _accept(self, path: str, mode: int, factory: Factory[Any]) -> None:
-        self._accepting.append(Accepting(self._reactor, _bound(path, mode), factory))
+        self._accepting.append(Accepting(self._reactor, bound(path, mode), factory))
 
     async def _serve(self, metrics: Metrics) -> None:
         factory = site(self._reactor, self._monitor)
@@ -85,38 +81,6 @@ class Publication:
         except (CannotListenError, OSError) as error:
             reason = _reason(error.socketError if isinstance(error, CannotListenError) else error)
             _log.error("metrics cannot be served at {where}: {reason}", where=metrics.where, reason=reason)
-
-
-def _bound(path: str, mode: int) -> socket.socket:
-    """A listening socket at *path*, in place of a dead one's. Raises `OSError`; a live one stays."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.setblocking(False)
-        if _is_dead(path):
-            os.unlink(path)
-        umask = os.umask(0o777 & ~mode)
-        try:
-            made.bind(path)
-        finally:
-            os.umask(umask)
-        made.listen(_ASKERS)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _is_dead(path: str) -> bool:
-    """Whether *path* is a socket that nobody listens on any more."""
-    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return stat.S_ISSOCK(os.lstat(path).st_mode)
-        except BlockingIOError:  # somebody is there, and busy
-            return False
-    return False
 
 
 async def _stopped(port: IListeningPort) -> None:

@@ -28,7 +28,8 @@ from torknock.operate.doctor.processes import (
 )
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.look import Firewall, default_interface, look
-from torknock.tor.inspect import CONTROL, TorFacts, TorUnreachable, ask_tor
+from torknock.tor import CONTROL
+from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor
 
 _SAMPLE = 3
 """Unused ports that are judged."""

@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate import ruleset
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Door, Judging, Posture
-from torknock.keyring import Keyring, KeyringMissing, KeyringUnreadable
+from torknock.keyring import Keyring
 from torknock.linux import TCP_SAVE_SYN, may_administer_network
 from torknock.operate.doctor.processes import Process, answers, may_open
 from torknock.operate.finding import Finding, not_ok, ok, unknown

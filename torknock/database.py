@@ -1,0 +1,195 @@
+"""The file of a keyring: SQLite, 0600, in a directory of its own.
+
+It is built beside its place and renamed into it, so that one that is there is whole; whoever builds holds a lock on the
+directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from torknock.errors import TorknockError
+
+FILE = "keyring.sqlite"
+
+_VERSION = 2
+_PATIENCE = 10.0
+"""Seconds that another process may hold a file."""
+
+_SCHEMA = """
+    PRAGMA journal_mode = DELETE;
+    CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
+    CREATE TABLE line (
+        name TEXT PRIMARY KEY,
+        secret BLOB NOT NULL,
+        n INTEGER NOT NULL,
+        sni TEXT,
+        scheme TEXT NOT NULL,
+        channel TEXT NOT NULL,
+        integrity INTEGER NOT NULL,
+        created INTEGER NOT NULL,
+        expires INTEGER,
+        revoked INTEGER,
+        note TEXT NOT NULL DEFAULT '',
+        last_used INTEGER,
+        connections INTEGER NOT NULL DEFAULT 0,
+        cut INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+_FROM_VERSION_1 = """
+    ALTER TABLE line ADD COLUMN note TEXT NOT NULL DEFAULT '';
+    ALTER TABLE line ADD COLUMN last_used INTEGER;
+    ALTER TABLE line ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE line ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
+"""
+
+
+class KeyringUnreadable(TorknockError):
+    """The keyring is there and cannot be used."""
+
+    def __init__(
+        self, path: Path, reason: str, remedy: str = "restore it from a backup, or name another with --keyring"
+    ) -> None:
+        super().__init__(f"keyring {path}: {reason}; {remedy}")
+        self.path, self.reason = path, reason
+
+
+class KeyringMissing(TorknockError):
+    """There is no keyring where one was expected."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"there is no keyring in {path}; start the bridge once, or name another with --keyring")
+        self.path = path
+
+
+def opened(directory: Path, create: bool, new_key: Callable[[], bytes]) -> sqlite3.Connection:
+    """The database in *directory*, made with a *new_key* if it is not there and *create* says so.
+
+    A directory that is made is 0700, the files are 0600. What root makes belongs to the owner of the nearest directory
+    above that was there before, so that tor's transport can use it. Raises `KeyringMissing` and `KeyringUnreadable`.
+    """
+    path = directory / FILE
+    with refusals(directory):
+        if not path.exists():
+            if not create:
+                raise KeyringMissing(directory)
+            _make_directory(directory)
+            _build(path, new_key)
+        return _connect(path)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make *directory* and what is missing above it, private to the owner of the nearest one that is there."""
+    if directory.exists():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() == 0:
+        owner = directory.parent.stat()
+        os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _build(path: Path, new_key: Callable[[], bytes]) -> None:
+    """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        draft = path.with_suffix(".draft")
+        for remnant in path.parent.glob(f"{draft.name}*"):
+            remnant.unlink()
+        owner = os.fstat(directory)
+        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            if os.geteuid() == 0:
+                os.fchown(file, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(file)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as database:
+            database.executescript(_SCHEMA)
+            database.execute("INSERT INTO bridge VALUES (?)", (new_key(),))
+            database.execute(f"PRAGMA user_version = {_VERSION}")
+        draft.rename(path)
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """The database at *path*, which nobody else can read."""
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
+    try:
+        mode = os.fstat(file).st_mode
+        if not stat.S_ISREG(mode):
+            raise KeyringUnreadable(path.parent, f"{path.name} is no regular file")
+        if mode & 0o077:
+            os.chmod(f"/proc/self/fd/{file}", 0o600)
+    except PermissionError:
+        raise KeyringUnreadable(path.parent, f"others can read {path.name}", f"chmod 600 {path}") from None
+    finally:
+        os.close(file)
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise PermissionError
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
+    try:
+        database.execute("PRAGMA synchronous = FULL")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise KeyringUnreadable(
+                path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
+            )
+        if version == 1:
+            _migrate(database)
+        elif version != _VERSION:
+            raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    """Bring a database of version 1 to this one's, unless another process has done so by now."""
+    with writing(database):
+        if database.execute("PRAGMA user_version").fetchone()[0] == 1:
+            for statement in _FROM_VERSION_1.strip().splitlines():
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+@contextmanager
+def writing(database: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that has the file to itself from its start; all of it happens or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+@contextmanager
+def refusals(directory: Path) -> Iterator[None]:
+    """Turn what SQLite and the disk say into `KeyringUnreadable`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
+            raise KeyringUnreadable(directory, "another process holds it", "end that process") from error
+        said = str(error)  # it may quote what is damaged
+        raise KeyringUnreadable(directory, said if said.isprintable() else "it is damaged") from error
+    except UnicodeDecodeError as error:
+        raise KeyringUnreadable(directory, "it is damaged") from error
+    except PermissionError as error:
+        raise KeyringUnreadable(directory, "permission denied", "be the user that tor runs as, or root") from error
+    except OSError as error:
+        raise KeyringUnreadable(directory, error.strerror or type(error).__name__) from error
