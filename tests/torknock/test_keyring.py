@@ -595,7 +595,7 @@ class ProcessTests(KeyringCase):
 
     def test_a_process_that_does_not_let_go_is_said(self) -> None:
         """Whoever waits gives up after a while, and nothing is half done."""
-        self.patch(torknock.keyring, "_PATIENCE", 0.01)
+        self.patch(torknock.database, "_PATIENCE", 0.01)
         keyring = self.open()
         holder = sqlite3.connect(self.directory / "keyring.sqlite", isolation_level=None)
         self.addCleanup(holder.close)
