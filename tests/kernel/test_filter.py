@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,12 +12,11 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
-from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.capture import Capture
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from torknock.isn.token import epoch_at, tokens
-from torknock.linux import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP, TCP_REPAIR_ON, TCP_REPAIR_QUEUE
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
@@ -116,15 +114,7 @@ class RootlessTests(SynchronousTestCase):
 
     def test_much_goes_both_ways(self) -> None:
         """10 MB and back: the accepted connection has no filter."""
-        with self.client.enter():
-            connection = socket.socket()
-        with connection:
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, 2)
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, next(self.fresh).to_bytes(4, "little"))
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
-            connection.settimeout(20)
-            connection.connect((self.bridge.address, PORT))
+        with connected(self.client, self.bridge.address, PORT, next(self.fresh), 20) as connection:
             sent = os.urandom(1 << 20) * 10
             sending = threading.Thread(target=connection.sendall, args=(sent,))
             sending.start()

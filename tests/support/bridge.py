@@ -125,27 +125,33 @@ class HiddenService:
         self.close()
 
 
-def knock(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> bytes | str:
-    """Connect from *source* with a SYN whose ISN is *isn* (None: the kernel's own); what came first, or why not.
-
-    The reason is "refused", "reset" or "silence".
-    """
+def connected(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> socket.socket:
+    """A connection from *source* whose SYN had the ISN *isn* (None: the kernel's own). Raises `OSError`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with source.enter():
         connection = socket.socket(family, socket.SOCK_STREAM)
-    with connection:
+    try:
         if isn is not None:
             connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
             connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
             connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
             connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
         connection.settimeout(patience)
-        try:
-            connection.connect((address, port))
+        connection.connect((address, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def knock(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> bytes | str:
+    """What comes first on such a connection, or why not: "refused", "reset" or "silence"."""
+    try:
+        with connected(source, address, port, isn, patience) as connection:
             return connection.recv(len(GREETING))
-        except ConnectionRefusedError:
-            return "refused"
-        except ConnectionResetError:
-            return "reset"
-        except TimeoutError:
-            return "silence"
+    except ConnectionRefusedError:
+        return "refused"
+    except ConnectionResetError:
+        return "reset"
+    except TimeoutError:
+        return "silence"
