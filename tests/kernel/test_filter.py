@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -62,6 +63,19 @@ class RootlessTests(SynchronousTestCase):
             self.assertEqual(knock(self.client, address, PORT, token, 1.0), GREETING)
             self.assertEqual(knock(self.client, address, PORT, token, 0.5), "silence")
             self.assertEqual(knock(self.client, address, PORT, None, 0.5), "silence")
+
+    def test_two_at_once_are_one(self) -> None:
+        """Both handshakes may end before the first is accepted; one is served."""
+        for _ in range(10):
+            token, greeted = next(self.fresh), 0
+            opened = []
+            for _copy in range(2):
+                with contextlib.suppress(TimeoutError):
+                    opened.append(connected(self.client, self.bridge.address, PORT, token, 0.5))
+            for connection in opened:
+                with connection, contextlib.suppress(ConnectionResetError):
+                    greeted += connection.recv(len(GREETING)) == GREETING
+            self.assertEqual(greeted, 1)
 
     def test_every_scan_sees_a_port_that_a_firewall_drops(self) -> None:
         """nmap's seven kinds, over both families."""
