@@ -81,8 +81,9 @@ class StatusCommandTests(TestCase):
         """Exit status and all that is written to a terminal; the second picture is followed by *then*."""
         ours, theirs = pty.openpty()
         environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        command = ["env", "--default-signal=INT", *self.command]  # a shell's background jobs ignore it
         with subprocess.Popen(
-            self.command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True
         ) as process:
             os.close(theirs)
             written = b""

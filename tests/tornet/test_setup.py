@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import signal
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -85,9 +86,23 @@ class BridgeTests(Case):
         self.assertNotIn("torknock", self.bridge.run(["nft", "list", "tables"]).stdout)
         self.assertTrue(wait_for(lambda: not self.runs("torknock")))
 
+    def test_a_transport_that_tor_has_given_up(self) -> None:
+        """A second call has tor start it again, together with the service that it lacked."""
+        line = self.set_up()
+        for word in ("torknock\0gate", "torknock\0server"):
+            for pid in self.bridge.pids():
+                if word in self.command(pid):
+                    os.kill(pid, signal.SIGKILL)
+        log = self.debian.path("/var/log/tor.log")
+        self.assertTrue(wait_for(lambda: "didn't launch any pluggable transport listeners" in log.read_text()))
+        self.assertEqual(self.set_up(), line)
+        self.assertTrue(self.runs("torknock\0server"))
+
+    def command(self, pid: int) -> str:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+
     def runs(self, word: str) -> bool:
-        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in self.bridge.pids()]
-        return any(word in line for line in lines)
+        return any(word in self.command(pid) for pid in self.bridge.pids())
 
     def test_what_a_person_changed_since_stays(self) -> None:
         """It is said, and the rest is taken back."""
@@ -104,6 +119,15 @@ class BridgeTests(Case):
         self.assertEqual(knock(self.stranger, self.bridge.address, 8443, None, 0.5), "silence")
         self.assertEqual(self.set_up().port, 8443)
         self.assertIn("nothing is to be changed", self.told)
+
+    def test_other_wishes_are_taken_up(self) -> None:
+        """By the transport that runs; nothing is left at the port that was hidden before."""
+        self.set_up("--posture", "filtered")
+        self.set_up("--port", "8443")
+        self.assertEqual(knock(self.stranger, self.bridge.address, 443, None, 0.5), "refused")
+        self.assertEqual(knock(self.stranger, self.bridge.address, 8443, None, 0.5), "silence")
+        self.set_up("--posture", "closed")
+        self.assertEqual(knock(self.stranger, self.bridge.address, 8443, None), "refused")
 
     def test_tor_would_not_take_it(self) -> None:
         """The running tor is not made to read what would end it, and its files are as before."""

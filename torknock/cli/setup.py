@@ -87,6 +87,8 @@ def bridge(
             changes = operate.plan("bridge", options, host, _group(host.tor_user))
         if _agreed(changes, yes):
             operate.apply(changes, tor, Record(operate.RECORD), "bridge")
+        elif not operate.transport_runs(tor, "bridge"):
+            operate.start_transport(tor, "bridge")
         line = operate.first_line(tor, wishes, time.time())
     say(line)
     _draw(line)
@@ -116,8 +118,10 @@ def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) ->
         changes = operate.plan("client", options, host, _group(host.tor_user))
         if _agreed(changes, yes or text == "-"):
             operate.apply(changes, tor, Record(operate.RECORD), "client")
-        seen = tor.wait_for(lambda facts: (facts.bootstrapped or 0) >= 100, 60.0)
-    say(f"tor uses the bridge, and is at {seen.bootstrapped or 0} % of its start")
+        elif not operate.transport_runs(tor, "client"):
+            operate.start_transport(tor, "client")
+        percent = operate.bootstrapped(tor)
+    say(f"tor uses the bridge, and is at {percent} % of its start")
 
 
 def _undo(control: str, asks: bool) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import shutil
+import signal
 import subprocess  # noqa: TID251  a command of root's, which has no reactor
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -15,11 +18,14 @@ from pathlib import Path
 from attrs import define, frozen
 
 from torknock.errors import TorknockError
+from torknock.gate.ruleset import table_name
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.keyring import Keyring, LineUnknown
 from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.linux import is_served
 from torknock.operate.changes import Block, Change, File, Process, Record, Unit, User
+from torknock.operate.doctor.processes import Process as Running
+from torknock.operate.doctor.processes import transport_of
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 
@@ -39,7 +45,10 @@ _SYSTEMD = Path("/run/systemd/system")
 _PROGRAM = Path("/usr/local/bin/torknock")
 _SERVICE_USER = "torknock"
 _REGISTERED_WITHIN = 30.0
+_STARTS_WITHIN = 5.0
 _LEFT_WITHIN = 5.0
+_BOOTSTRAPS_WITHIN = 60.0
+_POLLED_EVERY = 0.25
 _HEAD = "# Written by torknock setup; torknock setup --undo takes it away.\n"
 
 
@@ -159,14 +168,46 @@ def apply(changes: list[Change], tor: RunningTor, record: Record, side: str) -> 
     except TorknockError:
         _restore(before, record)
         raise
-    if not tor.reload_and_register(_REGISTERED_WITHIN):
-        said = tor.complaint or f"nothing within {_REGISTERED_WITHIN:.0f} s"
-        raise CannotSetUp(f"tor has not started the transport; it said: {said}; see torknock doctor {side}")
+    start_transport(tor, side)
+    for change in changes:
+        if isinstance(change, File) and change.path == str(SNIPPET):
+            _remove_tables(_tables(change.before or "") - _tables(change.text))
+
+
+def transport_runs(tor: RunningTor, side: str) -> bool:
+    """Whether tor has started the transport; *side* is as in `plan`."""
+    return _until(lambda: _transport(tor, side) is not None, _STARTS_WITHIN)
+
+
+def start_transport(tor: RunningTor, side: str) -> None:
+    """Have *tor* take up what is configured now. Raises `CannotSetUp` if its transport does not start.
+
+    A bridge's transport that runs is ended: tor starts it again, with its new options, which it does not read anew. One
+    that tor has given up is started by a further reload.
+    """
+    running = _transport(tor, side)
+    with tor.heard():
+        tor.reload()
+        if not tor.reads_within(_REGISTERED_WITHIN):
+            raise CannotSetUp("tor does not read its configuration anew; restart it")
+        if running is not None:
+            if side == "client":  # what runs takes any bridge's line
+                return
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGTERM)
+        gives_up = time.monotonic() + _REGISTERED_WITHIN
+        while not tor.registers_within(_STARTS_WITHIN):
+            if tor.failed or time.monotonic() > gives_up:
+                said = tor.complaint or f"nothing within {_REGISTERED_WITHIN:.0f} s"
+                raise CannotSetUp(f"tor has not started the transport; it said: {said}; see torknock doctor {side}")
+            if _transport(tor, side) is None:
+                tor.reload()
 
 
 def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
     """The bridge line called as *wishes* says, made if it is not there. Raises `TorknockError`."""
-    facts = tor.wait_for(lambda _: tor.fingerprint is not None, 10.0)
+    _until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
+    facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not tell its fingerprint yet; try again in a minute")
     directory = facts.data_directory / "pt_state" / "torknock"
@@ -179,6 +220,12 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
         keyring.set_setting("address", write_address(wishes.address, wishes.port))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
     return write_bridge_line(BridgeLine(wishes.address, wishes.port, parse_fingerprint(fingerprint), issued.line))
+
+
+def bootstrapped(tor: RunningTor) -> int:
+    """Percent of its start that *tor* has done, after a minute or when it is at its end."""
+    _until(lambda: tor.facts().bootstrapped == 100, _BOOTSTRAPS_WITHIN)
+    return tor.facts().bootstrapped or 0
 
 
 def port_and_posture(facts: TorFacts, port: int | None, posture: str | None) -> tuple[int, str]:
@@ -197,14 +244,15 @@ def port_and_posture(facts: TorFacts, port: int | None, posture: str | None) -> 
 
 def undo(record: Record, control: str, password: str | None) -> Iterator[str]:
     """Take back what was changed, newest first; what could not be, and what is left, is told."""
+    tables = _tables(known_options())
     yield from record.undo()
     try:
         with tor_at(control, password) as tor:
             tor.reload()
-            tor.wait_for(lambda facts: facts.of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
+            _until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
     except TorUnreachable as error:
         yield f"{error}; have it read its configuration anew, or start it anew"
-    _remove_tables()
+    _remove_tables(tables)
     yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
 
 
@@ -251,6 +299,21 @@ def _verify(tor: RunningTor) -> None:
     if done.returncode:
         said = [line.partition("] ")[2] for line in done.stdout.splitlines() if "[err]" in line or "[warn]" in line]
         raise CannotSetUp(f"tor would not take the new configuration: {said[-1] if said else 'it does not say why'}")
+
+
+def _transport(tor: RunningTor, side: str) -> Running | None:
+    pid = tor.facts().pid
+    return None if pid is None else transport_of(pid, {"bridge": "server", "client": "client"}[side])
+
+
+def _until(true: Callable[[], bool], seconds: float) -> bool:
+    """Whether *true* said so within so many *seconds*."""
+    gives_up = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > gives_up:
+            return False
+        time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
+    return True
 
 
 def _includes(config_file: Path, snippet: Path) -> bool:
@@ -303,19 +366,24 @@ def _is_loopback(where: str) -> bool:
         return where.startswith("unix:")
 
 
-def _remove_tables() -> None:
-    """Remove the tables of ours that a bridge has left."""
+def _tables(options: str) -> set[str]:
+    """The table of the port that the lines of torrc in *options* hide."""
+    return {table_name("0.0.0.0", int(port)) for port in re.findall(r"ListenAddr torknock 0\.0\.0\.0:(\d+)", options)}  # noqa: S104
+
+
+def _remove_tables(tables: set[str]) -> None:
+    """Remove those of *tables* that a bridge has left, once it has had the time to take them away itself."""
     nft = shutil.which("nft", path="/usr/sbin:/sbin")
-    if nft is None:
+    if nft is None or not tables:
         return
-    for _ in range(20):  # a bridge that ends takes its own away
+
+    def left() -> set[str]:
         listed = subprocess.run([nft, "list", "tables", "inet"], capture_output=True, text=True, check=False)  # noqa: S603
-        tables = [line.split()[-1] for line in listed.stdout.splitlines() if " torknock-" in line]
-        if not tables:
-            return
-        time.sleep(0.25)  # noqa: TID251  a command of root's, which has no reactor
-    for table in tables:
-        subprocess.run([nft, "delete", "table", "inet", table], check=False)  # noqa: S603  ours
+        return tables & set(listed.stdout.split())
+
+    if not _until(lambda: not left(), _LEFT_WITHIN):
+        for table in left():
+            subprocess.run([nft, "delete", "table", "inet", table], check=False)  # noqa: S603  ours
 
 
 def _read_or_empty(path: Path) -> str:

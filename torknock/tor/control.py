@@ -5,8 +5,7 @@ from __future__ import annotations
 import pwd
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from stem.control import Controller
 
 from torknock.tor.inspect import TorFacts, controller, facts
 
-_POLLED_EVERY = 0.5
 _REGISTERED = re.compile(r"egistered (server )?transport '?torknock\b")
 """What tor logs, for a bridge and for a client."""
 
@@ -33,7 +31,7 @@ class RunningTor:
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._registered = threading.Event()
+        self._read, self._registered = threading.Event(), threading.Event()
         self._complaints: list[str] = []
 
     def facts(self) -> TorFacts:
@@ -77,30 +75,27 @@ class RunningTor:
         """Have it read its torrc anew."""
         self._controller.signal(Signal.RELOAD)
 
-    def reload_and_register(self, seconds: float) -> bool:
-        """Have it read its torrc anew; whether torknock was registered within *seconds*. Its complaints are heard."""
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Within this, what it logs is heard: `complaint`, `failed` and `registers_within` tell."""
         self._controller.add_event_listener(self._heard, "INFO", "NOTICE", "WARN", "ERR")
         try:
-            self.reload()
-            return self._is_registered_within(seconds)
+            yield
         finally:
             self._controller.remove_event_listener(self._heard)
 
-    def _is_registered_within(self, seconds: float) -> bool:
-        gives_up = time.monotonic() + seconds
-        while time.monotonic() < gives_up:
-            if self._registered.wait(_POLLED_EVERY) or self.facts().registered:
-                return True
-            if any("torknock" in told and "rror" in told for told in self._complaints):
-                return False
-        return False
+    def reads_within(self, seconds: float) -> bool:
+        """Whether it begins to read its torrc anew within so many *seconds*."""
+        return self._read.wait(seconds)
 
-    def wait_for(self, seen: Callable[[TorFacts], bool], seconds: float) -> TorFacts:
-        """What it says of itself once *seen* is content with it, or after *seconds*."""
-        gives_up = time.monotonic() + seconds
-        while not seen(found := self.facts()) and time.monotonic() < gives_up:
-            time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
-        return found
+    def registers_within(self, seconds: float) -> bool:
+        """Whether it registers torknock within so many *seconds*."""
+        return self._registered.wait(seconds)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it said that the transport cannot do what it is to do."""
+        return any("torknock" in told and "rror" in told for told in self._complaints)
 
     @property
     def complaint(self) -> str | None:
@@ -113,5 +108,7 @@ class RunningTor:
         told = str(getattr(event, "message", ""))
         if _REGISTERED.search(told):
             self._registered.set()
+        elif told.startswith("Read configuration file"):
+            self._read.set()
         elif event.runlevel in ("WARN", "ERR") or "anaged proxy" in told:
             self._complaints.append(told)

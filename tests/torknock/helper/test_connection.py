@@ -260,7 +260,7 @@ class ListenerTests(SynchronousTestCase):
                 passed.bind(address)
                 passed.listen()
                 done = subprocess.run(
-                    ["sh", "-c", f'exec 3<&{passed.fileno()}; LISTEN_PID=$$ LISTEN_FDS={how_many} exec "$@"', "sh",
+                    ["bash", "-c", f'exec 3<&{passed.fileno()}; LISTEN_PID=$$ LISTEN_FDS={how_many} exec "$@"', "bash",
                      sys.executable, "-c", program],
                     pass_fds=[passed.fileno()], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
                     check=False,

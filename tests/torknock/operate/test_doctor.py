@@ -80,6 +80,21 @@ class LogTests(SynchronousTestCase):
         self.assertIn("2 times", found.why)
         self.assertEqual(found.why.count("no nft"), 1)
 
+    def test_the_journal_is_read_like_a_file(self) -> None:
+        """Its severities are numbers, and it has messages that are no text."""
+        entries = [
+            {"PRIORITY": "5", "MESSAGE": "Registered server transport 'torknock' at '0.0.0.0:443'"},
+            {"PRIORITY": "4", "MESSAGE": "Server managed proxy encountered a method error. (torknock no nft)"},
+            {"PRIORITY": "4", "MESSAGE": [1, 2]},
+            {"PRIORITY": "7", "MESSAGE": "torknock"},
+            {"PRIORITY": "4"},
+        ]
+        text = log.from_journal("\n".join(["-- no entries --", *map(json.dumps, entries)]))
+        self.assertEqual(len(text.splitlines()), 2)
+        found = log.judge(text)
+        self.assertEqual(found.state, State.NOT_OK)
+        self.assertIn("no nft", found.why)
+
 
 class TorTests(SynchronousTestCase):
     """tor's configuration."""

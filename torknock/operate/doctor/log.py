@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ _ANEW = re.compile(r"\] Tor \S+ (?:opening (?:new )?log file|running on )|Regist
 
 _COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed transport)", re.IGNORECASE)
 _SHOWN = 3
+_SEVERITIES = {"3": "err", "4": "warn", "5": "notice", "6": "info"}
+"""By syslog's numbers, in tor's words."""
 
 
 async def log(reactor: Any, logs: Iterable[str]) -> Finding:
@@ -32,13 +35,26 @@ async def log(reactor: Any, logs: Iterable[str]) -> Finding:
             why = f"tor's log cannot be read: {error.strerror}"
             return unknown("tor's log", why, "run torknock doctor as root")
     if Path("/run/systemd/system").exists():
-        arguments = ["--unit=tor@default", "--unit=tor", "--lines=2000", "--no-pager", "--output=cat"]
+        arguments = ["--unit=tor@default", "--unit=tor", "--lines=2000", "--no-pager", "--output=json"]
         try:
-            return judge(await command(reactor, "journalctl", arguments, package="systemd"))
+            return judge(from_journal(await command(reactor, "journalctl", arguments, package="systemd")))
         except GateFailed:
             pass
     why = "tor writes its log where it cannot be read from here"
     return unknown("tor's log", why, "look in it for torknock, or torrc: Log notice file /var/log/tor/notices.log")
+
+
+def from_journal(entries: str) -> str:
+    """*entries*, a JSON object a line, as tor would have written them to a file (systemd.journal-fields(7))."""
+    lines = []
+    for entry in entries.splitlines():
+        if not entry.startswith("{"):  # a word of journalctl's own
+            continue
+        fields = json.loads(entry)
+        message, severity = fields.get("MESSAGE"), _SEVERITIES.get(fields.get("PRIORITY"))
+        if isinstance(message, str) and severity:
+            lines.append(f"[{severity}] {message}")
+    return "\n".join(lines)
 
 
 def judge(text: str) -> Finding:
