@@ -71,20 +71,21 @@ def bridge(
 
     Needs root. Strangers find the port closed; who has the line gets in.
     """
+    from torknock.operate import plan as planning
     from torknock.operate import setup as operate
     from torknock.operate.changes import Record
     from torknock.tor.control import tor_at
 
     with tor_at(control, control_password(asks)) as tor:
-        host = operate.Host.of(tor, _program())
+        host = planning.Host.of(tor, _program())
         facts = tor.facts()
         found = address or _found_address(facts.option("Address") or tor.address, yes)
-        wishes = operate.BridgeWishes(found, *operate.port_and_posture(facts, port, posture), name)
-        known = operate.known_options()
+        wishes = planning.BridgeWishes(found, *planning.port_and_posture(facts, port, posture), name)
+        known = planning.known_options()
         changes = []
         if known or facts.of_torknock("ServerTransportPlugin") is None:  # else somebody has written it by hand
-            options = operate.bridge_options(facts, wishes, known, host)
-            changes = operate.plan("bridge", options, host, _group(host.tor_user))
+            options = planning.bridge_options(facts, wishes, known, host)
+            changes = planning.plan("bridge", options, host, _group(host.tor_user))
         if _agreed(changes, yes):
             operate.apply(changes, tor, Record(operate.RECORD), "bridge")
         elif not operate.transport_runs(tor, "bridge"):
@@ -106,6 +107,7 @@ def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) ->
     of the shell's history. Needs root.
     """
     from torknock.line import parse_bridge_line
+    from torknock.operate import plan as planning
     from torknock.operate import setup as operate
     from torknock.operate.changes import Record
     from torknock.tor.control import tor_at
@@ -113,15 +115,15 @@ def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) ->
     text = " ".join(bridge_line)
     parsed = parse_bridge_line(sys.stdin.readline() if text == "-" else text)
     with tor_at(control, control_password(asks)) as tor:
-        host = operate.Host.of(tor, _program())
-        options = operate.client_options(tor.facts(), parsed, operate.known_options(), host)
-        changes = operate.plan("client", options, host, _group(host.tor_user))
+        host = planning.Host.of(tor, _program())
+        options = planning.client_options(tor.facts(), parsed, planning.known_options(), host)
+        changes = planning.plan("client", options, host, _group(host.tor_user))
         if _agreed(changes, yes or text == "-"):
             operate.apply(changes, tor, Record(operate.RECORD), "client")
         elif not operate.transport_runs(tor, "client"):
             operate.start_transport(tor, "client")
-        percent = operate.bootstrapped(tor)
-    say(f"tor uses the bridge, and is at {percent} % of its start")
+        operate.bootstrap(tor)
+    say("tor uses the bridge")
 
 
 def _undo(control: str, asks: bool) -> None:
