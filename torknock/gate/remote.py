@@ -93,6 +93,9 @@ class RemoteGate:
         if self._connection is not None:
             try:
                 await self._answer(requests.LEAVE)
+            except GateFailed as error:
+                if not isinstance(error.__cause__, HelperLost):  # a service that is gone has closed it
+                    raise
             finally:
                 self._hang_up()
 
