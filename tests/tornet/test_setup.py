@@ -153,6 +153,43 @@ class BridgeTests(Case):
         self.assertFalse(self.debian.path(str(RECORD)).exists())
 
 
+class UserTests(Case):
+    """`torknock setup client --user`: somebody's own tor, and no other."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for name in ("alice", "mallory"):
+            self.debian.run("useradd", "--no-create-home", name)
+
+    def ask_dial(self, user: str) -> str:
+        """What `torknock check` says of the way to knock as *user*."""
+        line = f"torknock {self.stranger.address}:443 {'A' * 40} key={'A' * 43} pin={'A' * 43}"
+        return self.debian.run(
+            "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "torknock", "check", line
+        ).stdout
+
+    def test_who_is_named_may_knock(self) -> None:
+        """And nobody else; then everything as it was."""
+        before = {name: self.debian.path(f"/etc/{name}").read_text() for name in ("passwd", "group")}
+        said = self.torknock("setup", "client", "--user", "alice", "--yes")
+        self.assertEqual(said, "ClientTransportPlugin torknock exec /usr/local/bin/torknock client\n")
+        self.assertIn("the bridge let none of", self.ask_dial("alice"))
+        self.assertIn("this service is not for this user", self.ask_dial("mallory"))
+        self.torknock("setup", "client", "--user", "alice", "--yes")
+        self.assertIn("nothing is to be changed", self.told)
+        self.torknock("setup", "--undo")
+        self.assertEqual({name: self.debian.path(f"/etc/{name}").read_text() for name in before}, before)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_nobody_of_that_name(self) -> None:
+        """One line, and no change."""
+        self.torknock("setup", "client", "--user", "bob", "--yes", status=1)
+        self.assertIn("there is no user bob", self.told)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+        self.torknock("setup", "client", "--yes", status=2)
+        self.assertIn("give the bridge line", self.told)
+
+
 class RefusalTests(Case):
     """What stands in the way is said in one line, and nothing is changed."""
 

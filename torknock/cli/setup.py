@@ -96,16 +96,24 @@ def bridge(
 
 
 @setup.command(epilog="Example: torknock setup client - < line.txt")
-@click.argument("bridge_line", nargs=-1, required=True)
+@click.argument("bridge_line", nargs=-1)
+@click.option("--user", metavar="NAME", help="Let NAME's own tor knock, such as Tor Browser's; no other is changed.")
 @control_option
 @password_option
 @yes_option
-def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) -> None:
-    """Let the tor that runs here use the hidden bridge of BRIDGE_LINE.
+def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: bool, yes: bool) -> None:
+    """Let the tor that runs here use the hidden bridge of BRIDGE_LINE, or let NAME's own tor knock.
 
     Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
     of the shell's history. Needs root.
     """
+    if user is not None:
+        if bridge_line:
+            raise click.UsageError("with --user the bridge line goes to NAME's own tor")
+        _let_knock(user, yes)
+        return
+    if not bridge_line:
+        raise click.UsageError("give the bridge line, or - to have it read from stdin")
     from torknock.line import parse_bridge_line
     from torknock.operate import plan as planning
     from torknock.operate import setup as operate
@@ -124,6 +132,19 @@ def client(bridge_line: tuple[str, ...], control: str, asks: bool, yes: bool) ->
             operate.start_transport(tor, "client")
         operate.bootstrap(tor)
     say("tor uses the bridge")
+
+
+def _let_knock(user: str, yes: bool) -> None:
+    from torknock.operate import plan as planning
+    from torknock.operate import setup as operate
+    from torknock.operate.changes import Record
+
+    host = planning.Host.of(None, _program())
+    changes = planning.plan_for_user(user, host)
+    if _agreed(changes, yes, reloads=False):
+        Record(operate.RECORD).make(changes)
+    click.echo(f"torknock: {user} must log in again, and give tor's torrc this line, and the bridge line:", err=True)
+    say(f"ClientTransportPlugin torknock exec {host.program} client")
 
 
 def _undo(control: str, asks: bool) -> None:
@@ -151,13 +172,14 @@ def _found_address(told: str | None, yes: bool) -> IPv4Address | IPv6Address:
             click.echo("an IP address is wanted, such as 192.0.2.7", err=True)
 
 
-def _agreed(changes: list[Change], yes: bool) -> bool:
+def _agreed(changes: list[Change], yes: bool, reloads: bool = True) -> bool:
     if not changes:
         click.echo("nothing is to be changed", err=True)
         return False
     for change in changes:
         click.echo(change.told(), err=True)
-    click.echo("reload tor", err=True)
+    if reloads:
+        click.echo("reload tor", err=True)
     if not (yes or click.confirm("Change this?", err=True)):
         raise click.Abort
     return True

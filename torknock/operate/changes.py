@@ -7,6 +7,7 @@ taken back too. What a person has changed since is let be, and said.
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
 import os
 import pwd
@@ -154,6 +155,35 @@ class User:
 
 
 @define
+class Member:
+    """A user who is in a group."""
+
+    user: str
+    group: str
+
+    def told(self) -> str:
+        """Both names."""
+        return f"add {self.user} to the group {self.group}"
+
+    def wanted(self) -> bool:
+        """Whether he is not."""
+        try:
+            return self.user not in grp.getgrnam(self.group).gr_mem
+        except KeyError:
+            return True
+
+    def make(self) -> None:
+        """Add him. It holds from his next login on."""
+        run("usermod", "--append", "--groups", self.group, self.user)
+
+    def undo(self) -> str:
+        """Take him out."""
+        if not self.wanted():
+            run("gpasswd", "--delete", self.user, self.group)
+        return ""
+
+
+@define
 class Unit:
     """A unit of systemd's that is started now and at every boot."""
 
@@ -213,7 +243,7 @@ class Process:
         return ""
 
 
-KINDS: dict[str, Any] = {kind.__name__: kind for kind in (File, Block, User, Unit, Process)}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in (File, Block, User, Member, Unit, Process)}
 
 
 class Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import pwd
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -14,7 +15,7 @@ from torknock.errors import TorknockError
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import BridgeLine, write_bridge_line
 from torknock.linux import is_served
-from torknock.operate.changes import Block, Change, File, Process, Unit, User
+from torknock.operate.changes import Block, Change, File, Member, Process, Unit, User
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import TorFacts
 
@@ -31,6 +32,7 @@ _APPARMOR_IN_KERNEL = Path("/sys/module/apparmor/parameters/enabled")
 _SYSTEMD = Path("/run/systemd/system")
 _PROGRAM = Path("/usr/local/bin/torknock")
 _SERVICE_USER = "torknock"
+_TORRC, _TOR_USER = Path("/etc/tor/torrc"), "debian-tor"
 _HEAD = "# Written by torknock setup; torknock setup --undo takes it away.\n"
 
 
@@ -49,14 +51,15 @@ class Host:
     apparmor: bool
 
     @classmethod
-    def of(cls, tor: RunningTor, program: Path) -> Host:
-        """The one where this runs as *program*. Raises `CannotSetUp`."""
+    def of(cls, tor: RunningTor | None, program: Path) -> Host:
+        """The one where this runs as *program*; without *tor*, as Debian has it. Raises `CannotSetUp`."""
         if os.geteuid() != 0:
             raise CannotSetUp("setup changes files of this host; run it as root")
         if " " in str(program):
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it; install torknock elsewhere")
         apparmor = APPARMOR.parent.is_dir() and _read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
-        return cls(tor.config_file, tor.user, program, _SYSTEMD.is_dir(), apparmor)
+        config_file, user = (_TORRC, _TOR_USER) if tor is None else (tor.config_file, tor.user)
+        return cls(config_file, user, program, _SYSTEMD.is_dir(), apparmor)
 
 
 @frozen
@@ -116,21 +119,34 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
 
     *group* is tor's, who alone may read the options besides root.
     """
-    service, path = ("gate", GATE_SOCKET) if side == "bridge" else ("dial", DIAL_SOCKET)
-    changes: list[Change] = [User(_SERVICE_USER)]
-    if host.systemd:
-        for kind in ("service", "socket"):
-            name = f"torknock-{service}.{kind}"
-            changes.append(File(str(_UNITS / name), _unit(name, host)))
-        changes.append(Unit(f"torknock-{service}.socket"))
-    else:
-        changes.append(_process(service, path, host, group))
+    changes = _service("gate" if side == "bridge" else "dial", host, group)
     if host.apparmor:
         changes.append(Block(str(APPARMOR), _profile(host.program)))
     changes.append(File(str(SNIPPET), _HEAD + options, 0o640, group, known_options() or None))
     if not _includes(host.config_file, SNIPPET):
         changes.append(Block(str(host.config_file), f"%include {SNIPPET}\n"))
     return [change for change in changes if change.wanted()]
+
+
+def plan_for_user(user: str, host: Host) -> list[Change]:
+    """What must be changed on *host* for a tor of *user*'s own, such as Tor Browser's. Raises `CannotSetUp`."""
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        raise CannotSetUp(f"there is no user {user} on this host") from None
+    changes = [*_service("dial", host, 0), Member(user, _SERVICE_USER)]
+    return [change for change in changes if change.wanted()]
+
+
+def _service(service: str, host: Host, group: int) -> list[Change]:
+    """What has a privileged service run."""
+    changes: list[Change] = [User(_SERVICE_USER)]
+    if not host.systemd:
+        return [*changes, _process(service, {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}[service], host, group)]
+    for kind in ("service", "socket"):
+        name = f"torknock-{service}.{kind}"
+        changes.append(File(str(_UNITS / name), _unit(name, host)))
+    return [*changes, Unit(f"torknock-{service}.socket")]
 
 
 def known_options() -> str:
@@ -174,7 +190,7 @@ def _includes(config_file: Path, snippet: Path) -> bool:
 
 def _unit(name: str, host: Host) -> str:
     text = shipped(f"systemd/{name}").replace(str(_PROGRAM), str(host.program))
-    return text.replace("debian-tor", host.tor_user)
+    return text.replace(_TOR_USER, host.tor_user)
 
 
 def _profile(program: Path) -> str:

@@ -114,14 +114,17 @@ def undo(record: Record, control: str, password: str | None) -> Iterator[str]:
     tables, changes = _tables(known_options()), record.changes()
     yield from record.undo()
     _load_profile(changes)
+    if not _configuration(changes):
+        return
     try:
         with tor_at(control, password) as tor:
             tor.reload()
             _until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
     except TorUnreachable as error:
         yield f"{error}; have it read its configuration anew, or start it anew"
-    _remove_tables(tables)
-    yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
+    if tables:
+        _remove_tables(tables)
+        yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
 
 
 @define
