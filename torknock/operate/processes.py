@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess  # noqa: TID251  a command of root's, which has no reactor
 import time
 from dataclasses import dataclass
@@ -52,9 +54,20 @@ def start(command: list[str], path: str, user: str, group: int, log: Path) -> St
             process.kill()
             return None
         time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
-    os.chown(path, -1, group)
-    os.chmod(path, 0o660 if group else 0o666)
+    _open_to(path, group)
     return Started(process.pid, _since(process.pid) or 0)
+
+
+def _open_to(path: str, group: int) -> None:
+    """Let *group* open the socket at *path*, or everybody if that is 0. Follows no link. Raises `OSError`."""
+    found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(found).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
+        os.chown(f"/proc/self/fd/{found}", -1, group)
+        os.chmod(f"/proc/self/fd/{found}", 0o660 if group else 0o666)
+    finally:
+        os.close(found)
 
 
 def end(started: Started) -> None:
