@@ -153,7 +153,7 @@ class Refresh:
             await self._fill()
             return
         if not await self._gate.intact():
-            _log.warn("somebody else changed or removed the gate's nftables table; it is loaded anew")
+            _log.warn("the gate is gone or changed: its service has ended, or a program changed nftables; it is made anew")
             await self._fill()
             return
         if epoch == self._epoch + 1:
