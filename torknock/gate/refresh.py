@@ -153,7 +153,7 @@ class Refresh:
             await self._fill()
             return
         if not await self._gate.intact():
-            _log.warn("the gate is gone or changed: its service has ended, or a program changed nftables; it is made anew")
+            _log.warn("the gate was lost: its service ended, or a program changed nftables; it is made anew")
             await self._fill()
             return
         if epoch == self._epoch + 1:
