@@ -64,6 +64,8 @@ class Helper(Factory):
     ) -> None:
         self.clock, self.may_ask, self.converse = clock, may_ask, converse
         self.talks: set[Talk] = set()
+        self.leaving: set[Talk] = set()
+        """Who were sent away, and have not gone yet."""
         self.endings: set[Deferred[Any]] = set()
         """Of conversations that are over, and whose traces are not gone yet."""
 
@@ -137,6 +139,7 @@ class Talk(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Whoever ended it."""
         self._end()
+        self._helper.leaving.discard(self)
         self._patient()
         self._close_sent()
 
@@ -263,10 +266,18 @@ class Talk(Protocol):
         cast("Server", self.transport).write(octets(line))
 
     def _lose(self) -> None:
+        """Let the peer read the last line, and go.
+
+        A connection that is closed while he writes gives him EPIPE, and with some programs nothing of that line.
+        """
         transport = cast("Server", self.transport)
         transport.unregisterProducer()
-        transport.loseConnection()
-        self._patience = self._helper.clock.callLater(PATIENCE, self._abort)  # if he does not read the last line
+        if len(self._helper.leaving) < CONNECTIONS:
+            self._helper.leaving.add(self)
+            transport.loseWriteConnection()
+        else:
+            transport.loseConnection()
+        self._patience = self._helper.clock.callLater(PATIENCE, self._abort)  # if he does not go
 
     def _abort(self) -> None:
         self._patience = None

@@ -43,6 +43,6 @@ class FuzzTests(SynchronousTestCase):
             for piece in said:
                 talk.dataReceived(piece)
             [line] = wire.said()
-            self.assertEqual((line[:7], wire.disconnecting), ("no bad ", True))
+            self.assertEqual((line[:7], wire.ended), ("no bad ", True))
             talk.connectionLost(Failure(ConnectionDone()))
         self.assertEqual((service.talks, clock.getDelayedCalls()), (set(), []))

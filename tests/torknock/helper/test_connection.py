@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import stat
@@ -75,7 +76,7 @@ class ConversationTests(TestCase):
 
     async def quiet(self) -> None:
         """Everybody is gone, and the reactor has seen it."""
-        await self.until(lambda: not self.helper.talks)
+        await self.until(lambda: not (self.helper.talks or self.helper.leaving))
         await deferLater(reactor, 0.01)
 
     async def test_answers(self) -> None:
@@ -157,6 +158,16 @@ class ConversationTests(TestCase):
             with self.assertRaises(HelperRefused) as refused:
                 await connection.ask("one")
             self.assertEqual(refused.exception.kind, "refused")
+
+    async def test_not_allowed_while_it_writes(self) -> None:
+        """What a peer writes after he was refused neither fails nor takes the reason from him."""
+        self.helper.may_ask = lambda _: False
+        with socket.socket(socket.AF_UNIX) as guest:
+            guest.connect(self.path)
+            await self.until(lambda: select.select([guest], [], [], 0)[0])
+            for _ in range(3):
+                guest.send(b"one\n")
+            self.assertEqual(guest.recv(11), b"no refused ")
 
     async def test_too_many(self) -> None:
         """Hundreds that connect are told so, and the first ones are served."""

@@ -32,6 +32,7 @@ class Wire(StringTransport):
         super().__init__()
         self.handle = handle
         self.passed: list[int] = []
+        self.ended = False
         self.aborted = False
 
     def getHandle(self) -> socket.socket:
@@ -39,6 +40,9 @@ class Wire(StringTransport):
 
     def sendFileDescriptor(self, descriptor: int) -> None:
         self.passed.append(descriptor)
+
+    def loseWriteConnection(self) -> None:
+        self.ended = True
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -129,7 +133,7 @@ class RequestTests(Case):
         talk.dataReceived(b"later\n")
         talk.dataReceived(b"more\n")
         self.assertEqual(wire.said(), ["no bad one request at a time"])
-        self.assertTrue(wire.disconnecting)
+        self.assertTrue(wire.ended)
         self.goes(talk)
         self.assertEqual(self.made[0].ends, 1)
 
@@ -150,7 +154,7 @@ class RequestTests(Case):
             talk.dataReceived(said + b"more\n")
             [line] = wire.said()
             self.assertEqual(line[:7], "no bad ")
-            self.assertTrue(wire.disconnecting)
+            self.assertTrue(wire.ended)
         self.assertEqual(self.helper.talks, set())
 
     def test_a_fault_of_ours(self) -> None:
@@ -167,7 +171,7 @@ class RequestTests(Case):
         """A reply may be the last."""
         talk, wire = self.come()
         talk.dataReceived(b"last\none\n")
-        self.assertEqual((wire.said(), wire.disconnecting, self.made[0].ends), (["ok last"], True, 1))
+        self.assertEqual((wire.said(), wire.ended, self.made[0].ends), (["ok last"], True, 1))
 
     def test_sockets(self) -> None:
         """They stay open until they are sent for sure: with the next request, or the end."""
@@ -236,7 +240,7 @@ class PatienceTests(Case):
             self.assertEqual(wire.said(), [])
             self.clock.advance(0.1)
             self.assertEqual(wire.said(), ["no bad no line came within 5 seconds"])
-            self.assertTrue(wire.disconnecting)
+            self.assertTrue(wire.ended)
 
     def test_octet_by_octet(self) -> None:
         """Each octet of a line does not buy him another 5 s."""
@@ -246,14 +250,14 @@ class PatienceTests(Case):
         for _ in range(6):
             talk.dataReceived(b"x")
             self.clock.advance(0.9)
-        self.assertTrue(wire.disconnecting)
+        self.assertTrue(wire.ended)
 
     def test_too_many(self) -> None:
         """The 65th is told so; when one goes there is room again."""
         talks = [self.come()[0] for _ in range(CONNECTIONS)]
         _, wire = self.come()
         self.assertEqual(wire.said(), ["no busy this service talks to 64 programs at most, and now does"])
-        self.assertTrue(wire.disconnecting)
+        self.assertTrue(wire.ended)
         self.goes(talks[0])
         talk, wire = self.come()
         talk.dataReceived(b"one\n")
@@ -272,13 +276,26 @@ class PatienceTests(Case):
         talk.dataReceived(b"one\n")
         [line] = wire.said()
         self.assertEqual((line[:11], [peer.uid for peer in asked], self.made), ("no refused ", [os.getuid()], []))
-        self.assertTrue(wire.disconnecting)
+        self.assertTrue(wire.ended)
+
+    def test_too_many_who_do_not_go(self) -> None:
+        """Those who were sent away may read why, as long as they are not more than are talked to."""
+        self.helper.may_ask = lambda _: False
+        talks, wires = zip(*(self.come() for _ in range(CONNECTIONS)), strict=True)
+        talk, wire = self.come()
+        self.assertEqual(
+            [(each.ended, each.disconnecting) for each in (*wires, wire)].count((True, False)), CONNECTIONS
+        )
+        self.assertEqual((wire.ended, wire.disconnecting, wire.said()[0][:11]), (False, True, "no refused "))
+        for each in (*talks, talk):
+            self.goes(each)
+        self.assertEqual((self.helper.leaving, self.clock.getDelayedCalls()), (set(), []))
 
     def test_hang_up(self) -> None:
         """The service can end every conversation."""
         wires = [self.come()[1] for _ in range(3)]
         self.helper.hang_up()
-        self.assertEqual([wire.disconnecting for wire in wires], [True] * 3)
+        self.assertEqual([wire.ended for wire in wires], [True] * 3)
         self.assertEqual([each.ends for each in self.made], [1] * 3)
 
 
