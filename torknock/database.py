@@ -72,8 +72,8 @@ class KeyringMissing(TorknockError):
 def opened(directory: Path, create: bool, new_key: Callable[[], bytes]) -> sqlite3.Connection:
     """The database in *directory*, made with a *new_key* if it is not there and *create* says so.
 
-    A directory that is made is 0700, the files are 0600. What root makes belongs to the owner of the nearest directory
-    above that was there before, so that tor's transport can use it. Raises `KeyringMissing` and `KeyringUnreadable`.
+    A directory that is made is 0700, the files are 0600. What root makes below a directory of tor's user belongs to
+    that user (`refusals`), so that tor's transport can use it. Raises `KeyringMissing` and `KeyringUnreadable`.
     """
     path = directory / FILE
     with refusals(directory):
@@ -86,14 +86,10 @@ def opened(directory: Path, create: bool, new_key: Callable[[], bytes]) -> sqlit
 
 
 def _make_directory(directory: Path) -> None:
-    """Make *directory* and what is missing above it, private to the owner of the nearest one that is there."""
-    if directory.exists():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if os.geteuid() == 0:
-        owner = directory.parent.stat()
-        os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    """Make *directory* and what is missing above it, private."""
+    if not directory.exists():
+        _make_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _build(path: Path, new_key: Callable[[], bytes]) -> None:
@@ -106,13 +102,7 @@ def _build(path: Path, new_key: Callable[[], bytes]) -> None:
         draft = path.with_suffix(".draft")
         for remnant in path.parent.glob(f"{draft.name}*"):
             remnant.unlink()
-        owner = os.fstat(directory)
-        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            if os.geteuid() == 0:
-                os.fchown(file, owner.st_uid, owner.st_gid)
-        finally:
-            os.close(file)
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(draft, isolation_level=None)) as database:
             database.executescript(_SCHEMA)
             database.execute("INSERT INTO bridge VALUES (?)", (new_key(),))
@@ -179,9 +169,10 @@ def writing(database: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def refusals(directory: Path) -> Iterator[None]:
-    """Turn what SQLite and the disk say into `KeyringUnreadable`."""
+    """Touch the keyring in *directory* as its owner, and turn what SQLite and the disk say into `KeyringUnreadable`."""
     try:
-        yield
+        with _as_owner(directory):
+            yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
             raise KeyringUnreadable(directory, "another process holds it", "end that process") from error
@@ -190,6 +181,40 @@ def refusals(directory: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise KeyringUnreadable(directory, "it is damaged") from error
     except PermissionError as error:
-        raise KeyringUnreadable(directory, "permission denied", "be the user that tor runs as, or root") from error
+        remedy = "be the user that tor runs as, whose it must be, or root"
+        raise KeyringUnreadable(directory, "permission denied", remedy) from error
     except OSError as error:
         raise KeyringUnreadable(directory, error.strerror or type(error).__name__) from error
+
+
+@contextmanager
+def _as_owner(directory: Path) -> Iterator[None]:
+    """As root, act as the first other user along the way to *directory*.
+
+    Who owns a directory can put a link wherever something below it is expected, and root would follow it.
+    """
+    found = _first_owner(directory.absolute()) if os.geteuid() == 0 else None
+    if found is None:
+        yield
+        return
+    group = os.getegid()
+    os.setegid(found.st_gid)
+    os.seteuid(found.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+
+
+def _first_owner(path: Path) -> os.stat_result | None:
+    """What is known of the first directory, or link, on the way to *path* that is not root's; None if all are."""
+    for place in (*reversed(path.parents), path):
+        for follow_symlinks in (False, True):
+            try:
+                found = os.stat(place, follow_symlinks=follow_symlinks)
+            except OSError:  # it is not there, or leads nowhere
+                return None
+            if found.st_uid != 0:
+                return found
+    return None

@@ -342,6 +342,18 @@ class FileTests(KeyringCase):
         for path in (self.directory.parent, self.directory, *self.directory.iterdir()):
             self.assertEqual((path.stat().st_uid, path.stat().st_gid), (12345, 12346))
 
+    def test_root_follows_no_link_of_the_owner(self) -> None:
+        """What tor's user puts in the keyring's place leads root to nothing that this user cannot reach himself."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root has something to lose")
+        roots = self.above.with_name("roots")
+        roots.mkdir(mode=0o755)
+        os.chown(self.above, 12345, 12346)
+        self.directory.parent.mkdir()
+        self.directory.symlink_to(roots.absolute())
+        self.assertIn("permission denied", self.refused(create=True))
+        self.assertEqual((list(roots.iterdir()), os.geteuid(), os.getegid()), ([], 0, 0))
+
     def test_a_keyring_that_is_not_there_is_not_made_unasked(self) -> None:
         """Neither is its directory."""
         self.assertRaises(KeyringMissing, Keyring.open, self.directory, create=False)
