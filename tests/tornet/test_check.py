@@ -8,18 +8,26 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.netns import Host, end
+from tests.support.netns import end
 from tests.support.tornet import Tor, shared_network, until
 from torknock.isn.token import epoch_at, tokens
 from torknock.line import parse_bridge_line
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 HIDDEN = f"ServerTransportPlugin torknock exec {TORKNOCK} server\nServerTransportListenAddr torknock 0.0.0.0:443\n"
+SLOW = """
+import time
+right = time.time
+time.time = lambda: right() - 900
+from torknock.cli import torknock
+torknock()
+"""
 FILTERING = """
     table inet own {
         chain input {
@@ -65,10 +73,10 @@ class CheckTests(SynchronousTestCase):
             re.findall(r"\d+", listed)
         )
 
-    def check(self, line: str, host: Host | None = None) -> tuple[int, dict[str, Any]]:
+    def check(self, line: str, torknock: Sequence[str] = (TORKNOCK,)) -> tuple[int, dict[str, Any]]:
         """The exit status, and the answers by name."""
-        running = (host or self.outside).popen(
-            [TORKNOCK, "check", "--json", "-"],
+        running = self.outside.popen(
+            [*torknock, "check", "--json", "-"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         said, errors = running.communicate(line)
@@ -143,6 +151,15 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.states(answers), {
             "stranger": "ok", "other ports": "ok", "line": "not ok", "tor": "unknown",
         })  # fmt: skip
+
+    def test_a_wrong_clock(self) -> None:
+        """The line opens all the same, and it is said which way the clock is wrong."""
+        status, answers = self.check(self.line("kim"), [sys.executable, "-c", SLOW])
+        self.assertEqual(status, 1)
+        self.assertEqual(self.states(answers), {
+            "stranger": "ok", "other ports": "ok", "line": "ok", "tor": "ok", "clock": "not ok",
+        })  # fmt: skip
+        self.assertRegex(answers["clock"]["sentence"], "about 1[0-9] minutes behind")
 
     def test_without_the_power_to_knock(self) -> None:
         """A stranger's view is had by anybody; what the line does is found out through the service, or not at all."""

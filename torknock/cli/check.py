@@ -7,6 +7,7 @@ import secrets
 import sys
 import tempfile
 import time
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,9 @@ def _answers(bridge_line: BridgeLine, helper: str) -> list[Answer]:
         bridges = Bridges(dialer, reactor, time.time, chance, memory)
 
         def begin() -> None:
-            endpoint = bridges.endpoint(bridge_line.line, str(bridge_line.address), bridge_line.port)
-            checking = Deferred.fromCoroutine(check(reactor, bridge_line, endpoint, chance))
+            bridge = bridge_line.line, str(bridge_line.address), bridge_line.port
+            endpoint, minutes_slow = bridges.endpoint(*bridge), partial(bridges.minutes_slow, *bridge)
+            checking = Deferred.fromCoroutine(check(reactor, bridge_line, endpoint, minutes_slow, chance))
             checking.addBoth(outcome.append)
             checking.addBoth(lambda _: reactor.stop())
 

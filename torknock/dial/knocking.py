@@ -119,6 +119,13 @@ class Knocker:
         bridge.last_error = TorknockError("what answered was not the bridge")
         self._rest(bridge)
 
+    def minutes_slow(self, line: Line, host: str, port: int) -> int:
+        """By about how many minutes this clock is behind the bridge's, as knocks found out; negative if it is ahead.
+
+        0 if they agree well enough, or nothing is known.
+        """
+        return self._minutes_slow(self._bridge(line, host, port))
+
     def _bridge(self, line: Line, host: str, port: int) -> _Bridge:
         return self._bridges.setdefault((line_id(line), host, port), _Bridge())
 
@@ -194,13 +201,18 @@ class Knocker:
             return
         bridge.offset += attempt.offset
         bridge.clocks_apart = self._apart()
-        if bridge.offset:
-            seconds = bridge.offset * EPOCH + EPOCH / 2 - self._now() % EPOCH  # the middle of what is possible
+        if minutes := self._minutes_slow(bridge):
             _log.info(
                 "this clock is about {minutes} minutes {way}; set it, and knocks need no search",
-                minutes=round(abs(seconds) / 60),
-                way="slow" if bridge.offset > 0 else "fast",
+                minutes=abs(minutes),
+                way="slow" if minutes > 0 else "fast",
             )
+
+    def _minutes_slow(self, bridge: _Bridge) -> int:
+        if not bridge.offset:
+            return 0
+        seconds = bridge.offset * EPOCH + EPOCH / 2 - self._now() % EPOCH  # the middle of what is possible
+        return round(seconds / 60)
 
     def _apart(self) -> float:
         return self._now() - self._clock.seconds()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,10 +76,17 @@ class Approach:
     ms: int
 
 
-async def check(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, chance: Chance) -> list[Answer]:
+async def check(
+    reactor: Any,
+    bridge_line: BridgeLine,
+    endpoint: IStreamClientEndpoint,
+    minutes_slow: Callable[[], int],
+    chance: Chance,
+) -> list[Answer]:
     """The answers for the bridge of *bridge_line*, which *endpoint* opens (`transport.bridges.Bridges`).
 
-    A stranger's connections come first, and carry nothing of the line.
+    *minutes_slow* tells how far this clock is behind the bridge's, once the line has opened it. A stranger's
+    connections come first, and carry nothing of the line.
     """
     host, port = str(bridge_line.address), bridge_line.port
     neighbours = _neighbours(port, chance)
@@ -89,7 +96,8 @@ async def check(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEn
     )
     itself, others = approaches[0], approaches[1:]
     answers = [await _stranger(reactor, host, itself), stands_out(itself.reply, [other.reply for other in others])]
-    return answers + await _opened(reactor, bridge_line, endpoint)
+    answers += await _opened(reactor, bridge_line, endpoint)
+    return answers + clocks(minutes_slow())
 
 
 def _neighbours(port: int, chance: Chance) -> list[int]:
@@ -198,6 +206,15 @@ def _not_opened(error: Exception, ms: int) -> Answer:
     closed = isinstance(error, (BridgeSilent, ChannelFailed))
     said = str(error) if isinstance(error, (TorknockError, ChannelFailed)) else "the connection was lost at once"
     return Answer("line", State.NOT_OK if closed else State.UNKNOWN, said, ms)
+
+
+def clocks(minutes_slow: int) -> list[Answer]:
+    """What to say of a clock that is so many minutes slow; nothing of one that is right."""
+    if not minutes_slow:
+        return []
+    way = "behind" if minutes_slow > 0 else "ahead of"
+    sentence = f"this clock is about {abs(minutes_slow)} minutes {way} the bridge's; set the one that is wrong"
+    return [Answer("clock", State.NOT_OK, sentence)]
 
 
 def _not_asked() -> Answer:

@@ -52,6 +52,10 @@ class Bridges:
 
         return FirstOctets(line.integrity, _named(host, port), dialled)
 
+    def minutes_slow(self, line: Line, host: str, port: int) -> int:
+        """See `Knocker.minutes_slow`; 0 for a line whose scheme has no clock."""
+        return self._knocker.minutes_slow(line, host, port) if line.scheme == "token" else 0
+
 
 @implementer(IStreamClientEndpoint)
 @define

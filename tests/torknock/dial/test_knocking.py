@@ -95,6 +95,9 @@ class KnockerTests(SynchronousTestCase):
         self.clock.pump([0.0] + [0.1] * int(seconds * 10))
         return result
 
+    def minutes_slow(self) -> int:
+        return self.knocker.minutes_slow(LINE, *BRIDGE)
+
     def _close(self, knocked: Knocked) -> Knocked:
         knocked.socket.close()
         return knocked
@@ -175,6 +178,7 @@ class KnockerTests(SynchronousTestCase):
         [event] = [event for event in logs if "minutes" in event]
         self.assertEqual(event["way"], "slow")
         self.assertTrue(12 <= event["minutes"] <= 18)
+        self.assertTrue(12 <= self.minutes_slow() <= 18)
         del self.dialled.isns[:]
         with capturedLogs() as logs:
             for _ in range(3):
@@ -191,6 +195,7 @@ class KnockerTests(SynchronousTestCase):
             self.successResultOf(self.knock())
         [event] = [event for event in logs if "minutes" in event]
         self.assertEqual((event["way"], 22 <= event["minutes"] <= 28), ("fast", True))
+        self.assertTrue(22 <= -self.minutes_slow() <= 28)
 
     def test_a_clock_that_is_set_is_right(self) -> None:
         """Who does what the notice says is let in at once."""
@@ -200,6 +205,7 @@ class KnockerTests(SynchronousTestCase):
         self.date += 4 * EPOCH
         self.open_in(0)
         self.successResultOf(self.knock(0))
+        self.assertEqual(self.minutes_slow(), 0)
         self.assertEqual(len(self.dialled.isns), 1)
 
     def test_a_search_is_not_made_again_for_ten_minutes(self) -> None:

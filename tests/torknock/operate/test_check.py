@@ -23,7 +23,7 @@ from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, TokensSpent
 from torknock.errors import TorknockError
 from torknock.line import BridgeLine, Line
-from torknock.operate.check import PATIENCE, Answer, Reply, check, stands_out, whose
+from torknock.operate.check import PATIENCE, Answer, Reply, check, clocks, stands_out, whose
 from torknock.operate.finding import State, exit_status
 from torknock.tor.link import Relay
 
@@ -76,13 +76,20 @@ class SentenceTests(SynchronousTestCase):
             self.assertNotIn("AAAA", answer.sentence)
         self.assertIn("not verified", whose(Relay("B" * 40), nameless, 1).sentence)
 
+    def test_a_clock_that_is_right_is_not_mentioned(self) -> None:
+        """Of another it is said which way it is wrong."""
+        self.assertEqual(clocks(0), [])
+        for minutes, said in ((15, "about 15 minutes behind"), (-20, "about 20 minutes ahead of")):
+            [answer] = clocks(minutes)
+            self.assertEqual((answer.state, said in answer.sentence), (State.NOT_OK, True))
+
 
 class CheckTests(SynchronousTestCase):
     """The whole, on a network in memory that answers nobody."""
 
     def checked(self, error: Exception) -> list[Answer]:
         reactor = MemoryReactorClock()
-        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(error), secrets.SystemRandom()))
+        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(error), int, secrets.SystemRandom()))
         for client in reactor.tcpClients:
             client[2].clientConnectionFailed(cast(Any, None), Failure(ConnectionRefusedError()))
         return self.successResultOf(checking)
@@ -90,7 +97,7 @@ class CheckTests(SynchronousTestCase):
     def test_strangers_carry_nothing_of_the_line(self) -> None:
         """They connect to the bridge's port and to three others, once each, and only then does the line knock."""
         reactor = MemoryReactorClock()
-        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(TokensSpent()), secrets.SystemRandom()))
+        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(TokensSpent()), int, secrets.SystemRandom()))
         hosts, ports, _factories, patience, _bind = zip(*reactor.tcpClients, strict=True)
         self.assertEqual((set(hosts), set(patience), len(set(ports))), ({"192.0.2.7"}, {PATIENCE}, 4))
         self.assertEqual((ports[0], all(10_000 <= port < 32_768 for port in ports[1:])), (443, True))
@@ -138,7 +145,7 @@ class DecoyTests(TestCase):
         listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(_Talker))
         self.addCleanup(listening.stopListening)
         line = BridgeLine(IPv4Address("127.0.0.1"), listening.getHost().port, None, LINE.line)
-        answers = await check(reactor, line, Closed(TokensSpent()), secrets.SystemRandom())
+        answers = await check(reactor, line, Closed(TokensSpent()), int, secrets.SystemRandom())
         self.assertEqual(answers[0].state, State.OK, answers)
         self.assertIn("decoy", answers[0].sentence)
         self.assertEqual(answers[1].state, State.OK)
