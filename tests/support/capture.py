@@ -30,6 +30,7 @@ SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 ETH_P_ALL = 0x0003  # linux/if_ether.h
 SOL_PACKET, PACKET_STATISTICS, PACKET_OUTGOING = 263, 6, 4  # linux/socket.h, linux/if_packet.h
+_ICMPV6, _OF_NEIGHBOURS = 58, range(133, 138)  # RFC 4861 §4
 _CHAINED = {0, 43, 60, 135}  # hop-by-hop, routing, destination options, mobility: RFC 8200 §4, RFC 6275 §6.1
 
 
@@ -242,8 +243,11 @@ class Seen:
 
     @property
     def stays(self) -> bool:
-        """It never leaves the wire: IPv6's own talk of neighbours and of multicast (RFC 4291 §2.5.6, §2.7)."""
-        return self.raw[0] >> 4 == 6 and (self.raw[24:26] == b"\xff\x02" or self.raw[24:26] == b"\xfe\x80")
+        """It never leaves the wire: IPv6's own talk of neighbours and multicast (RFC 4291 §2.5.6, §2.7, RFC 4861)."""
+        if self.raw[0] >> 4 != 6:
+            return False
+        of_neighbours = self.raw[6] == _ICMPV6 and self.raw[40] in _OF_NEIGHBOURS
+        return of_neighbours or self.raw[24:26] in (b"\xff\x02", b"\xfe\x80")
 
     @property
     def checksum_good(self) -> bool:

@@ -346,11 +346,13 @@ class FileTests(KeyringCase):
         """What tor's user puts in the keyring's place leads root to nothing that this user cannot reach himself."""
         if os.geteuid() != 0:
             raise SkipTest("only root has something to lose")
-        roots = self.above.with_name("roots")
-        roots.mkdir(mode=0o755)
+        temporary = tempfile.TemporaryDirectory(prefix="torknock-")
+        self.addCleanup(temporary.cleanup)
+        roots = Path(temporary.name)
+        roots.chmod(0o755)
         os.chown(self.above, 12345, 12346)
         self.directory.parent.mkdir()
-        self.directory.symlink_to(roots.absolute())
+        self.directory.symlink_to(roots)
         self.assertIn("permission denied", self.refused(create=True))
         self.assertEqual((list(roots.iterdir()), os.geteuid(), os.getegid()), ([], 0, 0))
 
