@@ -5,6 +5,7 @@ The file holds no secret and no address, and nothing older than two hours.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import sqlite3
@@ -121,6 +122,19 @@ class Memory:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
+    """The database at *path*, made if it is not there; whoever opens it at the same moment waits.
+
+    SQLite itself refuses at once, rather than wait, where two begin to write ahead in one new file.
+    """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        return _connect(path)
+    finally:
+        os.close(directory)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
     try:

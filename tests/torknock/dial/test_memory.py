@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -23,9 +24,13 @@ CLAIM = """
 import os, signal, sys
 from pathlib import Path
 from torknock.dial.memory import Memory
-memory = Memory(Path(sys.argv[1]))
-sys.stdin.readline()
-print([isn for isn in range(1, 301) if memory.claim(bytes(16), 7, isn)], flush=True)
+memories = []
+for directory in sys.argv[1:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    memories.append(Memory(Path(directory)))
+claimed = [[isn for isn in range(1, 301) if memory.claim(bytes(16), 7, isn)] for memory in memories]
+print(claimed, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -96,20 +101,30 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(len(NAME), 16)
 
     def test_two_processes_at_once_and_killed(self) -> None:
-        """Each token goes to one of two processes that claim all of them; a killed one leaves what it claimed."""
-        arguments = [sys.executable, "-c", CLAIM, str(self.directory)]
+        """Two begin a file together and claim all tokens: each token goes to one, and both leave theirs when killed."""
+        directories = [self.directory / str(number) for number in range(20)]
+        for directory in directories:
+            directory.mkdir()
+        arguments = [sys.executable, "-c", CLAIM, *map(str, directories)]
         both = [
             subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
             for _ in range(2)
         ]
-        for child in both:
-            assert child.stdin is not None
-            child.stdin.write("\n")
-            child.stdin.flush()
-        claimed = [[int(isn) for isn in child.communicate()[0].strip(" []\n").split(",") if isn] for child in both]
+        for _ in directories:
+            for child in both:
+                assert child.stdout is not None
+                self.assertEqual(child.stdout.readline(), "ready\n")
+            for child in both:
+                assert child.stdin is not None
+                child.stdin.write("\n")
+                child.stdin.flush()
+        claimed = [json.loads(child.communicate()[0]) for child in both]
         self.assertEqual([child.returncode for child in both], [-signal.SIGKILL] * 2)
-        self.assertEqual(sorted(claimed[0] + claimed[1]), list(range(1, 301)))
-        self.assertEqual(self.opened().used(bytes(16)), set(range(1, 301)))
+        for directory, one, other in zip(directories, *claimed, strict=True):
+            self.assertEqual(sorted(one + other), list(range(1, 301)))
+            memory = Memory(directory)
+            self.addCleanup(memory.close)
+            self.assertEqual(memory.used(bytes(16)), set(range(1, 301)))
 
     def test_damaged_file_is_put_aside(self) -> None:
         """It is kept for whoever wants to look, a new one is begun, and one line says so."""
