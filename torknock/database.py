@@ -6,7 +6,6 @@ directory.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import stat
@@ -15,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from torknock.errors import TorknockError
+from torknock.lock import alone_in
 
 FILE = "keyring.sqlite"
 
@@ -94,9 +94,7 @@ def _make_directory(directory: Path) -> None:
 
 def _build(path: Path, new_key: Callable[[], bytes]) -> None:
     """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    with alone_in(path.parent) as directory:
         if path.exists():
             return
         draft = path.with_suffix(".draft")
@@ -109,8 +107,6 @@ def _build(path: Path, new_key: Callable[[], bytes]) -> None:
             database.execute(f"PRAGMA user_version = {_VERSION}")
         draft.rename(path)
         os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

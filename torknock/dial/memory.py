@@ -5,7 +5,6 @@ The file holds no secret and no address, and nothing older than two hours.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from torknock.line import Line
+from torknock.lock import alone_in
 
 _log = Logger()
 
@@ -126,12 +126,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
     SQLite itself refuses at once, rather than wait, where two begin to write ahead in one new file.
     """
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    with alone_in(path.parent):
         return _connect(path)
-    finally:
-        os.close(directory)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -43,8 +43,8 @@ class MemoryTests(SynchronousTestCase):
         self.directory.mkdir()
         self.file = self.directory / "knocks.sqlite"
 
-    def opened(self) -> Memory:
-        memory = Memory(self.directory)
+    def opened(self, directory: Path | None = None) -> Memory:
+        memory = Memory(directory or self.directory)
         self.addCleanup(memory.close)
         return memory
 
@@ -122,9 +122,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual([child.returncode for child in both], [-signal.SIGKILL] * 2)
         for directory, one, other in zip(directories, *claimed, strict=True):
             self.assertEqual(sorted(one + other), list(range(1, 301)))
-            memory = Memory(directory)
-            self.addCleanup(memory.close)
-            self.assertEqual(memory.used(bytes(16)), set(range(1, 301)))
+            self.assertEqual(self.opened(directory).used(bytes(16)), set(range(1, 301)))
 
     def test_damaged_file_is_put_aside(self) -> None:
         """It is kept for whoever wants to look, a new one is begun, and one line says so."""

@@ -1,0 +1,23 @@
+"""One process at a time: what several may make in a directory, one makes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[int]:
+    """Hold *directory*, a file descriptor of which is given, against all others that ask; they wait (flock(2)).
+
+    The lock is on the directory itself: it leaves no file, and ends with the process. Raises `OSError`.
+    """
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield held
+    finally:
+        os.close(held)
