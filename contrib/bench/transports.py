@@ -18,6 +18,8 @@ from tests.support.netns import Namespace, end
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 CHUNK = 1 << 18
+_PUBLIC = "192.0.2.7"
+"""The bridge's address, on the namespace's loopback interface: no line is made for 127.0.0.1."""
 
 
 class Child:
@@ -119,15 +121,16 @@ def service(where: Namespace, serve: Callable[[socket.socket], None]) -> Iterato
 def torknock(where: Namespace, or_port: int, channel: str = "tls") -> Iterator[Pair]:
     """`torknock client` and `torknock server` with one line of many tokens."""
     with tempfile.TemporaryDirectory(prefix="torknock-bench-") as directory:
+        where.ip(f"address replace {_PUBLIC}/32 dev lo")
         server = torknock_server(where, f"{directory}/server", or_port)
         line = where.run(
-            [TORKNOCK, "line", "add", "bench", "--n", "1024", "--channel", channel, "--address", "127.0.0.1:443",
+            [TORKNOCK, "line", "add", "bench", "--n", "1024", "--channel", channel, "--address", f"{_PUBLIC}:443",
              "--fingerprint", "0" * 40, "--keyring", f"{directory}/server/torknock"]
         ).stdout  # fmt: skip
         arguments = ";".join(word for word in line.split() if "=" in word)
         client = _client(where, [TORKNOCK, "client"], "torknock", f"{directory}/client")
         try:
-            yield Pair(where, client, server, ("127.0.0.1", 443), arguments)
+            yield Pair(where, client, server, (_PUBLIC, 443), arguments)
         finally:
             end([client.process, server.process])
 

@@ -22,14 +22,11 @@ from torknock.operate.check import Reply, approach
 
 JUDGE = """
 import json, sys
-from twisted.internet import defer, task
 from torknock.operate.firewall.look import look
-async def judged(reactor):
-    firewall = await look(reactor)
-    for port in map(int, sys.argv[1:]):
-        judgement = firewall.judge(port, 4)
-        print(json.dumps([sorted(fate.name for fate in judgement.fates), len(judgement.doubts)]))
-task.react(lambda reactor: defer.Deferred.fromCoroutine(judged(reactor)))
+firewall = look()
+for port in map(int, sys.argv[1:]):
+    judgement = firewall.judge(port, 4)
+    print(json.dumps([sorted(fate.name for fate in judgement.fates), len(judgement.doubts)]))
 """
 
 PLAIN = """

@@ -13,6 +13,7 @@ import click
 
 from torknock.errors import TorknockError
 from torknock.line import LineError, parse_address, parse_fingerprint
+from torknock.operate.addresses import refusal
 from torknock.tor import CONTROL
 
 KEYRING = Path("/var/lib/tor/pt_state/torknock")
@@ -42,9 +43,14 @@ def address(text: str) -> tuple[IPv4Address | IPv6Address, int]:
         where = parse_address(text)
     except LineError as error:
         raise click.BadParameter(str(error)) from error
-    if where[0].is_unspecified:
-        raise click.BadParameter("name the address that clients connect to")
+    reachable(where[0])
     return where
+
+
+def reachable(address: IPv4Address | IPv6Address) -> None:
+    """Raise `click.BadParameter` unless clients can connect to *address*."""
+    if reason := refusal(address):
+        raise click.BadParameter(f"{address} {reason}; name the address that clients connect to")
 
 
 def fingerprint(text: str) -> str:

@@ -11,17 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torknock.cli.options import control_option, control_password, password_option, say
+from torknock.cli.options import control_option, control_password, password_option, reachable, say
+from torknock.operate.addresses import is_broadcast
 
 if TYPE_CHECKING:
     from torknock.operate.changes import Change
 
 
 def _address(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+    return None if text is None else _parsed_address(text)
+
+
+def _parsed_address(text: str) -> IPv4Address | IPv6Address:
+    """The address that *text* is. Raises `click.BadParameter` unless clients can connect to it."""
     try:
-        return None if text is None else ip_address(text)
+        address = ip_address(text)
     except ValueError:
         raise click.BadParameter("an IP address is wanted, such as 192.0.2.7") from None
+    reachable(address)
+    if is_broadcast(address):
+        raise click.BadParameter(f"{address} is the broadcast address of a network of this host")
+    return address
 
 
 yes_option = click.option("--yes", is_flag=True, help="Change without asking.")

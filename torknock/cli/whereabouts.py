@@ -9,6 +9,7 @@ from pathlib import Path
 from torknock.errors import TorknockError
 from torknock.keyring import Keyring
 from torknock.line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
+from torknock.operate.addresses import refusal
 
 Address = tuple[IPv4Address | IPv6Address, int]
 
@@ -30,7 +31,7 @@ def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Add
             where = parse_address(text)
         except LineError:
             continue
-        if not (where[0].is_unspecified or where[0].is_loopback):
+        if not refusal(where[0]):
             return where
     raise WhereaboutsUnknown("public address", "--address IP:PORT")
 

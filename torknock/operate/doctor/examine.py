@@ -144,7 +144,7 @@ async def _door(
     firewall: Firewall | None = None
     refused = ""
     try:
-        firewall = await look(reactor)
+        firewall = await deferToThread(look)
     except GateFailed as error:
         refused = str(error)
     where = facts.of_torknock("ServerTransportListenAddr") if facts is not None else None

@@ -1,13 +1,17 @@
-"""Reads the firewall of this network namespace, as nftables and both kinds of iptables have it; changes nothing."""
+"""Reads the firewall of this network namespace, as nftables and both kinds of iptables have it; changes nothing.
+
+Blocks: a running reactor calls it in a thread.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess  # noqa: TID251  in a thread, or in a command of root's, which has no reactor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import PREFIX
 from torknock.operate.firewall import iptables, nftables
@@ -44,22 +48,22 @@ class Firewall:
         return any(it.get("table", {}).get("name") == table for it in self.items)
 
 
-async def look(reactor: Any) -> Firewall:
+def look() -> Firewall:
     """The firewall now. Raises `GateFailed` if this process may not look, or has no `nft`."""
-    items = await _nft(reactor, "--terse", "list", "ruleset")
+    items = _nft("--terse", "list", "ruleset")
     for item in list(items):
         kind, named = next(iter(item.items()))
         if kind in ("set", "map") and not named["table"].startswith(PREFIX) and _worth_reading(named):
             items.remove(item)
-            items += await _nft(reactor, "list", kind, named["family"], named["table"], named["name"])
+            items += _nft("list", kind, named["family"], named["table"], named["name"])
     saved: dict[int, str] = {}
     for family, table in sorted(_of_iptables(items)):
         version, program = (4, "iptables-nft-save") if family == "ip" else (6, "ip6tables-nft-save")
-        saved[version] = saved.get(version, "") + await command(reactor, program, ["-t", table], package="iptables")
+        saved[version] = saved.get(version, "") + _command(program, "-t", table, package="iptables")
     legacy = {}
     for version, name in ((4, "ip"), (6, "ip6")):
         if _tables_of(name):
-            legacy[version] = await command(reactor, f"{name}tables-legacy-save", [], package="iptables")
+            legacy[version] = _command(f"{name}tables-legacy-save", package="iptables")
     return Firewall(items, saved, legacy)
 
 
@@ -81,12 +85,24 @@ def default_interface(version: int) -> str | None:
 _ROUTES = {4: "route", 6: "ipv6_route"}
 
 
-async def _nft(reactor: Any, *arguments: str) -> list[dict[str, Any]]:
+def _nft(*arguments: str) -> list[dict[str, Any]]:
     try:
-        told = json.loads(await command(reactor, "nft", ["--json", *arguments], package="nftables"))
+        told = json.loads(_command("nft", "--json", *arguments, package="nftables"))
         return [dict(item) for item in told["nftables"] if "metainfo" not in item]
     except (ValueError, KeyError, TypeError) as error:
         raise GateFailed("nft does not say the ruleset as JSON; apt-get install nftables") from error
+
+
+def _command(name: str, *arguments: str, package: str) -> str:
+    """What the program *name* writes. Raises `GateFailed` if it is missing, or ends with anything but 0."""
+    path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+    if path is None:
+        raise GateFailed(f"the command {name} is missing; apt-get install {package}")
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={})  # noqa: S603  ours
+    if done.returncode:
+        said = done.stderr.strip().partition("\n")[0]
+        raise GateFailed(f"{name} {' '.join(arguments)} ended with {done.returncode}: {said or 'nothing said'}")
+    return done.stdout
 
 
 def _worth_reading(named: dict[str, Any]) -> bool:
