@@ -15,7 +15,7 @@ from torknock.gate.command import command
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 from torknock.gate.netlink import counted_packets, ruleset_generation
 from torknock.gate.nfqueue import PacketQueue
-from torknock.gate.ruleset import Judging
+from torknock.gate.ruleset import Judging, Posture
 from torknock.gate.xtables import XTables, loaded_rules
 
 _TOKENS_A_COMMAND = 4096
@@ -90,7 +90,7 @@ class NftablesGate:
         else:
             await self._load(ruleset.load(self._door))
             await self._stop_judging()
-        self._loaded = await _list(self._reactor, self._door.table)
+        self._loaded = await self._listed()
 
     async def _load_for_judging(self) -> None:
         if self._judging is not Judging.XTABLES:
@@ -131,7 +131,7 @@ class NftablesGate:
         generation = _generation()
         if generation != self._generation:
             try:
-                if await _list(self._reactor, self._door.table) != self._loaded:
+                if await self._listed() != self._loaded:
                     return False
                 if self._judging is Judging.XTABLES and not await self._xtables.intact():
                     return False
@@ -139,6 +139,13 @@ class NftablesGate:
                 return False
             self._generation = generation
         return True
+
+    async def _listed(self) -> str:
+        """The tables of this door, without elements."""
+        listed = await _list(self._reactor, self._door.table)
+        if self._door.posture is Posture.FILTERED:
+            listed += await _list(self._reactor, ruleset.posture_table(self._door.host, self._door.port))
+        return listed
 
     async def _refused(self) -> int | None:
         if self._claim is None:

@@ -1,6 +1,6 @@
-"""The gate as nftables text: one table a protected port, its tokens, its limits (protocol.md §2.3). Pure.
+"""The gate as nftables text: a table of tokens for each protected port, and one that drops (protocol.md §2.3). Pure.
 
-What `load` gives is written as `nft --stateless --terse list table` writes it back, so that the text that was loaded
+What is loaded is written as `nft --stateless --terse list table` writes it back, so that the text that was loaded
 and the text that the kernel holds can be compared, and read by whoever audits the gate.
 """
 
@@ -93,9 +93,47 @@ def let_in(mark: int) -> int:
 
 
 def load(door: Door, judging: Judging | None = None) -> str:
-    """The transaction that puts *door*'s table in place, empty of tokens, instead of whatever had its name."""
-    table = f"{FAMILY} {door.table}"
-    return f"add table {table}\ndelete table {table}\n{listing(door, judging)}"
+    """The transaction that puts *door*'s table in place, empty of tokens, instead of whatever had its name.
+
+    It also puts the table of its posture in place, or removes it, as `Door.posture` says.
+    """
+    filtered = door.posture is Posture.FILTERED
+    posture = load_posture(door.host, door.port) if filtered else remove(posture_table(door.host, door.port))
+    return f"{posture}{remove(door.table)}{listing(door, judging)}"
+
+
+def posture_table(host: str, port: int) -> str:
+    """The name of the table that makes *port* at *host* look `Posture.FILTERED`, with or without a door there."""
+    return f"{table_name(host, port)}-posture"
+
+
+def load_posture(host: str, port: int) -> str:
+    """The transaction that puts the table `posture_table` in place.
+
+    If the table is there already, its rules are replaced at once: there is no moment without the drop. `remove` takes
+    it away.
+    """
+    table = f"{FAMILY} {posture_table(host, port)}"
+    return f"add table {table}\nflush table {table}\n{posture_listing(host, port)}"
+
+
+def posture_listing(host: str, port: int) -> str:
+    """The table `posture_table` as `nft --stateless --terse list table` prints it.
+
+    It drops in the input hook, as the firewall of a host does: what the kernel answers before that hook, such as a bad
+    IP option, is answered here too. A SYN that `tproxy` has taken to the hidden listener has that listener for its
+    socket, which is transparent, and so is the socket of each connection that was accepted there.
+    """
+    to_port = _sent_to(host, port)
+    return f"""\
+table {FAMILY} {posture_table(host, port)} {{
+	chain input {{
+		type filter hook input priority filter; policy accept;
+		{to_port} socket transparent 1 accept
+		{to_port} drop
+	}}
+}}
+"""
 
 
 def listing(door: Door, judging: Judging | None = None) -> str:
@@ -142,30 +180,14 @@ table {FAMILY} {door.table} {{
 
 	chain miss {{
 {miss}	}}
-{"" if judging is None else _judged(door, judging)}{_silent(door) if door.posture is Posture.FILTERED else ""}}}
+{"" if judging is None else _judged(door, judging)}}}
 """
 
 
 def rest(door: Door) -> str:
     """The transaction after which *door* looks as its posture says, though nobody guards it."""
-    if door.posture is not Posture.FILTERED:
-        return remove(door.table)
-    return f"{remove(door.table)}table {FAMILY} {door.table} {{{_silent(door)}}}\n"
-
-
-def _silent(door: Door) -> str:
-    """Drops what belongs to no connection that was let in, once the other chains have seen it.
-
-    `tproxy` gives a SYN the hidden listener for its socket, which is transparent, as what it accepts is.
-    """
-    here = "fib daddr type local drop" if door.everywhere else "drop"
-    return f"""
-	chain silent {{
-		type filter hook prerouting priority mangle + 2; policy accept;
-		{_sent_to(door)} socket transparent 1 accept
-		{_sent_to(door)} {here}
-	}}
-"""
+    filtered = door.posture is Posture.FILTERED
+    return remove(door.table) + (load_posture(door.host, door.port) if filtered else "")
 
 
 def _judged(door: Door, judging: Judging) -> str:
@@ -254,12 +276,12 @@ def _sources(name: str, address: str) -> str:
 
 def _addressed_to(door: Door) -> str:
     """What matches a SYN to *door*."""
-    return f"{_sent_to(door)} tcp flags syn / fin,syn,rst,ack"
+    return f"{_sent_to(door.host, door.port)} tcp flags syn / fin,syn,rst,ack"
 
 
-def _sent_to(door: Door) -> str:
-    """What matches a segment to *door*."""
-    if door.everywhere:
-        return f"tcp dport {door.port}"
-    version = ipaddress.ip_address(door.host).version
-    return f"{'ip' if version == 4 else 'ip6'} daddr {door.host} tcp dport {door.port}"
+def _sent_to(host: str, port: int) -> str:
+    """What matches a segment to *port* at *host*."""
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        return f"tcp dport {port}"
+    return f"{'ip' if address.version == 4 else 'ip6'} daddr {host} tcp dport {port}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from attrs import define
 
 from torknock.errors import TorknockError
-from torknock.gate.ruleset import table_name
+from torknock.gate.ruleset import posture_table, table_name
 from torknock.keyring import Keyring, LineUnknown
 from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.operate.changes import Block, Change, File, Record
@@ -186,8 +186,9 @@ def _load_profile(changes: list[Change]) -> None:
 
 
 def _tables(options: str) -> set[str]:
-    """The table of the port that the lines of torrc in *options* hide."""
-    return {table_name("0.0.0.0", int(port)) for port in re.findall(r"ListenAddr torknock 0\.0\.0\.0:(\d+)", options)}  # noqa: S104
+    """The tables of the port that the lines of torrc in *options* hide."""
+    ports = map(int, re.findall(r"ListenAddr torknock 0\.0\.0\.0:(\d+)", options))
+    return {name("0.0.0.0", port) for port in ports for name in (table_name, posture_table)}  # noqa: S104
 
 
 def _remove_tables(tables: set[str]) -> None:
