@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,10 +34,14 @@ NOTE_AT_MOST = 200
 """Characters of a note."""
 
 _COLUMNS = (
-    "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut"
+    "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut,"
+    " coalesce((SELECT value FROM setting WHERE key = 'known_at ' || name),"
+    " (SELECT value FROM setting WHERE key = 'known_at'), '')"
 )
+"""Earlier versions knew the addresses of all lines together, so each of their lines may have been printed with any."""
+
 _KINDS = (
-    str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int,
+    str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int, str,
 )  # fmt: skip
 
 _RAISE_REVISION = """
@@ -105,6 +110,8 @@ class Issued:
     """How many it has opened."""
     cut: bool = False
     """Whether its revocation ends the connections that it has opened."""
+    addresses: tuple[str, ...] = ()
+    """The bridge's addresses, IP literals, that it was printed with: one of them is what its client dials."""
 
     def lives(self, now: float) -> bool:
         """Whether it opens the door at the time *now*."""
@@ -191,6 +198,7 @@ class Keyring:
             )
             if done.rowcount == 0:
                 raise LineExists(name)
+            self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, '')", (f"known_at {name}",))
             self._database.execute(_RAISE_REVISION)
         return Issued(name, line, int(now), expires, None, note)
 
@@ -260,15 +268,14 @@ class Keyring:
             row = self._database.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def known_at(self) -> list[str]:
-        """The addresses, IP literals, that were written into lines: clients look for them in the certificate."""
-        return (self.setting("known_at") or "").split()
-
-    def make_known_at(self, address: str) -> None:
-        """*address* stands in a line from now on."""
-        known = self.known_at()
-        if address not in known:
-            self.set_setting("known_at", " ".join([*known, address]))
+    def make_known_at(self, name: str, address: str) -> None:
+        """Remember that the line called *name* was printed with *address*. Raises `BadName` and `LineUnknown`."""
+        with refusals(self._directory), writing(self._database):
+            known = self.get(name).addresses
+            if address not in known:
+                written = (f"known_at {name}", " ".join((*known, address)))
+                self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", written)
+                self._database.execute(_RAISE_REVISION)
 
     def set_setting(self, key: str, value: str) -> None:
         """Remember *value* under *key*."""
@@ -298,13 +305,14 @@ class Keyring:
     def _issued(self, row: tuple[Any, ...]) -> Issued:
         if all(map(isinstance, row, _KINDS)):
             name, secret, n, sni, scheme, channel, integrity = row[:7]
-            created, expires, revoked, note, last_used, connections, cut = row[7:]
+            created, expires, revoked, note, last_used, connections, cut, addresses = row[7:]
             times = (created, expires or 0, revoked or 0, (last_used or 0) * DAY)
             line = Line(secret, self.pin if scheme == "token" else None, n, sni, scheme, channel, integrity)
             if _NAME.fullmatch(name) and note.isprintable() and all(0 <= at <= _LAST_TIME for at in times):
-                with suppress(LineError):
+                with suppress(LineError, ValueError):
                     line = parse_arguments(arguments(line))
-                    return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut))
+                    known = tuple(str(ip_address(each)) for each in addresses.split())
+                    return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut), known)
         raise KeyringUnreadable(self._directory, "a line in it is damaged")
 
 

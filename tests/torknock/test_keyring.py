@@ -305,13 +305,37 @@ class KeyringTests(KeyringCase):
         keyring.set_setting("address", "192.0.2.8:443")
         self.assertEqual(self.open().setting("address"), "192.0.2.8:443")
 
-    def test_the_addresses_in_lines_are_remembered(self) -> None:
-        """All of them, each once, for the certificate."""
+    def test_the_addresses_of_a_line_are_remembered(self) -> None:
+        """Each once, for that line alone; and a bridge that runs hears of them."""
         keyring = self.open()
-        self.assertEqual(keyring.known_at(), [])
+        keyring.add("alice", expires=None, now=NOW)
+        keyring.add("bob", expires=None, now=NOW)
+        before = keyring.changes()
         for address in ("192.0.2.7", "2001:db8::7", "192.0.2.7"):
-            keyring.make_known_at(address)
-        self.assertEqual(self.open().known_at(), ["192.0.2.7", "2001:db8::7"])
+            keyring.make_known_at("alice", address)
+        self.assertEqual(self.open().get("alice").addresses, ("192.0.2.7", "2001:db8::7"))
+        self.assertEqual(keyring.get("bob").addresses, ())
+        self.assertEqual(keyring.changes(), before + 2)
+        self.assertRaises(LineUnknown, keyring.make_known_at, "carol", "192.0.2.7")
+
+    def test_lines_of_an_earlier_version_keep_their_addresses(self) -> None:
+        """It knew those of all lines together: each of its lines may have any of them, a new line has none."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        with contextlib.closing(sqlite3.connect(self.directory / "keyring.sqlite")) as database, database:
+            database.execute("UPDATE setting SET key = 'known_at', value = '192.0.2.7 192.0.2.8' WHERE key LIKE 'k%'")
+        keyring.add("bob", expires=None, now=NOW)
+        keyring.make_known_at("alice", "192.0.2.9")
+        keyring.make_known_at("bob", "192.0.2.9")
+        self.assertEqual(keyring.get("alice").addresses, ("192.0.2.7", "192.0.2.8", "192.0.2.9"))
+        self.assertEqual(keyring.get("bob").addresses, ("192.0.2.9",))
+
+    def test_a_damaged_address_is_a_damaged_line(self) -> None:
+        """It is said when the keyring is read, not when a client arrives."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        keyring.set_setting("known_at alice", "192.0.2")
+        self.assertRaises(KeyringUnreadable, keyring.get, "alice")
 
 
 class FileTests(KeyringCase):

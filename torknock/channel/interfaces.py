@@ -7,7 +7,7 @@ A channel's transport is an `ITransport`, `IConsumer` and `IPushProducer` with `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
@@ -38,9 +38,15 @@ class IClientChannel(Interface):
 class IServerChannel(Interface):
     """The bridge's end."""
 
-    def accept(lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]) -> IProtocol:
+    def accept(
+        lines: Sequence[Line],
+        isn: int,
+        upper: Callable[[int], IProtocol | None],
+        known_at: Sequence[Collection[str]] = (),
+    ) -> IProtocol:
         """The protocol for a TCP connection that a SYN with *isn* has opened, a token of each of *lines*.
 
+        *known_at* is for each of them the addresses, IP literals, that it was printed with; empty if nobody knows.
         Once the client has proved which line it has, *upper* is called with that line's index, and what it returns is
         connected; None closes the connection.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IProtocol
@@ -21,7 +21,13 @@ class Raw:
         """See `IClientChannel.open`."""
         return upper, succeed(None)
 
-    def accept(self, lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]) -> IProtocol:
+    def accept(
+        self,
+        lines: Sequence[Line],
+        isn: int,
+        upper: Callable[[int], IProtocol | None],
+        known_at: Sequence[Collection[str]] = (),
+    ) -> IProtocol:
         """See `IServerChannel.accept`. Nothing proves more than the SYN did, so it is the first line's."""
         return upper(0) or _Closed()
 

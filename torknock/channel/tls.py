@@ -31,7 +31,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from zope.interface import implementer
 
-from torknock.channel.certificate import certificate
+from torknock.channel.certificate import certificate, certified
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
 from torknock.channel.proof import (
     EXPORTED,
@@ -223,8 +223,8 @@ def _wrong(connection: SSL.Connection, line: Line, host: str) -> str | None:
 class ServerTLS:
     """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER.
 
-    *addresses* tells under which public addresses clients know the bridge, besides the one that they dialled; *refused*
-    is called once for each connection that is not carried; *public* is shown to clients of lines that have no pin.
+    *refused* is called once for each connection that is not carried; *public* is shown to clients of lines that have no
+    pin.
 
     Raises `TicketsSent` where OpenSSL would send session tickets, and `CertificateUnusable`.
     """
@@ -234,7 +234,6 @@ class ServerTLS:
         clock: IReactorTime,
         private_key: bytes,
         chance: Chance,
-        addresses: Callable[[], Collection[str]],
         refused: Callable[[Refusal], object] = lambda why: None,
         public: PublicCertificate | None = None,
     ) -> None:
@@ -244,23 +243,28 @@ class ServerTLS:
         self.clock = clock
         self.chance = chance
         self.refused = refused
-        self._addresses = addresses
         self._public = None if public is None else _public_context(public)
         self._contexts: dict[frozenset[str], SSL.Context] = {}
         self._unproven: dict[_Server, None] = {}
-        if _sends_tickets(self._own_context({"localhost"})):
+        if _sends_tickets(self._own_context(frozenset())):
             raise TicketsSent
 
-    def accept(self, lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]) -> IProtocol:
+    def accept(
+        self,
+        lines: Sequence[Line],
+        isn: int,
+        upper: Callable[[int], IProtocol | None],
+        known_at: Sequence[Collection[str]] = (),
+    ) -> IProtocol:
         """See `IServerChannel.accept`."""
-        return _Server(self, lines, isn, upper)
+        return _Server(self, lines, isn, upper, known_at)
 
-    def context(self, dialled: str, lines: Sequence[Line]) -> SSL.Context:
-        """OpenSSL's settings, with a certificate that a client of one of *lines* who dialled that address accepts."""
+    def context(self, dialled: str, lines: Sequence[Line], known_at: Sequence[Collection[str]] = ()) -> SSL.Context:
+        """OpenSSL's settings, with a certificate for what *lines*, which share a token, are for (`certified`)."""
         if self._public is not None and all(line.pin is None for line in lines):
             return self._public
-        address = dialled.partition("%")[0]  # a link-local address of IPv6 comes with its link
-        return self._own_context({address, *self._addresses(), *(line.sni for line in lines if line.sni is not None)})
+        known = known_at or [()] * len(lines)
+        return self._own_context(certified(dialled, [(line.sni, at) for line, at in zip(lines, known, strict=True)]))
 
     def came(self, newcomer: _Server) -> None:
         """Another connection without a proof."""
@@ -272,35 +276,39 @@ class ServerTLS:
         """One less, proved or gone."""
         self._unproven.pop(connection, None)
 
-    def _own_context(self, names: Collection[str]) -> SSL.Context:
+    def _own_context(self, names: frozenset[str]) -> SSL.Context:
         """OpenSSL's settings with a certificate of the bridge's key for *names*; minted once, and kept for a while."""
-        wanted = frozenset(names)
-        if wanted not in self._contexts:
+        if names not in self._contexts:
             if len(self._contexts) >= _CERTIFICATES_AT_MOST:
                 del self._contexts[next(iter(self._contexts))]
             context = _server_context()
-            context.use_certificate(certificate(self._key, wanted))
+            context.use_certificate(certificate(self._key, names))
             context.use_privatekey(self._key)
-            self._contexts[wanted] = context
-        return self._contexts[wanted]
+            self._contexts[names] = context
+        return self._contexts[names]
 
 
 class _Server(TLSPump):
     """A connection from somebody who has yet to prove which line is his."""
 
     def __init__(
-        self, channel: ServerTLS, lines: Sequence[Line], isn: int, upper: Callable[[int], IProtocol | None]
+        self,
+        channel: ServerTLS,
+        lines: Sequence[Line],
+        isn: int,
+        upper: Callable[[int], IProtocol | None],
+        known_at: Sequence[Collection[str]],
     ) -> None:
         super().__init__()
         self._channel = channel
-        self._lines, self._isn, self._wanted = lines, isn, upper
+        self._lines, self._isn, self._wanted, self._known_at = lines, isn, upper, known_at
         self._reader = HelloReader()
         self._timer: IDelayedCall | None = None
         self._ends = 0.0
         self._settled = False
 
     def begin(self) -> SSL.Connection:
-        connection = SSL.Connection(self._channel.context(self.getHost().host, self._lines), None)
+        connection = SSL.Connection(self._channel.context(self.getHost().host, self._lines, self._known_at), None)
         connection.set_accept_state()
         self._channel.came(self)
         self._ends = self._channel.clock.seconds() + PROOF_WITHIN + self._channel.chance.uniform(*SILENCE)

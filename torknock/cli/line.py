@@ -149,7 +149,7 @@ def add(
             secret=secret,
             note=note,
         )
-        opened.make_known_at(str(where[0]))
+        opened.make_known_at(name, str(where[0]))
         remember(opened, address, fingerprint)
     _hand_out(write_bridge_line(BridgeLine(*where, who, issued.line)), qr, png, svg)
 
@@ -268,7 +268,7 @@ def _look_up(name: str, address: Address | None, fingerprint: str | None, keyrin
             raise LineEnded(issued, now)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
-        opened.make_known_at(str(where[0]))
+        opened.make_known_at(name, str(where[0]))
     return issued, write_bridge_line(BridgeLine(*where, who, issued.line))
 
 

@@ -93,7 +93,7 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
             issued = keyring.get(wishes.name)
         except LineUnknown:
             issued = keyring.add(wishes.name, expires=None, now=now)
-        keyring.make_known_at(str(wishes.address))
+        keyring.make_known_at(wishes.name, str(wishes.address))
         keyring.set_setting("address", write_address(wishes.address, wishes.port))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
     return write_bridge_line(BridgeLine(wishes.address, wishes.port, parse_fingerprint(fingerprint), issued.line))

@@ -69,7 +69,7 @@ class GuardedDoor:
         self, reactor: Any, wanted: Wanted, keyring: Keyring, factory: IProtocolFactory, now: Callable[[], float]
     ) -> None:
         self._reactor, self._wanted, self._keyring, self._factory, self._now = reactor, wanted, keyring, factory, now
-        self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), keyring.known_at, self._nothing)
+        self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), self._nothing)
         self._raw = Raw()
         self._listener = Listener(reactor, wanted.port, self._welcome)
         self._refresh: Refresh | None = None
@@ -161,7 +161,7 @@ class GuardedDoor:
             return None if upper is None else self._monitor.counted(holders[whose].name, upper)
 
         def upper() -> IProtocol:
-            return channel.accept(lines, syn.isn, served)
+            return channel.accept(lines, syn.isn, served, [each.addresses for each in holders])
 
         if covered == 0:
             return upper()

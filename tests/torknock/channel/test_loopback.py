@@ -157,7 +157,7 @@ class LoopbackTests(TestCase):
         # trial has loaded OpenSSL before a test can say how.
         self.patch(tls, "_sends_tickets", lambda context: False)
         chance = random.SystemRandom()
-        self.server = ServerTLS(reactor, peer.PRIVATE_KEY, chance, lambda: ())
+        self.server = ServerTLS(reactor, peer.PRIVATE_KEY, chance)
         self.client = ClientTLS(reactor, chance)
         self._going: list[Deferred[None]] = []
         self.addCleanup(lambda: gatherResults(self._going))

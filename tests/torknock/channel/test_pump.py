@@ -129,7 +129,7 @@ class PumpTests(TestCase):
 
     async def test_closing_with_a_paused_producer(self) -> None:
         """What was written before the close arrives, and the connection ends though its producer never finishes."""
-        server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom(), lambda: ())
+        server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom())
         there, here = Hasty(), Listener()
         port = reactor.listenTCP(0, One(server.accept([LINE], ISN, lambda whose: there)), interface=HOST)
         self.addCleanup(port.stopListening)
@@ -140,7 +140,7 @@ class PumpTests(TestCase):
 
     async def test_memory_is_for_who_has_proved(self) -> None:
         """Until a connection is carried, Twisted's own buffer size stands."""
-        server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom(), lambda: ())
+        server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom())
         there = Listener()
         lower = server.accept([LINE], ISN, lambda whose: there)
         port = reactor.listenTCP(0, One(lower), interface=HOST)

@@ -114,7 +114,7 @@ class Scene(SynchronousTestCase):
         self.whose: list[int] = []
         self.there: Upper = Upper()
         self.here: Upper = Upper()
-        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, lambda: (), self.refused.append)
+        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, self.refused.append)
         self.client = ClientTLS(self.clock, self.chance)
 
     def upper(self, index: int) -> IProtocol | None:
@@ -562,16 +562,21 @@ class AppearanceTests(Scene):
     """What an observer, or a client without a secret, sees of the server."""
 
     def test_certificate(self) -> None:
-        """It is of the bridge's key, for the dialled address, the known addresses and the lines' names alone."""
-        self.server._addresses = lambda: ("203.0.113.9", "2001:db8::7")
-        _, stock = self.knock([replace(LINE, sni="a.example"), OTHER])
+        """It is of the bridge's key, for the address of the line that knocked alone."""
+        stock = peer.Stock.client()
+        Wire(stock, self.server.accept([OTHER], ISN, self.upper, [("203.0.113.9",)])).run()
         shown = stock.tls.get_peer_certificate(as_cryptography=True)
         assert shown is not None
         names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        self.assertEqual(set(map(str, names.get_values_for_type(x509.IPAddress))),
-                         {HOST, "203.0.113.9", "2001:db8::7"})  # fmt: skip
-        self.assertEqual(names.get_values_for_type(x509.DNSName), ["a.example"])
+        self.assertEqual(list(map(str, names.get_values_for_type(x509.IPAddress))), ["203.0.113.9"])
         self.assertEqual(shown.public_key(), peer.KEY.public_key())
+
+    def test_lines_with_nothing_in_common(self) -> None:
+        """Two lines that share a token are shown a certificate for nothing, and TLS goes on."""
+        _, stock = self.knock([replace(LINE, sni="a.example"), replace(OTHER, sni="b.example")])
+        shown = stock.tls.get_peer_certificate(as_cryptography=True)
+        assert shown is not None
+        self.assertNotIn(x509.SubjectAlternativeName.oid, [each.oid for each in shown.extensions])
 
     def test_certificates_are_kept_and_few(self) -> None:
         """One certificate serves many connections, and not more are kept than a bridge needs."""
@@ -621,7 +626,7 @@ class AppearanceTests(Scene):
     def test_public_certificate(self) -> None:
         """Lines without a pin are shown the operator's own certificate, others the bridge's."""
         files = self.files(peer.certificate("a.example", key=STRANGER))
-        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, lambda: (), public=files)
+        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, public=files)
         public = Line(b"s" * 32, None, sni="a.example")
         for line, key in ((public, STRANGER), (LINE, peer.KEY)):
             wire, stock = self.knock([line])
@@ -650,7 +655,7 @@ class AppearanceTests(Scene):
             replace(good, key=garbage), self.files(peer.certificate("a.example")),
         ):  # fmt: skip
             with self.assertRaises(CertificateUnusable) as caught:
-                ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, lambda: (), public=files)
+                ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, public=files)
             self.assertIn(str(files.chain), str(caught.exception))
             self.assertNotIn("\n", str(caught.exception))
 
@@ -672,16 +677,14 @@ class TicketTests(SynchronousTestCase):
 
     def test_tickets_are_noticed(self) -> None:
         """A process that loaded OpenSSL without our configuration gets no server, and is told what to do."""
-        program = (
-            "try: ServerTLS(Clock(), peer.PRIVATE_KEY, None, lambda: ())\nexcept TicketsSent as error: print(error)\n"
-        )
+        program = "try: ServerTLS(Clock(), peer.PRIVATE_KEY, None)\nexcept TicketsSent as error: print(error)\n"
         self.assertIn("torknock server", self.run_in_process(program, {}))
 
     def test_no_tickets(self) -> None:
         """With our configuration the server's last words are its Finished, until its service says something."""
         program = (
             "from random import SystemRandom\n"
-            "server = ServerTLS(Clock(), peer.PRIVATE_KEY, SystemRandom(), lambda: ())\n"
+            "server = ServerTLS(Clock(), peer.PRIVATE_KEY, SystemRandom())\n"
             "stock = peer.Stock.client()\n"
             "wire = Wire(stock, server.accept([], 1, None))\n"
             "wire.run()\n"
