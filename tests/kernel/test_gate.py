@@ -75,6 +75,19 @@ class GateTests(SynchronousTestCase):
             token = self.tokens_of(self.alice, ahead)[0]
             self.assertEqual(knock(self.client, self.bridge.address, 443, token), "refused", f"epoch {ahead:+}")
 
+    def test_it_lets_clients_in_after_an_epoch(self) -> None:
+        """The bridge of this test has a clock of its own, on which an epoch ends 4 s after the start."""
+        ahead = EPOCH - 4 - time.time() % EPOCH
+        with HiddenService(self.bridge, "0.0.0.0:444", skew=ahead) as service:
+            line = service.line("bob", time.time()).line
+            before = epoch_at(time.time() + ahead)
+            ends = (before + 1) * EPOCH - ahead
+            time.sleep(max(0.0, ends + 1 - time.time()))
+            for epoch in (before, before + 1, before + 2):
+                fresh = iter(tokens(line.secret, line.bridge_name, epoch, line.n))
+                came = wait_for(lambda: knock(self.client, self.bridge.address, 444, next(fresh)) == GREETING, 2)  # noqa: B023
+                self.assertTrue(came, f"epoch {epoch - before:+}")
+
     def test_the_hidden_listener_is_on_loopback_alone(self) -> None:
         """Its port is closed from outside, and no listener of the host has a public address."""
         listeners = self.bridge.run(["ss", "-Hlntu"]).stdout.splitlines()

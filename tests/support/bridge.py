@@ -21,6 +21,8 @@ from torknock.linux import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 """The command that is tested: the one of this Python's environment."""
 
+_SKEWED = str(Path(__file__).with_name("skewed.py"))
+
 GREETING = b"this is the hidden service\n"
 """What the service behind the door says first."""
 
@@ -33,6 +35,7 @@ class HiddenService:
     """`torknock server` on *host*, as tor starts it, in front of a service that says `GREETING` and echoes.
 
     *options* are its `ServerTransportOptions`; with a *helper*, the socket of `torknock gate`, it has no capability.
+    Its clock is wrong by *skew* seconds; see `skew`.
     """
 
     def __init__(
@@ -42,12 +45,16 @@ class HiddenService:
         directory: Path | None = None,
         options: Mapping[str, str] | None = None,
         helper: Path | None = None,
+        skew: float = 0.0,
     ) -> None:
         self.host = host
         self._options = options or {}
-        powerless = () if helper is None else (*POWERLESS, TORKNOCK, "server", f"--helper={helper}")
-        self._command = [*(powerless or (TORKNOCK, "server"))]
         self._directory = tempfile.TemporaryDirectory(prefix="torknock-", ignore_cleanup_errors=True)
+        self._skew = Path(self._directory.name) / "skew"
+        self.skew(skew)
+        powerless = () if helper is None else POWERLESS
+        asking = () if helper is None else (f"--helper={helper}",)
+        self._command = [*powerless, sys.executable, _SKEWED, str(self._skew), *asking]
         self.state = directory or Path(self._directory.name) / "pt_state"
         self.state.mkdir(mode=0o700, exist_ok=True)
         with host.enter():
@@ -56,6 +63,12 @@ class HiddenService:
         self.listen = listen
         self.said: list[str] = []
         self.process = self.start()
+
+    def skew(self, seconds: float) -> None:
+        """Set the clock of the transport, and only its, *seconds* ahead of the right time."""
+        draft = self._skew.with_suffix(".draft")
+        draft.write_text(str(seconds))
+        draft.replace(self._skew)
 
     def start(self) -> subprocess.Popen[str]:
         """Start the transport and wait until it has said all that it says at its start."""

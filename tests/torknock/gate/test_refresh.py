@@ -118,6 +118,17 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(5 * EPOCH)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E + 5, E + 6, E + 7))
 
+    def test_tokens_open_for_their_line_after_an_epoch(self) -> None:
+        """A connection belongs to the line in every epoch that is valid, however long the bridge has run."""
+        self.started()
+        used: set[int] = set()
+        for later in (1, 2, 7):
+            self.pass_time(EPOCH * later + 1 - self.clock.seconds())
+            for epoch in (E + later - 1, E + later, E + later + 1):
+                token = max((self.tokens_of(self.alice, epoch) & self.gate.opens) - used)
+                used.add(token)
+                self.assertEqual([issued.name for issued in self.refresh.spend(token)], ["alice"], (later, epoch))
+
     def test_nobody_refreshes_and_the_gate_closes(self) -> None:
         """Tokens run out by themselves when the process hangs or dies."""
         self.started()
