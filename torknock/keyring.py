@@ -30,6 +30,9 @@ from torknock.line import DEFAULT_N, Line, LineError, arguments, parse_arguments
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 
+POSTURE = "posture"
+"""The setting that has the posture of the bridge's port, as the transport that ran last wrote it."""
+
 NOTE_AT_MOST = 200
 """Characters of a note."""
 

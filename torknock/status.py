@@ -39,6 +39,7 @@ class Trouble(StrEnum):
     GUESSING = "guessing"
     HIT_NEAR = "hit-near"
     GIVEN_NOTHING = "given-nothing"
+    IGNORED = "ignored"
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,11 +156,14 @@ class BridgeTests(Case):
         self.bridge.sysctl("net.ipv4.tcp_timestamps", 0)
         self.client.sysctl("net.ipv4.tcp_timestamps", 0)
         address = socket.inet_aton(self.bridge.address)
+        end([self.hidden.process])
+        self.hidden.options["posture"] = "filtered"
+        self.hidden.start()
         isn = knock_isn(carol.line.secret, address, 443, 0)
         self.assertTrue(wait_for(lambda: "queue" in self.rules()), self.hidden.said)
-        self.assertTrue(self.closed())
+        self.assertEqual(knock(self.client, self.bridge.address, 443, None, 0.5), "silence")
         self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, 443, isn) == GREETING))
-        self.assertEqual(knock(self.client, self.bridge.address, 443, isn), "refused")
+        self.assertEqual(knock(self.client, self.bridge.address, 443, isn, 0.5), "silence")
         self.assertTrue(wait_for(self.opens))
 
     def rules(self) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
-from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab, end
 from tests.support.packets import MATRIX, flood, probe
+from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import epoch_at, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
@@ -139,6 +140,49 @@ class RefusedTests(Case):
         listed = self.bridge.run(["nft", "list", "counter", "inet", "torknock-443", "refused"]).stdout
         [packets] = re.findall(r"packets (\d+)", listed)
         return int(packets)
+
+
+class NoKnockTests(Case):
+    """A line of scheme `knock`, where the kernel answers strangers: who judges a SYN delays the answer to it."""
+
+    posture = "closed"
+
+    def test_nothing_is_judged(self) -> None:
+        """No SYN waits in a queue, the knock opens nothing, tokens do, the operator is told; with filtered it opens."""
+        for host in (self.bridge, self.client):
+            host.sysctl("net.ipv4.tcp_timestamps", 0)
+        self.hide()
+        with self.service.keyring() as keyring:
+            secret = keyring.add("carol", expires=None, now=time.time(), scheme="knock").line.secret
+        isn = knock_isn(secret, socket.inet_aton(self.bridge.address), 443, 0)
+        self.assertTrue(wait_for(lambda: "scheme knock opens nothing" in "".join(self.service.said)))
+        time.sleep(1)
+        for word in ("queue", "mark", "judged"):
+            self.assertNotIn(word, self.bridge.run(["nft", "list", "ruleset"]).stdout.lower())
+        self.assertEqual(knock(self.client, self.bridge.address, 443, isn), "refused")
+        self.assertTrue(self.opens())
+        self.assertIn("scheme knock opens nothing", self.torknock("status", "--json"))
+        self.assertIn("torknock setup bridge --posture filtered", self.line_add("dave", status=1))
+        end([self.service.process])
+        self.service.options["posture"] = "filtered"
+        self.service.start()
+        self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, 443, isn, 1.0) == GREETING))
+        self.assertEqual(knock(self.client, self.bridge.address, 443, isn, 0.5), "silence")
+        self.assertIn("scheme=knock", self.line_add("dave"))
+
+    def line_add(self, name: str, status: int = 0) -> str:
+        where = ("--address", f"{self.bridge.address}:443", "--fingerprint", "0" * 40)
+        return self.torknock("line", "add", name, "--scheme", "knock", *where, status=status)
+
+    def torknock(self, *words: str, status: int = 0) -> str:
+        """What the operator's command says."""
+        running = self.bridge.popen(
+            [TORKNOCK, *words, "--keyring", str(self.service.state / "torknock")],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        said: str = running.communicate()[0]
+        self.assertEqual(running.returncode, status, said)
+        return said
 
 
 class DecoyTests(Case):

@@ -34,8 +34,8 @@ POWERLESS = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "-
 class HiddenService:
     """`torknock server` on *host*, as tor starts it, in front of a service that says `GREETING` and echoes.
 
-    *options* are its `ServerTransportOptions`; with a *helper*, the socket of `torknock gate`, it has no capability.
-    Its clock is wrong by *skew* seconds; see `skew`.
+    *options* are its `ServerTransportOptions`, read at each start; with a *helper*, the socket of `torknock gate`, it
+    has no capability. Its clock is wrong by *skew* seconds; see `skew`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class HiddenService:
         skew: float = 0.0,
     ) -> None:
         self.host = host
-        self._options = options or {}
+        self.options = dict(options or {})
         self._directory = tempfile.TemporaryDirectory(prefix="torknock-", ignore_cleanup_errors=True)
         self._skew = Path(self._directory.name) / "skew"
         self.skew(skew)
@@ -80,7 +80,7 @@ class HiddenService:
             "TOR_PT_SERVER_BINDADDR": f"torknock-{self.listen}",
             "TOR_PT_ORPORT": f"127.0.0.1:{self._service.getsockname()[1]}",
             "TOR_PT_SERVER_TRANSPORT_OPTIONS": ";".join(
-                f"torknock:{name}={value.replace(':', chr(92) + ':')}" for name, value in self._options.items()
+                f"torknock:{name}={value.replace(':', chr(92) + ':')}" for name, value in self.options.items()
             ),
             "PATH": "/usr/sbin:/usr/bin",
         }

@@ -205,6 +205,21 @@ class AddTests(CommandCase):
         self.assertIn("alice already", self.refused(self.line("add", "alice", *WHERE)))
         self.assertEqual(self.said(self.line("show", "alice")), written)
 
+    def test_a_knock_line_needs_a_filtered_port(self) -> None:
+        """On any other, and where the posture is not known, it is refused with the reason and what to do."""
+        for posture in (None, "closed", "decoy", "nonsense"):
+            if posture is not None:
+                with Keyring.open(self.keyring, create=True) as keyring:
+                    keyring.set_setting("posture", posture)
+            said = self.refused(self.line("add", "carol", "--scheme", "knock", *WHERE))
+            self.assertIn("posture=filtered", said)
+            self.assertIn("setup bridge --posture filtered", said)
+            self.assertIn("timing" if posture in ("closed", "decoy") else "not known", said)
+        with Keyring.open(self.keyring, create=False) as keyring:
+            self.assertEqual((keyring.lines(), keyring.setting("address")), ([], None))
+            keyring.set_setting("posture", "filtered")
+        self.assertIn(" scheme=knock", self.said(self.line("add", "carol", "--scheme", "knock", *WHERE)))
+
     def test_bad_options_are_status_2(self) -> None:
         """Nothing is made."""
         for options in (

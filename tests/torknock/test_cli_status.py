@@ -41,6 +41,7 @@ class StatusCommandTests(TestCase):
             tokens=lambda: 24,
             lines=lambda: 1,
             trouble=lambda: "",
+            ignored=lambda: "",
         )
         self.publication = Publication(reactor, self.monitor, self.directory)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.publication.stop()))

@@ -91,13 +91,11 @@ class CheckTests(SynchronousTestCase):
         return {name: answer["state"] for name, answer in answers.items()}
 
     def test_a_hidden_bridge(self) -> None:
-        """Closed as its neighbours are, opened by every kind of line, and tor proves the fingerprint behind it."""
+        """Closed as its neighbours are, opened by every token line, and tor proves the fingerprint behind it."""
         for name, options, at in (
             ("alice", (), None),
             ("bob", (), f"[{self.bridge.host.address6}]"),
             ("carol", ("--channel", "raw"), None),
-            ("dave", ("--scheme", "knock"), None),
-            ("erin", ("--scheme", "knock", "--integrity", "64"), None),
         ):
             status, answers = self.check(self.line(name, *options, at=at))
             with self.subTest(name):
@@ -106,6 +104,18 @@ class CheckTests(SynchronousTestCase):
                 self.assertIn("closed", answers["stranger"]["sentence"])
                 self.assertIn("proves the fingerprint", answers["tor"]["sentence"])
                 self.assertGreaterEqual(answers["line"]["ms"], 0)
+
+    def test_a_filtered_bridge(self) -> None:
+        """Silent as its neighbours are, and opened by lines of scheme knock, with integrity and without."""
+        silent = self.network.bridge(HIDDEN + "ServerTransportOptions torknock posture=filtered\n", host="silent")
+        self.addCleanup(silent.stop)
+        silent.host.run(["nft", "-f", "-"], FILTERING)
+        silent.wait_log("Registered server transport")
+        self.bridge = silent
+        for name, options in (("dave", ()), ("erin", ("--integrity", "64"))):
+            status, answers = self.check(self.line(name, "--scheme", "knock", *options))
+            self.assertEqual((status, set(self.states(answers).values())), (0, {"ok"}), answers)
+            self.assertIn("says nothing", answers["stranger"]["sentence"])
 
     def test_a_tor_that_anybody_finds(self) -> None:
         """Its ORPort on the bridge's port: it answers a stranger, and is not what the line names."""

@@ -130,6 +130,20 @@ class BridgeTests(Case):
         self.set_up("--posture", "closed")
         self.assertEqual(knock(self.stranger, self.bridge.address, 8443, None), "refused")
 
+    def test_lines_that_would_open_nothing_any_more(self) -> None:
+        """Leaving posture filtered warns of lines of scheme knock by their names, as long as they live."""
+        self.set_up("--posture", "filtered")
+        self.torknock("line", "add", "carol", "--scheme", "knock")
+        self.set_up("--posture", "filtered")
+        self.assertNotIn("warning", self.told)
+        self.set_up("--posture", "closed")
+        self.assertIn("warning: with posture closed these lines of scheme knock open nothing: carol", self.told)
+        self.torknock("line", "add", "dave", "--scheme", "knock", status=1)
+        self.assertIn("setup bridge --posture filtered", self.told)
+        self.torknock("line", "revoke", "carol")
+        self.set_up()
+        self.assertNotIn("warning", self.told)
+
     def test_tor_would_not_take_it(self) -> None:
         """The running tor is not made to read what would end it, and its files are as before."""
         with self.debian.path("/etc/tor/torrc").open("a") as file:

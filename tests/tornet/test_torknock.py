@@ -26,14 +26,17 @@ def torknock(bridge: Tor, *arguments: str) -> str:
     return bridge.host.run([str(TORKNOCK), *arguments, "--keyring", str(keyring)]).stdout
 
 
-class HiddenBridgeTests(SynchronousTestCase):
+class Case(SynchronousTestCase):
     """A bridge behind torknock, on every address of its host."""
 
     timeout = 300
 
+    options = ""
+    """The bridge's own lines of torrc."""
+
     def setUp(self) -> None:
         self.network = shared_network()
-        self.bridge = self.network.bridge(server("0.0.0.0:443")).wait_bootstrapped()
+        self.bridge = self.network.bridge(server("0.0.0.0:443") + self.options).wait_bootstrapped()
         self.addCleanup(self.bridge.stop)
 
     def line(self, name: str, *options: str, ipv6: bool = False) -> str:
@@ -46,6 +49,27 @@ class HiddenBridgeTests(SynchronousTestCase):
         client = self.network.client([line], torrc)
         self.addCleanup(client.stop)
         return client
+
+
+class KnockLineTests(Case):
+    """TCP Stealth, judged in user space at a port that answers nobody."""
+
+    options = "ServerTransportOptions torknock posture=filtered\n"
+
+    def test_a_knock_line_works_too(self) -> None:
+        """With a token line on the same port."""
+        self.line("alice")
+        client = self.client(self.line("carol", "--scheme", "knock")).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
+    def test_a_knock_line_with_integrity_works_too(self) -> None:
+        """tor's first octets are known before the SYN leaves."""
+        client = self.client(self.line("carol", "--scheme", "knock", "--integrity", "64")).wait_bootstrapped()
+        self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
+
+class HiddenBridgeTests(Case):
+    """Every other line, at a port that is closed to strangers."""
 
     def begun(self, wire: Capture) -> list[Seen]:
         """What was sent that is not the end of an earlier test's connection."""
@@ -73,17 +97,6 @@ class HiddenBridgeTests(SynchronousTestCase):
     def test_a_raw_line_works_too(self) -> None:
         """tor's own TLS is then all there is behind the handshake."""
         client = self.client(self.line("alice", "--channel", "raw")).wait_bootstrapped()
-        self.assertEqual(self.network.fetch("/", via=client), PAGE)
-
-    def test_a_knock_line_works_too(self) -> None:
-        """TCP Stealth, judged in user space, with a token line on the same port."""
-        self.line("alice")
-        client = self.client(self.line("carol", "--scheme", "knock")).wait_bootstrapped()
-        self.assertEqual(self.network.fetch("/", via=client), PAGE)
-
-    def test_a_knock_line_with_integrity_works_too(self) -> None:
-        """tor's first octets are known before the SYN leaves."""
-        client = self.client(self.line("carol", "--scheme", "knock", "--integrity", "64")).wait_bootstrapped()
         self.assertEqual(self.network.fetch("/", via=client), PAGE)
 
     def test_a_bridge_behind_a_port_forward_is_reached(self) -> None:

@@ -97,7 +97,7 @@ class RealTorTests(TestCase):
         """One object that has the bridge and its tor, whose ORPort answers."""
         monitor = Monitor(
             reactor, version="1.0", posture="closed", port=443, refused=lambda: succeed(7),
-            tokens=lambda: 24, lines=lambda: 1, trouble=lambda: "",
+            tokens=lambda: 24, lines=lambda: 1, trouble=lambda: "", ignored=lambda: "",
         )  # fmt: skip
         publication = Publication(reactor, monitor, self.directory)
         self.addCleanup(lambda: Deferred.fromCoroutine(publication.stop()))

@@ -16,7 +16,8 @@ from click.core import ParameterSource
 from torknock.cli.options import address, duration, fingerprint, keyring_option, read_secret, say
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.errors import TorknockError
-from torknock.keyring import Issued, Keyring
+from torknock.gate.ruleset import Posture
+from torknock.keyring import POSTURE, Issued, Keyring
 from torknock.line import DEFAULT_N, BridgeLine, write_bridge_line
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
 from torknock.operate.lines import as_json, as_table, minute, state
@@ -62,6 +63,20 @@ class LineEnded(TorknockError):
         self.issued = issued
 
 
+class KnockNeedsSilence(TorknockError):
+    """A line of scheme `knock` for a port that answers strangers; *posture* is the port's, None if it is not known."""
+
+    def __init__(self, posture: str | None) -> None:
+        why = f"this port's is {posture}: judging a SYN delays the answer to it, which timing shows"
+        if posture is None:
+            why = "this port's is not known before the bridge has run once"
+        super().__init__(
+            f"a line of scheme knock needs posture filtered, and {why}; use posture=filtered in ServerTransportOptions "
+            "and start the bridge, or as root: torknock setup bridge --posture filtered"
+        )
+        self.posture = posture
+
+
 @click.group(epilog="Example: torknock line add alice --expires 90d --qr")
 def line() -> None:
     """Issue bridge lines, list them, take them back.
@@ -87,7 +102,7 @@ def line() -> None:
     type=click.Choice(["token", "knock"]),
     default="token",
     show_default=True,
-    help="What the knock is; knock is for hosts and clients of TCP Stealth.",
+    help="What the knock is; knock is for clients of TCP Stealth, and needs posture filtered.",
 )
 @click.option("--channel", type=click.Choice(["tls", "raw"]), help="What carries it.  [tls; raw with --scheme knock]")
 @click.option(
@@ -135,6 +150,8 @@ def add(
     now = time.time()
     named = ctx.get_parameter_source("keyring") is not ParameterSource.DEFAULT
     with Keyring.open(keyring, create=named or keyring.parent.is_dir()) as opened:
+        if scheme == "knock":
+            _check_posture(opened)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
         issued = opened.add(
@@ -270,6 +287,13 @@ def _look_up(name: str, address: Address | None, fingerprint: str | None, keyrin
         who = find_fingerprint(opened, keyring, fingerprint)
         opened.make_known_at(name, str(where[0]))
     return issued, write_bridge_line(BridgeLine(*where, who, issued.line))
+
+
+def _check_posture(keyring: Keyring) -> None:
+    """Raise `KnockNeedsSilence` unless the bridge of *keyring* can judge knocks unseen."""
+    posture = next((each for each in Posture if each.value == keyring.setting(POSTURE)), None)
+    if posture is None or not posture.hides_judging:
+        raise KnockNeedsSilence(None if posture is None else posture.value)
 
 
 def _hand_out(text: str, qr: bool, png: Path | None, svg: Path | None) -> None:

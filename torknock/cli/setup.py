@@ -96,6 +96,8 @@ def bridge(
         if known or facts.of_torknock("ServerTransportPlugin") is None:  # else somebody has written it by hand
             options = planning.bridge_options(facts, wishes, known, host)
             changes = planning.plan("bridge", options, host, _group(host.tor_user))
+        if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
+            _warn_of_ignored(ignored, wishes.posture)
         if _agreed(changes, yes):
             operate.apply(changes, tor, Record(operate.RECORD), "bridge")
         elif not operate.transport_runs(tor, "bridge"):
@@ -206,6 +208,14 @@ def _group(user: str) -> int:
         return pwd.getpwnam(user).pw_gid
     except KeyError:
         return 0
+
+
+def _warn_of_ignored(names: list[str], posture: str) -> None:
+    click.echo(
+        f"warning: with posture {posture} these lines of scheme knock open nothing: {', '.join(names)}; keep "
+        "--posture filtered, or give their holders new lines",
+        err=True,
+    )
 
 
 def _draw(line: str) -> None:

@@ -41,7 +41,8 @@ class Refresh:
 
     *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
     start what was used. *clock* times the waits and *now* tells the date: a clock that is set makes the gate be filled
-    anew. *changed* is called when somebody has changed the keyring's lines.
+    anew. *changed* is called when somebody has changed the keyring's lines. *no_knocks* says why lines of scheme
+    `knock` are ignored, and is empty if they are served.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Refresh:
         clock: IReactorTime,
         now: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
+        no_knocks: str = "",
     ) -> None:
         self._keyring = keyring
         self._spent = spent
@@ -61,6 +63,8 @@ class Refresh:
         self._clock = clock
         self._now = now
         self._changed = changed
+        self._no_knocks = no_knocks
+        self._ignored: list[Issued] = []
         self._book = TokenBook()
         self._judge = Judge(remember=knocks.add, warn=lambda told: _log.warn("{told}", told=told))
         self._unusable: SpentUnusable | None = None
@@ -91,6 +95,15 @@ class Refresh:
     def trouble(self) -> str:
         """Why the port is closed to everyone; empty while it is not."""
         return self._trouble
+
+    @property
+    def ignored(self) -> str:
+        """How many lines open nothing here although they live, and why; empty if there is none."""
+        count = sum(issued.lives(self._now()) for issued in self._ignored)
+        if not count:
+            return ""
+        lines = "1 line of scheme knock opens" if count == 1 else f"{count} lines of scheme knock open"
+        return f"{lines} nothing: {self._no_knocks}"
 
     @property
     def live(self) -> Collection[str]:
@@ -168,7 +181,7 @@ class Refresh:
         """Take up the lines that are new, and drop those that were revoked or have expired."""
         changes = self._keyring.changes()
         if changes != self._changes:
-            live = self._keyring.live(now)
+            live = self._served(now)
             self._changes = changes
             self._changed()
         elif any(issued.expires is not None and issued.expires <= now for issued in self._live.values()):
@@ -202,7 +215,7 @@ class Refresh:
         self._epoch = epoch_at(now)
         epochs = self._epochs
         self._changes = self._keyring.changes()
-        self._live = {issued.name: issued for issued in self._keyring.live(now)}
+        self._live = {issued.name: issued for issued in self._served(now)}
         self._changed()
         self._prks.clear()
         self._book.clear()
@@ -214,6 +227,16 @@ class Refresh:
         await self._gate.open(bool(knocking))
         await self._derive(self._live, epochs)
         await self._admit(epochs)
+
+    def _served(self, now: float) -> list[Issued]:
+        """The live lines that open a connection here; that there are others is logged."""
+        live, before = self._keyring.live(now), len(self._ignored)
+        if not self._no_knocks:
+            return live
+        self._ignored = [issued for issued in live if issued.line.scheme == "knock"]
+        if len(self._ignored) > before:
+            _log.warn("{told}", told=self.ignored)
+        return [issued for issued in live if issued.line.scheme != "knock"]
 
     @property
     def _epochs(self) -> range:

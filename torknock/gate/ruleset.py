@@ -37,6 +37,11 @@ class Posture(enum.Enum):
     DECOY = "decoy"
     """As what it is besides: a service of the operator's listens there."""
 
+    @property
+    def hides_judging(self) -> bool:
+        """Whether SYNs can be judged in user space unseen: an answer that waits for a judge is late, silence is not."""
+        return self is Posture.FILTERED
+
 
 @dataclass(frozen=True, slots=True)
 class Door:

@@ -63,9 +63,7 @@ class FilterGate:
         self._runs_out: IDelayedCall | None = None
 
     def open(self, judging: bool) -> Deferred[None]:
-        """See `IGate.open`. Fails with `DoorTaken` if somebody else listens there."""
-        if judging:
-            _log.warn("lines of scheme knock open nothing here: that needs CAP_NET_ADMIN, or the service torknock gate")
+        """See `IGate.open`. Fails with `DoorTaken` if somebody else listens there; with *judging* nobody is asked."""
         return execute(self._open)
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:

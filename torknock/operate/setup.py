@@ -14,8 +14,9 @@ from pathlib import Path
 
 from attrs import define
 
+from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.errors import TorknockError
-from torknock.gate.ruleset import posture_table, table_name
+from torknock.gate.ruleset import Posture, posture_table, table_name
 from torknock.keyring import Keyring, LineUnknown
 from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.operate.changes import Block, Change, File, Record
@@ -23,7 +24,7 @@ from torknock.operate.doctor.processes import Process as Running
 from torknock.operate.doctor.processes import transport_of
 from torknock.operate.plan import APPARMOR, SNIPPET, BridgeWishes, CannotSetUp, known_options
 from torknock.tor.control import RunningTor, tor_at
-from torknock.tor.inspect import TorUnreachable
+from torknock.tor.inspect import TorFacts, TorUnreachable
 
 RECORD = Path("/var/lib/torknock/setup.json")
 """What was changed."""
@@ -97,6 +98,16 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
         keyring.set_setting("address", write_address(wishes.address, wishes.port))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
     return write_bridge_line(BridgeLine(wishes.address, wishes.port, parse_fingerprint(fingerprint), issued.line))
+
+
+def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
+    """The names of the live lines of scheme `knock` that open nothing with *posture*, as far as is known."""
+    if Posture(posture).hides_judging or facts.data_directory is None:
+        return []
+    directory = facts.data_directory / "pt_state" / "torknock"
+    with suppress(KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as keyring:
+        return [issued.name for issued in keyring.live(now) if issued.line.scheme == "knock"]
+    return []
 
 
 def bootstrap(tor: RunningTor) -> None:

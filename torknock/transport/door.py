@@ -26,7 +26,7 @@ from torknock.gate.listener import Listener
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
-from torknock.keyring import Keyring
+from torknock.keyring import POSTURE, Keyring
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics
 from torknock.transport.monitor import Monitor
@@ -80,7 +80,7 @@ class GuardedDoor:
     async def open(self) -> None:
         """Start to guard; a predecessor is waited for. Raises `TorknockError`."""
         wanted = self._wanted
-        posture, gate = await find_gate(
+        entrance = await find_gate(
             self._reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, self._listener
         )
         name = table_name(wanted.host, wanted.port)
@@ -88,25 +88,36 @@ class GuardedDoor:
             self._keyring,
             SpentTokens(wanted.directory / f"{name}.spent"),
             SpentKnocks(wanted.directory / f"{name}.knocks"),
-            gate,
+            entrance.make_gate,
             self._reactor,
             self._now,
             self._cut,
+            entrance.no_knocks,
         )
         self._monitor = Monitor(
             self._reactor,
             version=wanted.version,
-            posture=posture.value,
+            posture=entrance.posture.value,
             port=wanted.port,
             refused=refresh.refused,
             tokens=lambda: refresh.tokens,
             lines=lambda: len(refresh.live),
             trouble=lambda: refresh.trouble,
+            ignored=lambda: refresh.ignored,
         )
         await self._started(refresh)
+        self._remember(entrance.posture)
         self._publication = Publication(self._reactor, self._monitor, wanted.directory, wanted.metrics)
         await self._publication.start()
         self._counting.start(_COUNTED_EVERY, now=False)
+
+    def _remember(self, posture: Posture) -> None:
+        """Write the *posture* down for `torknock line add`."""
+        try:
+            if self._keyring.setting(POSTURE) != posture.value:
+                self._keyring.set_setting(POSTURE, posture.value)
+        except TorknockError as error:
+            _log.error("cannot record the posture: {reason}", reason=str(error))
 
     async def _started(self, refresh: Refresh) -> None:
         gives_up = self._reactor.seconds() + _PATIENCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.logger import Logger
@@ -26,26 +27,51 @@ MakeGate = Callable[[Ask], IGate]
 """Makes the gate, given whom it asks about SYNs without a token."""
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How a door is guarded."""
+
+    posture: Posture
+    make_gate: MakeGate
+    no_knocks: str
+    """Why lines of scheme `knock` open nothing through it; empty if they do."""
+
+
 async def find_gate(
     reactor: Any, helper: str, host: str, port: int, posture: Posture | None, listener: Listener
-) -> tuple[Posture, MakeGate]:
-    """The posture that is to be had for the door at *host* and *port*, and what makes its gate.
+) -> Entrance:
+    """How the door at *host* and *port* can be guarded.
 
     *helper* is the socket of `torknock gate`. *posture* is what the operator wants, None for what is to be had. What
     comes through the gate is *listener*'s. Raises `TorknockError`.
     """
     if may_administer_network():
         wanted = posture or Posture.CLOSED
-        return wanted, _own(reactor, host, port, wanted, listener)
+        return Entrance(wanted, _own(reactor, host, port, wanted, listener), _no_knocks(wanted))
     try:
         (await connect(reactor, helper)).close()
     except HelperMissing as error:
         if posture not in (None, Posture.FILTERED) or os.path.exists(helper):
             raise LacksPower(error) from error
         _log.warn("without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=port)
-        return Posture.FILTERED, lambda _ask: FilterGate(reactor, Door(host, port, 0, 0, Posture.FILTERED), listener)
+        door = Door(host, port, 0, 0, Posture.FILTERED)
+        return Entrance(door.posture, lambda _ask: FilterGate(reactor, door, listener), _POWERLESS)
     wanted = posture or Posture.CLOSED
-    return wanted, lambda ask: RemoteGate(reactor, helper, host, port, wanted, listener, ask)
+    return Entrance(
+        wanted, lambda ask: RemoteGate(reactor, helper, host, port, wanted, listener, ask), _no_knocks(wanted)
+    )
+
+
+_POWERLESS = "judging a knock needs CAP_NET_ADMIN, or the service torknock gate"
+
+
+def _no_knocks(posture: Posture) -> str:
+    if posture.hides_judging:
+        return ""
+    return (
+        f"the posture is {posture.value}, and judging their SYNs would delay each answer and so show the port; use "
+        "posture=filtered in ServerTransportOptions, or as root: torknock setup bridge --posture filtered"
+    )
 
 
 class LacksPower(TorknockError):

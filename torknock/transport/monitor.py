@@ -36,7 +36,8 @@ class Monitor:
     """Counts from `start` to `stop`.
 
     *refused* is `IGate.refused`; *tokens* tells how many ISNs open a connection now, *lines* how many lines do;
-    *trouble* says why the gate is closed to everyone, and is empty while it is not.
+    *trouble* says why the gate is closed to everyone, and is empty while it is not; *ignored* likewise which live lines
+    open nothing.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Monitor:
         tokens: Callable[[], int],
         lines: Callable[[], int],
         trouble: Callable[[], str],
+        ignored: Callable[[], str],
     ) -> None:
         self._clock = clock
         self._version, self._posture, self._port = version, posture, port
-        self._tokens, self._lines, self._trouble = tokens, lines, trouble
+        self._tokens, self._lines, self._trouble, self._ignored = tokens, lines, trouble, ignored
         self._since = clock.seconds()
         self._connections: dict[_Open, None] = {}
         self._opened: Counter[str] = Counter()
@@ -139,6 +141,8 @@ class Monitor:
         warnings = []
         if trouble := _one_line(self._trouble()):
             warnings.append(Warned(Trouble.CLOSED, f"the port is closed to everyone: {trouble}"))
+        if ignored := self._ignored():
+            warnings.append(Warned(Trouble.IGNORED, ignored))
         if self._refusals.guessing:
             warnings.append(
                 Warned(Trouble.GUESSING, f"somebody guesses: {self._refusals.lately:,} wrong SYNs in a minute")

@@ -85,9 +85,10 @@ class RefreshTests(SynchronousTestCase):
         self.gate = Remembered(self.clock)
         self.refresh = self.another()
 
-    def another(self) -> Refresh:
+    def another(self, no_knocks: str = "") -> Refresh:
         spent, knocks = SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks")
-        return Refresh(self.keyring, spent, knocks, lambda _ask: self.gate, self.clock, self.now)
+        gate = self.gate
+        return Refresh(self.keyring, spent, knocks, lambda _ask: gate, self.clock, self.now, no_knocks=no_knocks)
 
     def now(self) -> float:
         return NOW + self.set_by + self.clock.seconds()
@@ -247,6 +248,34 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(self.refresh.judge([syn]), [True])
         self.assertEqual([issued.name for issued in self.refresh.whose(syn)], ["carol"])
         self.assertEqual(self.refresh.whose(syn), ())
+
+    def test_where_knocks_are_not_served_nothing_is_judged(self) -> None:
+        """The gate never asks, tokens go on to open, and which lines open nothing is told for as long as they live."""
+        self.refresh = self.another("the posture is closed")
+        before = self.knocking("carol")
+        with capturedLogs() as logs:
+            self.started()
+            later = self.knocking("dave")
+            self.pass_time(2)
+            self.assertFalse(self.gate.judging)
+            self.assertEqual(self.refresh.judge([before, later]), [False, False])
+            self.assertEqual((self.refresh.whose(before), list(self.refresh.live)), ((), ["alice"]))
+            self.assertEqual(self.refresh.tokens, len(self.gate.opens))
+            self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+            self.assertEqual(self.refresh.ignored, "2 lines of scheme knock open nothing: the posture is closed")
+            self.keyring.set_expiry("dave", int(self.now()) + 1)
+            self.keyring.revoke("carol", self.now())
+            self.pass_time(3)
+        self.assertEqual(self.refresh.ignored, "")
+        told = [log["told"] for log in logs if log["log_level"] == LogLevel.warn]
+        self.assertEqual(told[0], "1 line of scheme knock opens nothing: the posture is closed")
+
+    def test_where_knocks_are_served_none_is_ignored(self) -> None:
+        """And the log is silent."""
+        self.knocking("carol")
+        with capturedLogs() as logs:
+            self.started()
+        self.assertEqual((self.refresh.ignored, logs), ("", []))
 
     def test_a_revoked_knock_line_opens_nothing_within_two_seconds(self) -> None:
         """And a connection that it had just opened belongs to nobody; the last one gone, nothing is asked any more."""

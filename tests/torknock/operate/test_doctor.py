@@ -252,6 +252,17 @@ class HostTests(SynchronousTestCase):
         self.assertEqual((unseen.finding.state, unseen.filtering), (State.UNKNOWN, False))
         self.assertIn("NoNewPrivileges", host.power("client", nowhere, unable, None, None).finding.why)
 
+    def test_knock_lines_need_a_filtered_port(self) -> None:
+        """And somebody who may judge them."""
+        for posture, filtering, state in (
+            (Posture.FILTERED, False, State.OK),
+            (Posture.FILTERED, True, State.NOT_OK),
+            (Posture.CLOSED, False, State.NOT_OK),
+            (Posture.DECOY, False, State.NOT_OK),
+        ):
+            self.assertEqual(host.knock_lines(posture, filtering).state, state, posture)
+        self.assertIn("--posture filtered", host.knock_lines(Posture.CLOSED, False).remedy)
+
     def test_the_consensus_shows_clocks_that_are_hours_wrong(self) -> None:
         """And no others: knocks need it right within minutes."""
         valid = ("2026-11-23 19:00:00", "2026-11-23 22:00:00")

@@ -31,6 +31,7 @@ class MonitorCase(SynchronousTestCase):
         self.asked = 0
         self.tokens = 24
         self.trouble = ""
+        self.ignored = ""
         self.monitor = Monitor(
             self.clock,
             version="1.0",
@@ -40,6 +41,7 @@ class MonitorCase(SynchronousTestCase):
             tokens=lambda: self.tokens,
             lines=lambda: 1,
             trouble=lambda: self.trouble,
+            ignored=lambda: self.ignored,
         )
         self.monitor.start()
         self.addCleanup(self.monitor.stop)
@@ -284,6 +286,14 @@ class WarningTests(MonitorCase):
         (warned,) = self.status().warnings
         self.assertEqual((warned.trouble, warned.text[-18:]), (Trouble.CLOSED, "the disk is full??"))
         self.trouble = ""
+        self.assertEqual(self.troubles(), [])
+
+    def test_lines_that_open_nothing(self) -> None:
+        """Told while there are any."""
+        self.ignored = "1 line of scheme knock opens nothing: the posture is closed"
+        (warned,) = self.status().warnings
+        self.assertEqual((warned.trouble, warned.text), (Trouble.IGNORED, self.ignored))
+        self.ignored = ""
         self.assertEqual(self.troubles(), [])
 
     def test_connections_that_were_given_nothing(self) -> None:

@@ -67,6 +67,7 @@ def monitor(clock: IReactorTime) -> Monitor:
         tokens=lambda: 24,
         lines=lambda: 1,
         trouble=lambda: "",
+        ignored=lambda: "",
     )
     made.opened("alice", lambda: None)
     return made
@@ -234,6 +235,7 @@ class MetricsTests(PublicationCase):
                 ("torknock_warning", "guessing"): 0,
                 ("torknock_warning", "hit-near"): 0,
                 ("torknock_warning", "given-nothing"): 0,
+                ("torknock_warning", "ignored"): 0,
             },
         )
         self.assertNotIn("alice", body)

@@ -121,9 +121,9 @@ async def _bridge(
     findings = [powered.finding, *host.kernel()]
     if not filtering:
         findings.append(host.nf_tables())
-        findings += await host.gate_programs(reactor, posture, knocks)
+        findings += await host.gate_programs(reactor, posture, knocks and posture.hides_judging)
     if knocks:
-        findings.append(host.timestamps())
+        findings += [host.knock_lines(posture, filtering), host.timestamps()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
     findings += host.keyring(directory, tor_process, now())

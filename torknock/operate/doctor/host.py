@@ -254,6 +254,19 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
     return [*findings, ok("lines", f"{living} of {len(lines)} live")]
 
 
+def knock_lines(posture: Posture, filtering: bool) -> Finding:
+    """Whether lines of scheme knock, where there are any, open a port of *posture*; *filtering* as in `Power`."""
+    name = "knock lines"
+    if filtering:
+        why = "lines of scheme knock open nothing, because judging them needs CAP_NET_ADMIN or the gate service"
+        return not_ok(name, why, "as root: systemctl enable --now torknock-gate.socket")
+    if posture.hides_judging:
+        return ok(name, f"lines of scheme knock are judged, unseen because the port is {posture.value}")
+    why = f"lines of scheme knock open nothing, because the port is {posture.value}: judging them would show by timing"
+    remedy = "as root: torknock setup bridge --posture filtered; or torknock line revoke NAME"
+    return not_ok(name, why, remedy)
+
+
 def has_knocks(directory: Path, now: float) -> bool:
     """Whether a line of scheme knock lives in the keyring, as far as it can be read."""
     with contextlib.suppress(OSError, KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as it:
