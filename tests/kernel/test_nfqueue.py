@@ -20,7 +20,7 @@ from tests.kernel.test_postures import DROPPED
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.capture import Capture, Control, Packet, build, checksum
 from tests.support.netns import Host, Lab
-from tests.support.packets import MATRIX, exchange, flood, packet_from, probe, reply, send
+from tests.support.packets import MATRIX, exchange, flood, fragments, packet_from, probe, reply, send
 from torknock.isn.knock import integrity_code, isn
 from torknock.isn.token import epoch_at, tokens
 from torknock.line import Line
@@ -44,19 +44,6 @@ def knocking(host: Host, target: str, line: Line, tsval: int | None, payload: by
     return packet_from(
         host, target, 443, **{"seq": isn(line.secret, address, 443, tsval or 0, code), "options": options, **fields}
     )
-
-
-def fragments(datagram: bytes, size: int) -> list[bytes]:
-    """An IPv4 *datagram* without options, cut into fragments of *size* octets, a multiple of 8 (RFC 791 §2.3)."""
-    cut = []
-    for start in range(20, len(datagram), size):
-        header, part = bytearray(datagram[:20]), datagram[start : start + size]
-        more = 0x2000 if start + size < len(datagram) else 0
-        header[2:4], header[6:8] = struct.pack("!H", 20 + len(part)), struct.pack("!H", more | (start - 20) // 8)
-        header[4:6], header[10:12] = struct.pack("!H", int.from_bytes(datagram[20:22])), bytes(2)
-        header[10:12] = struct.pack("!H", checksum(header))
-        cut.append(bytes(header) + part)
-    return cut
 
 
 class Peer:

@@ -7,19 +7,36 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
-from tests.support.netns import Lab, end
-from tests.support.packets import MATRIX, flood, probe
+from tests.support.capture import Capture, Control, Packet, build, checksum, parse
+from tests.support.netns import Host, Lab, Namespace, end
+from tests.support.packets import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    LINUX_SYN_OPTIONS,
+    MATRIX,
+    echo_request,
+    flood,
+    fragments,
+    packet_from,
+    probe,
+)
+from torknock.gate.ruleset import Door, Posture, admit, load, load_posture, posture_table, remove, rest
 from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import epoch_at, tokens
 
@@ -27,6 +44,96 @@ needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
 DROPPED = "table inet drops { chain c { type filter hook input priority filter; tcp dport 444 drop; }; }\n"
 """A port that a firewall drops, beside the hidden one."""
+
+
+def inject(host: Host, hub: Namespace, datagram: bytes) -> None:
+    """Put *datagram* on the wire to *host*, past the hub, which would answer some of what is odd itself."""
+    protocol = ETH_P_IP if datagram[0] >> 4 == 4 else ETH_P_IPV6
+    with hub.enter():
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    with wire:
+        wire.sendto(datagram, (host.hub_interface, protocol, 0, 0, bytes.fromhex(host.mac.replace(":", ""))))
+
+
+def essence(raw: bytes) -> tuple[int, ...]:
+    """What of an answer does not depend on ports and numbers: protocol, ICMP's type and code or TCP's flags, length."""
+    protocol, start = (raw[9], (raw[0] & 15) * 4) if raw[0] >> 4 == 4 else (raw[6], 40)
+    header = raw[start:]
+    told = (header[13], 0) if protocol == socket.IPPROTO_TCP else (header[0], header[1])
+    return protocol, *told, len(raw)
+
+
+def oddities(client: Host, bridge: Host, port: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Datagrams to *port* that a scanner may send to tell one silence from another, by name."""
+
+    def syn(**fields: Any) -> Packet:
+        return packet_from(client, bridge.address, port, **{"source_port": 2000, "seq": 7, **fields})
+
+    def syn6(**fields: Any) -> Packet:
+        return packet_from(client, bridge.address6, port, **{"source_port": 2000, "seq": 7, **fields})
+
+    for name, options in {
+        "no-operations": "01010101", "timestamp too short": "44030000", "record route too short": "07020000",
+        "record route, bad pointer": "07070100 00000000", "length 0": "ff000000", "CIPSO": "86060000 00010000",
+        "length beyond the header": "88200000", "router alert": "94040000", "router alert too short": "94030000",
+        "loose source route": "830704c6 12010100",
+    }.items():  # fmt: skip
+        yield f"IP option: {name}", [build(syn(ip_options=bytes.fromhex(options)))]
+    whole, first, small, twice = (
+        build(syn(ip_flags=0, options=LINUX_SYN_OPTIONS, identification=port + 1000 * number)) for number in range(4)
+    )
+    yield "fragments", fragments(whole, 16)
+    yield "fragments, the last first", fragments(first, 16)[::-1]
+    yield "a first fragment of 8 octets", fragments(small, 8)
+    yield "overlapping fragments", [*fragments(twice, 16)[:2], *fragments(twice, 24)]
+    yield "TTL 1", [build(syn(ttl=1))]
+    yield "source port 0", [build(syn(source_port=0))]
+    yield "bad checksum", [build(syn(), bad_checksum=True)]
+    yield "from the address itself", [build(syn(source=bridge.address))]
+    yield "to the broadcast address", [build(replace(syn(), destination=bridge.address.rpartition(".")[0] + ".255"))]
+    yield "to a multicast address", [build(replace(syn(), destination="224.0.0.1"))]
+    short = bytearray(build(syn()))
+    short[20 + 12] = 0x40
+    yield "a data offset of 16 octets", [bytes(short)]
+    yield "a header that is cut", [truncated(build(syn()), 32)]
+    for control in (Control.ACK, Control.FIN, Control(0), Control.RST, Control.SYN | Control.ACK):
+        yield f"flags {int(control)} with a bad IP option", [build(syn(control=control, ip_options=b"\x44\x03\0\0"))]
+    udp = struct.pack("!HHHH", 2000, port, 8, 0)
+    yield "UDP", [ip4(client.silent, bridge.address, socket.IPPROTO_UDP, udp)]
+    quoted = build(packet_from(client, bridge.address, 2000))
+    quoted = build(replace(parse(quoted), source=bridge.address, destination=client.silent, source_port=port))
+    for kind, code in ((3, 3), (3, 4), (11, 0), (12, 0)):
+        message = bytearray(struct.pack("!BBHI", kind, code, 0, 0) + quoted[:28])
+        message[2:4] = struct.pack("!H", checksum(message))
+        yield f"ICMP {kind}/{code}", [ip4(client.silent, bridge.address, socket.IPPROTO_ICMP, bytes(message))]
+    for number, name in ((0, "hop-by-hop"), (60, "destination")):
+        for kind in (0x1E, 0x5E, 0x9E, 0xDE):
+            body = bytes([0, kind, 4, 0, 0, 0, 0])
+            yield f"IPv6 {name} option {kind:#x}", [build(syn6(extensions=((number, body),)))]
+    yield "IPv6 routing header", [build(syn6(extensions=((43, bytes([0, 9, 1, 0, 0, 0, 0])),)))]
+    yield "IPv6 routing header at its end", [build(syn6(extensions=((43, bytes([0, 9, 0, 0, 0, 0, 0])),)))]
+    yield "IPv6 atomic fragment", [build(syn6(extensions=((44, bytes([0, 0, 0, 0, 0, 0, 9])),)))]
+    yield "IPv6 unknown header", [build(syn6(extensions=((253, bytes(7)),)))]
+    yield "IPv6 hop limit 1", [build(syn6(ttl=1))]
+
+
+def ip4(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+    """An IPv4 datagram without options."""
+    ends = socket.inet_aton(source) + socket.inet_aton(destination)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + ends
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+
+
+def truncated(datagram: bytes, size: int) -> bytes:
+    """The first *size* octets of an IPv4 *datagram* without options, with a header that says so."""
+    return ip4(socket.inet_ntoa(datagram[12:16]), socket.inet_ntoa(datagram[16:20]), datagram[9], datagram[20:size])
+
+
+def resets(host: Host) -> int:
+    """How many RSTs *host* has sent."""
+    counts = host.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+    names, values = (line.split() for line in counts if line.startswith("Tcp:"))
+    return int(values[names.index("OutRsts")])
 
 
 class Case(SynchronousTestCase):
@@ -37,7 +144,7 @@ class Case(SynchronousTestCase):
     posture = "filtered"
 
     def setUp(self) -> None:
-        lab = Lab()
+        self.lab = lab = Lab()
         self.addCleanup(lab.close)
         self.bridge, self.client = lab.host("bridge"), lab.host("client")
         self.addresses = (self.bridge.address, self.bridge.address6)
@@ -119,6 +226,70 @@ class FilteredTests(Case):
     def test_other_ports_are_let_be(self) -> None:
         """Closed ones answer, and so does what this host only forwards."""
         self.assertEqual(knock(self.client, self.bridge.address, 445, None), "refused")
+
+
+class InputHookTests(Case):
+    """The rules of the posture alone, beside a port that a plain input chain drops."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bridge.run(["nft", "-f", "-"], DROPPED)
+        for name in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
+            self.bridge.sysctl(name, 0)
+        self.strangers = (socket.inet_aton(self.client.silent), socket.inet_pton(socket.AF_INET6, self.client.silent6))
+        self.door = Door("::", 443, 1, 2, Posture.FILTERED)
+        self.load(load(self.door) + admit(self.door.table, [4711], 600))
+
+    def load(self, text: str) -> None:
+        self.bridge.run(["nft", "-f", "-"], text)
+
+    def answers(self, datagrams: list[bytes]) -> list[tuple[int, ...]]:
+        """What the bridge sends when *datagrams* have come from the wire: the essence of each."""
+        mark = os.urandom(16)
+        with Capture(self.bridge) as capture:
+            for datagram in [*datagrams, echo_request(packet_from(self.client, self.bridge.address, 9), mark)]:
+                inject(self.bridge, self.lab.hub, datagram)
+            capture.wait_seen(lambda seen: seen.outgoing and mark in seen.raw, 5)
+            time.sleep(0.01)
+            return [
+                essence(seen.raw)
+                for seen in capture.seen
+                if seen.outgoing and mark not in seen.raw and any(to in seen.raw[16:40] for to in self.strangers)
+            ]
+
+    def test_odd_probes_are_answered_as_by_a_port_that_the_firewall_drops(self) -> None:
+        """Bad IP options and extension headers, fragments, short headers, ICMP errors; some the kernel answers."""
+        answered = 0
+        for (name, hidden), (_, dropped) in zip(
+            oddities(self.client, self.bridge, 443), oddities(self.client, self.bridge, 444), strict=True
+        ):
+            with self.subTest(name=name):
+                expected = self.answers(dropped)
+                answered += bool(expected)
+                self.assertEqual(self.answers(hidden), expected, name)
+        self.assertGreater(answered, 3)
+
+    def test_other_ports_are_answered_as_ever(self) -> None:
+        """The closed ones, oddly asked or not."""
+        ports = [list(oddities(self.client, self.bridge, port)) for port in (445, 446)]
+        here = [(name, self.answers(datagrams)) for name, datagrams in ports[0]]
+        self.load(remove(self.door.table) + remove(posture_table("::", 443)))
+        for (name, told), (_, datagrams) in zip(here, ports[1], strict=True):
+            self.assertEqual(told, self.answers(datagrams), name)
+
+    def test_the_drop_is_never_absent(self) -> None:
+        """Under a flood of SYNs, while the table of tokens is replaced and removed and the posture is loaded again."""
+        stranger = threading.Thread(target=flood, args=(self.client, self.bridge.address, 443, 4.0))
+        before = resets(self.bridge)
+        stranger.start()
+        steps = 0
+        while stranger.is_alive():
+            for text in (load(self.door), rest(self.door), load_posture("::", 443), remove(self.door.table)):
+                self.load(text)
+                steps += 1
+        stranger.join()
+        self.assertGreater(steps, 20)
+        self.assertEqual(resets(self.bridge), before)
 
 
 class RefusedTests(Case):

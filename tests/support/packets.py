@@ -139,7 +139,7 @@ def exchange(
 
     with Capture(host) as capture:
         send(host, octets)
-        send(host, _echo_request(packet, mark))
+        send(host, echo_request(packet, mark))
         try:
             first = capture.wait_seen(lambda seen: answers(seen) or (not seen.outgoing and mark in seen.raw), timeout)
             return first if answers(first) else capture.wait_seen(answers, patience)
@@ -195,7 +195,7 @@ def _icmp(seen: Seen) -> tuple[int, int] | None:
     return None
 
 
-def _echo_request(packet: Packet, mark: bytes) -> bytes:
+def echo_request(packet: Packet, mark: bytes) -> bytes:
     """An ICMP echo request that goes the way of *packet* (RFC 792, RFC 4443 §4.1)."""
     v4 = packet.version == 4
     family = socket.AF_INET if v4 else socket.AF_INET6
@@ -207,6 +207,19 @@ def _echo_request(packet: Packet, mark: bytes) -> bytes:
         return struct.pack("!IHBB", 6 << 28, len(message), socket.IPPROTO_ICMPV6, 64) + ends + message
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(message), 0, 0, 64, socket.IPPROTO_ICMP, 0) + ends
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + message
+
+
+def fragments(datagram: bytes, size: int) -> list[bytes]:
+    """An IPv4 *datagram* without options, cut into fragments of *size* octets, a multiple of 8 (RFC 791 §2.3)."""
+    cut = []
+    for start in range(20, len(datagram), size):
+        header, part = bytearray(datagram[:20]), datagram[start : start + size]
+        more = 0x2000 if start + size < len(datagram) else 0
+        header[2:4], header[6:8] = struct.pack("!H", 20 + len(part)), struct.pack("!H", more | (start - 20) // 8)
+        header[4:6], header[10:12] = struct.pack("!H", int.from_bytes(datagram[20:22])), bytes(2)
+        header[10:12] = struct.pack("!H", checksum(header))
+        cut.append(bytes(header) + part)
+    return cut
 
 
 class _IOVec(ctypes.Structure):
