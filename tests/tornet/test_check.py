@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.capture import Capture, Control
 from tests.support.netns import end
 from tests.support.tornet import Tor, shared_network, until
 from torknock.isn.token import epoch_at, tokens
@@ -73,14 +74,14 @@ class CheckTests(SynchronousTestCase):
             re.findall(r"\d+", listed)
         )
 
-    def check(self, line: str, torknock: Sequence[str] = (TORKNOCK,)) -> tuple[int, dict[str, Any]]:
+    def check(self, line: str, *options: str, torknock: Sequence[str] = (TORKNOCK,)) -> tuple[int, dict[str, Any]]:
         """The exit status, and the answers by name."""
         running = self.outside.popen(
-            [*torknock, "check", "--json", "-"],
+            [*torknock, "check", "--json", *options, "-"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         said, errors = running.communicate(line)
-        self.assertEqual(errors, "")
+        self.assertEqual(errors, "", errors)
         told = json.loads(said)
         self.assertEqual(told["status"], running.returncode)
         for word in ("key=", *re.findall(r"\b(?:key|pin)=(\S+)", line)):
@@ -97,7 +98,7 @@ class CheckTests(SynchronousTestCase):
             ("bob", (), f"[{self.bridge.host.address6}]"),
             ("carol", ("--channel", "raw"), None),
         ):
-            status, answers = self.check(self.line(name, *options, at=at))
+            status, answers = self.check(self.line(name, *options, at=at), "--as-stranger")
             with self.subTest(name):
                 self.assertEqual(set(self.states(answers).values()), {"ok"}, answers)
                 self.assertEqual(status, 0)
@@ -113,16 +114,33 @@ class CheckTests(SynchronousTestCase):
         silent.wait_log("Registered server transport")
         self.bridge = silent
         for name, options in (("dave", ()), ("erin", ("--integrity", "64"))):
-            status, answers = self.check(self.line(name, "--scheme", "knock", *options))
+            status, answers = self.check(self.line(name, "--scheme", "knock", *options), "--as-stranger")
             self.assertEqual((status, set(self.states(answers).values())), (0, {"ok"}), answers)
             self.assertIn("says nothing", answers["stranger"]["sentence"])
+
+    def test_only_the_knock_is_sent(self) -> None:
+        """One SYN, with a token, to the bridge; the connection ends with FIN, as a client's does."""
+        for name, options in (("leo", ()), ("mia", ("--channel", "raw"))):
+            line = self.line(name, *options)
+            ours = parse_bridge_line(line).line
+            with Capture(self.outside) as capture:
+                status, answers = self.check(line)
+                ended = capture.wait(lambda one: Control.FIN in one.control and one.source == self.outside.address)
+            self.assertEqual((status, set(answers)), (0, {"line", "tor"}))
+            sent = [seen.packet for seen in capture.seen if seen.packet and seen.packet.source == self.outside.address]
+            [syn] = [packet for packet in sent if packet.opens]
+            self.assertEqual((syn.destination, syn.destination_port), (self.bridge.host.address, 443))
+            self.assertIn(syn.seq, tokens(ours.secret, ours.bridge_name, epoch_at(time.time()), ours.n))
+            self.assertEqual({(one.destination, one.destination_port) for one in sent}, {(syn.destination, 443)})
+            self.assertEqual([one for one in sent if Control.RST in one.control], [])
+            self.assertEqual(ended.source_port, syn.source_port)
 
     def test_a_tor_that_anybody_finds(self) -> None:
         """Its ORPort on the bridge's port: it answers a stranger, and is not what the line names."""
         found = self.network.bridge(host="found", or_port="443")
         self.addCleanup(found.stop)
         found.wait_log("Opened OR listener")
-        status, answers = self.check(self.line("frank", at=found.host.address))
+        status, answers = self.check(self.line("frank", at=found.host.address), "--as-stranger")
         self.assertEqual(status, 1)
         self.assertEqual(self.states(answers), {
             "stranger": "not ok", "other ports": "ok", "line": "not ok", "tor": "unknown",
@@ -134,7 +152,7 @@ class CheckTests(SynchronousTestCase):
         """The firewall lets SYNs to the bridge's port in and drops all others: the line opens, and a scan sees it."""
         self.bridge.host.run(["nft", "-f", "-"], FILTERING)
         self.addCleanup(self.bridge.host.run, ["nft", "delete", "table", "inet", "own"])
-        status, answers = self.check(self.line("grace"))
+        status, answers = self.check(self.line("grace"), "--as-stranger")
         self.assertEqual(status, 1)
         self.assertEqual(self.states(answers), {
             "stranger": "ok", "other ports": "not ok", "line": "ok", "tor": "ok",
@@ -156,7 +174,7 @@ class CheckTests(SynchronousTestCase):
         line = self.line("ivan")
         self.torknock_line("revoke", "ivan")
         until(lambda: not self.admitted(line), 30, lambda: "it is still admitted")
-        status, answers = self.check(line)
+        status, answers = self.check(line, "--as-stranger")
         self.assertEqual(status, 1)
         self.assertEqual(self.states(answers), {
             "stranger": "ok", "other ports": "ok", "line": "not ok", "tor": "unknown",
@@ -164,10 +182,10 @@ class CheckTests(SynchronousTestCase):
 
     def test_a_wrong_clock(self) -> None:
         """The line opens all the same, and it is said which way the clock is wrong."""
-        status, answers = self.check(self.line("kim"), [sys.executable, "-c", SLOW])
+        status, answers = self.check(self.line("kim"), torknock=[sys.executable, "-c", SLOW])
         self.assertEqual(status, 1)
         self.assertEqual(self.states(answers), {
-            "stranger": "ok", "other ports": "ok", "line": "ok", "tor": "ok", "clock": "not ok",
+            "line": "ok", "tor": "ok", "clock": "not ok",
         })  # fmt: skip
         self.assertRegex(answers["clock"]["sentence"], "about 1[0-9] minutes behind")
 
@@ -183,7 +201,7 @@ class CheckTests(SynchronousTestCase):
         ):
             running = self.outside.popen(
                 ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", TORKNOCK, "check", "line", line,
-                 "--helper", helper],
+                 "--as-stranger", "--helper", helper],
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             said, errors = running.communicate()

@@ -1,4 +1,4 @@
-"""`torknock check`: whether a bridge is hidden and its line opens it, and what stands in the way of a knock."""
+"""`torknock check`: whether a line opens its bridge and the bridge is hidden, and what stands in the way of a knock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _LineOrVerb(click.Group):
 
 @click.group(cls=_LineOrVerb, epilog='Example: torknock check "Bridge torknock 192.0.2.7:443 4352E... key=... pin=..."')
 def check() -> None:
-    """Find out, from outside, whether a bridge is hidden and a line opens it.
+    """Find out, from outside, whether a line opens its bridge.
 
     What is no verb is taken for a bridge line: `torknock check LINE` is short for `torknock check line LINE`.
     """
@@ -46,19 +46,26 @@ def check() -> None:
 
 @check.command(epilog="Example: torknock check line - < line.txt")
 @click.argument("bridge_line", nargs=-1, required=True)
+@click.option(
+    "--as-stranger",
+    is_flag=True,
+    help="First send SYNs without a token, as a scanner would, to the bridge's port and to three random ports of its "
+    "host: is the bridge hidden? They leave from this host's address, and mark it to anyone who watches the bridge or "
+    "this network. Not from an address whose user must not be known.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
 @helper_option(DIAL_SOCKET)
-def line(bridge_line: tuple[str, ...], as_json: bool, helper: str) -> None:
-    """Find out whether a bridge is hidden, its line opens it, and tor answers behind it.
+def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper: str) -> None:
+    """Find out whether a line opens its bridge, and tor answers behind it.
 
     Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
-    of the shell's history. The bridge's port and three others are approached as a stranger would, without anything of
-    the line; then the line knocks. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
+    of the shell's history. To the network this is a tor client that uses the line once: the first SYN is the knock
+    itself, and nothing else is sent. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
     something could not be found out.
     """
     text = " ".join(bridge_line)
     parsed = parse_bridge_line(_stdin() if text == "-" else text)
-    answers = _answers(parsed, helper)
+    answers = _answers(parsed, helper, as_stranger)
     say(_as_json(answers) if as_json else _as_text(answers))
     raise click.exceptions.Exit(exit_status(answer.state for answer in answers))
 
@@ -67,14 +74,14 @@ def _stdin() -> str:
     return sys.stdin.buffer.read(4096).decode("utf-8", "replace")
 
 
-def _answers(bridge_line: BridgeLine, helper: str) -> list[Answer]:
+def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Answer]:
     from twisted.internet import reactor as installed
 
     from torknock.dial.memory import Memory
     from torknock.dial.remote import RemoteDialer
     from torknock.dial.repair import RepairDialer
     from torknock.linux import may_administer_network
-    from torknock.operate.check import check
+    from torknock.operate.check import check, check_as_stranger
     from torknock.transport.bridges import Bridges
 
     reactor: Any = installed
@@ -86,10 +93,14 @@ def _answers(bridge_line: BridgeLine, helper: str) -> list[Answer]:
         dialer: Any = RepairDialer(reactor) if may_administer_network() else RemoteDialer(reactor, helper)
         bridges = Bridges(dialer, reactor, time.time, chance, memory)
 
-        def begin() -> None:
+        async def checked() -> list[Answer]:
+            answers = await check_as_stranger(reactor, bridge_line, chance) if as_stranger else []
             bridge = bridge_line.line, str(bridge_line.address), bridge_line.port
             endpoint, minutes_slow = bridges.endpoint(*bridge), partial(bridges.minutes_slow, *bridge)
-            checking = Deferred.fromCoroutine(check(reactor, bridge_line, endpoint, minutes_slow, chance))
+            return answers + await check(reactor, bridge_line, endpoint, minutes_slow)
+
+        def begin() -> None:
+            checking = Deferred.fromCoroutine(checked())
             checking.addBoth(outcome.append)
             checking.addBoth(lambda _: reactor.stop())
 

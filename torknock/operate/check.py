@@ -1,4 +1,4 @@
-"""`torknock check`: is a bridge hidden, does its line open it, does tor answer behind it? Seen from outside."""
+"""`torknock check`: does a line open its bridge, does tor answer behind it, is the bridge hidden? Seen from outside."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ PATIENCE = 5.0
 
 TOR_PATIENCE = 20.0
 """Seconds that tor may take to say who it is."""
+
+END_PATIENCE = 5.0
+"""Seconds that the bridge may take to end a connection."""
 
 _NEIGHBOURS = 3
 
@@ -81,12 +84,20 @@ async def check(
     bridge_line: BridgeLine,
     endpoint: IStreamClientEndpoint,
     minutes_slow: Callable[[], int],
-    chance: Chance,
 ) -> list[Answer]:
-    """The answers for the bridge of *bridge_line*, which *endpoint* opens (`transport.bridges.Bridges`).
+    """Whether *endpoint* (`transport.bridges.Bridges`) opens the bridge of *bridge_line*, and whether tor is behind it.
 
-    *minutes_slow* tells how far this clock is behind the bridge's, once the line has opened it. A stranger's
-    connections come first, and carry nothing of the line.
+    *minutes_slow* tells how far this clock is behind the bridge's, once the line has opened it. Nothing is sent that a
+    tor client with this line would not send, and the connection ends as a client's does.
+    """
+    return await _opened(reactor, bridge_line, endpoint) + clocks(minutes_slow())
+
+
+async def check_as_stranger(reactor: Any, bridge_line: BridgeLine, chance: Chance) -> list[Answer]:
+    """Whether the bridge's port is hidden, and does as three other ports of its host do.
+
+    Sends SYNs without a token to each of them. They carry nothing of the line, but an observer who sees them and then a
+    connection to the bridge knows that this address belongs to someone who knows of the bridge.
     """
     host, port = str(bridge_line.address), bridge_line.port
     neighbours = _neighbours(port, chance)
@@ -95,9 +106,7 @@ async def check(
         consumeErrors=True,
     )
     itself, others = approaches[0], approaches[1:]
-    answers = [await _stranger(reactor, host, itself), stands_out(itself.reply, [other.reply for other in others])]
-    answers += await _opened(reactor, bridge_line, endpoint)
-    return answers + clocks(minutes_slow())
+    return [await _stranger(reactor, host, itself), stands_out(itself.reply, [other.reply for other in others])]
 
 
 def _neighbours(port: int, chance: Chance) -> list[int]:
@@ -180,8 +189,9 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
     """Whether the line opens the bridge, and whether tor is behind it."""
     start = reactor.seconds()
     asked: Deferred[Relay] = Deferred()
+    over: Deferred[None] = Deferred()
     try:
-        connected: Any = await endpoint.connect(asking(asked))
+        connected: Any = await endpoint.connect(asking(asked, over))
     except (TorknockError, ChannelFailed, ConnectError, OSError) as error:
         return [_not_opened(error, _ms(reactor, start)), _not_asked()]
     opened = Answer("line", State.OK, "the line opens the bridge", _ms(reactor, start))
@@ -198,8 +208,19 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
         sentence = "what is behind it hangs up: tor may be down, or the line revoked a moment ago"
         return [opened, Answer("tor", State.NOT_OK, sentence, _ms(reactor, start))]
     finally:
-        connected.transport.abortConnection()
+        await _end(reactor, connected.transport, over)
     return [opened, whose(relay, bridge_line, _ms(reactor, start))]
+
+
+async def _end(reactor: Any, transport: Any, over: Deferred[None]) -> None:
+    """End the connection as a client does whose tor has closed it: this direction first, then the bridge's."""
+    if over.called:
+        return
+    transport.loseWriteConnection()
+    try:
+        await over.addTimeout(END_PATIENCE, reactor)
+    except TimeoutError:
+        transport.abortConnection()
 
 
 def _not_opened(error: Exception, ms: int) -> Answer:

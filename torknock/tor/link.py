@@ -21,7 +21,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -151,14 +151,17 @@ def _signed(certificate: bytes, key: bytes) -> bytes:
 class _Asking(Protocol):
     transport: Any
 
-    def __init__(self, asked: Deferred[Relay]) -> None:
+    def __init__(self, asked: Deferred[Relay], over: Deferred[None] | None) -> None:
         self._asked: Deferred[Relay] | None = asked
+        self._over = over
         self._greeting = Greeting()
 
     def connectionMade(self) -> None:
         self.transport.write(HELLO)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._asked is None:
+            return
         try:
             certificates = self._greeting.feed(data)
             if certificates is None:
@@ -167,15 +170,31 @@ class _Asking(Protocol):
             self._tell(proved(certificates, peer))
         except NotTor as error:
             self._tell(Failure(error))
-        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._over is not None and not self._over.called:
+            self._over.callback(None)
         self._tell(reason)
 
     def _tell(self, what: Relay | Failure) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.callback(what)
+
+
+class _Link(BufferingTLSTransport):
+    """TLS on a transport that can be half-closed.
+
+    A wrapper of Twisted's provides what its transport does, and lends out the transport's methods: so it has its own.
+    """
+
+    transport: Any
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The peer still speaks."""
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -186,13 +205,15 @@ class _Anybody:
         return SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
 
 
-def asking(asked: Deferred[Relay]) -> Any:
+def asking(asked: Deferred[Relay], over: Deferred[None] | None = None) -> Any:
     """A factory for one connection, on which tor is asked who it is.
 
-    *asked* fires with the `Relay`, and fails with `NotTor`, or with the reason for which the connection was lost.
+    *asked* fires with the `Relay`, and fails with `NotTor`, or with the reason for which the connection was lost. The
+    connection is the caller's to end; *over* fires when it has ended.
     """
-    factory: Factory[_Asking] = Factory.forProtocol(lambda: _Asking(asked))
+    factory: Factory[_Asking] = Factory.forProtocol(lambda: _Asking(asked, over))
     factory.noisy = False
     made = TLSMemoryBIOFactory(cast(Any, _Anybody()), True, cast(Any, factory))
     made.noisy = False
+    made.protocol = _Link
     return made

@@ -23,7 +23,7 @@ from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, TokensSpent
 from torknock.errors import TorknockError
 from torknock.line import BridgeLine, Line
-from torknock.operate.check import PATIENCE, Answer, Reply, check, clocks, stands_out, whose
+from torknock.operate.check import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
 from torknock.operate.finding import State, exit_status
 from torknock.tor.link import Relay
 
@@ -87,23 +87,27 @@ class SentenceTests(SynchronousTestCase):
 class CheckTests(SynchronousTestCase):
     """The whole, on a network in memory that answers nobody."""
 
-    def checked(self, error: Exception) -> list[Answer]:
+    def test_only_the_line_is_tried(self) -> None:
+        """Nothing is sent but by the endpoint that knocks."""
         reactor = MemoryReactorClock()
-        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(error), int, secrets.SystemRandom()))
-        for client in reactor.tcpClients:
-            client[2].clientConnectionFailed(cast(Any, None), Failure(ConnectionRefusedError()))
-        return self.successResultOf(checking)
+        answers = self.successResultOf(Deferred.fromCoroutine(check(reactor, LINE, Closed(TokensSpent()), int)))
+        self.assertEqual(reactor.tcpClients, [])
+        self.assertEqual([answer.name for answer in answers], ["line", "tor"])
 
-    def test_strangers_carry_nothing_of_the_line(self) -> None:
-        """They connect to the bridge's port and to three others, once each, and only then does the line knock."""
+    def test_as_a_stranger(self) -> None:
+        """It connects to the bridge's port and to three others, once each, with nothing of the line."""
         reactor = MemoryReactorClock()
-        checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(TokensSpent()), int, secrets.SystemRandom()))
+        checking = Deferred.fromCoroutine(check_as_stranger(reactor, LINE, secrets.SystemRandom()))
         hosts, ports, _factories, patience, _bind = zip(*reactor.tcpClients, strict=True)
         self.assertEqual((set(hosts), set(patience), len(set(ports))), ({"192.0.2.7"}, {PATIENCE}, 4))
         self.assertEqual((ports[0], all(10_000 <= port < 32_768 for port in ports[1:])), (443, True))
         self.assertNoResult(checking)
-        checking.addErrback(lambda _: None)
-        checking.cancel()
+        for client in reactor.tcpClients:
+            client[2].clientConnectionFailed(cast(Any, None), Failure(ConnectionRefusedError()))
+        answers = self.successResultOf(checking)
+        self.assertEqual([(one.name, one.state) for one in answers], [
+            ("stranger", State.OK), ("other ports", State.OK),
+        ])  # fmt: skip
 
     def test_why_a_line_does_not_open(self) -> None:
         """A bridge that refuses is a fault; a host that cannot knock, or has no token left, finds nothing out."""
@@ -114,8 +118,8 @@ class CheckTests(SynchronousTestCase):
             (ConnectionRefusedError(), State.UNKNOWN),
             (TorknockError("something else"), State.UNKNOWN),
         ):
-            answers = {answer.name: answer for answer in self.checked(error)}
-            self.assertEqual(answers["stranger"].state, State.OK)
+            checking = Deferred.fromCoroutine(check(MemoryReactorClock(), LINE, Closed(error), int))
+            answers = {answer.name: answer for answer in self.successResultOf(checking)}
             self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
             self.assertNotIn("192.0.2.7", " ".join(answer.sentence for answer in answers.values()))
 
@@ -145,7 +149,7 @@ class DecoyTests(TestCase):
         listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(_Talker))
         self.addCleanup(listening.stopListening)
         line = BridgeLine(IPv4Address("127.0.0.1"), listening.getHost().port, None, LINE.line)
-        answers = await check(reactor, line, Closed(TokensSpent()), int, secrets.SystemRandom())
+        answers = await check_as_stranger(reactor, line, secrets.SystemRandom())
         self.assertEqual(answers[0].state, State.OK, answers)
         self.assertIn("decoy", answers[0].sentence)
         self.assertEqual(answers[1].state, State.OK)

@@ -10,7 +10,7 @@ from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.operate.firewall.look import Firewall
 
-UNSEEN = "a provider's firewall cannot be seen from here; torknock check from outside can"
+UNSEEN = "a provider's firewall cannot be seen from here; torknock check --as-stranger from outside can"
 
 
 def listeners(port: int, posture: Posture, found: Iterable[Listening], ours: frozenset[int]) -> Finding:
