@@ -91,7 +91,7 @@ class Status:
     @property
     def syns_to_a_hit(self) -> int | None:
         """So many random SYNs open one connection on average; None if none ever does."""
-        return 2**32 // self.tokens if self.tokens else None
+        return _syns_to_a_hit(self.tokens)
 
 
 def to_json(status: Status) -> bytes:
@@ -135,15 +135,19 @@ def about(seconds: float) -> str:
     return "less than a second"
 
 
-def odds(status: Status) -> str:
-    """What the live tokens mean for somebody who guesses."""
-    syns = status.syns_to_a_hit
+def odds(tokens: int) -> str:
+    """What so many live *tokens* mean for an attacker who sends random SYNs."""
+    syns = _syns_to_a_hit(tokens)
     if syns is None:
         return "no SYN opens a connection"
     return (
         f"1 random SYN in {syns:,} opens a connection; "
         f"at {GUESSES_A_SECOND:,} SYNs a second: {about(syns / GUESSES_A_SECOND)}"
     )
+
+
+def _syns_to_a_hit(tokens: int) -> int | None:
+    return 2**32 // tokens if tokens else None
 
 
 def _line(read: object) -> LineInUse:

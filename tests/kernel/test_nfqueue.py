@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -184,6 +186,18 @@ class KnockTests(KnockTestCase):
         flood(self.client, self.bridge.address, 443, 0.3)
         self.assertFalse(self.opens(self.knock()))
         self.assertTrue(self.opens(self.knock(target=self.bridge.address6)))
+
+    def test_misses_are_one_alarm(self) -> None:
+        """Judged or not, they are counted and warned of in one place: log and status agree."""
+        sent = flood(self.client, self.bridge.address, 443, 0.5)
+        self.assertGreater(sent, 1_000)
+        keyring = str(self.service.state / "torknock")
+        told = json.loads(self.bridge.run([TORKNOCK, "status", "--json", "--keyring", keyring]).stdout)
+        self.assertGreaterEqual(told["refused"], 1_000)
+        self.assertEqual([each["trouble"] for each in told["warnings"]], ["guessing"])
+        alarms = [said for said in self.service.said if re.search("guess|brute force", said)]
+        self.assertEqual(len(alarms), 1, alarms)
+        self.assertIn(f"possible brute force: {told['refused']:,} SYNs", alarms[0])
 
     def test_a_flush_by_somebody_else_is_repaired(self) -> None:
         """All of it: our table, and the rule that queues."""

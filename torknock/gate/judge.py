@@ -1,4 +1,4 @@
-"""Whose knock a SYN is (knock.md), that it is so once, and when somebody guesses. Pure: the time is an argument.
+"""Whose knock a SYN is (knock.md), and that it is so once. Pure: the time is an argument.
 
 A knock says no date: whoever saw a SYN can send it again, with the same TSval, for as long as the line lives. So what
 opened a connection is remembered for as long as its line's secret is in use, on disk too, and that is bounded by
@@ -22,11 +22,6 @@ KNOCKS_AT_MOST = 262_144
 _HANDSHAKE = 130.0
 """Seconds within which a SYN that was let in becomes a connection: so long Linux repeats its SYN/ACK, and waits."""
 
-_GUESSES = 1_000
-"""Failed SYNs in a `_MINUTE` that are an attempt to guess, and are said once."""
-
-_MINUTE = 60.0
-
 
 def tag(line: Line) -> int:
     """What stands for *line*'s secret where its knocks are remembered: 64 bits, the same for lines that share it."""
@@ -49,9 +44,6 @@ class Judge:
     _let_in: dict[SYN, tuple[float, tuple[str, ...]]] = field(factory=dict, init=False)
     """SYN -> until when its connection is waited for, and whose it is; oldest first."""
     _full: set[int] = field(factory=set, init=False)
-    _minute: float = field(default=0.0, init=False)
-    _failed: int = field(default=0, init=False)
-    _guessing: bool = field(default=False, init=False)
 
     def lines(self, live: Mapping[str, Line], seen: Iterable[tuple[int, int, int]] = ()) -> None:
         """Judge by the *live* lines from now on, and take *seen*, (tag, ISN, TSval), for seen."""
@@ -64,9 +56,7 @@ class Judge:
     def judge(self, syns: Sequence[SYN], now: float) -> list[bool]:
         """Which of *syns* open a connection, at the monotonic time *now*."""
         self._forget(now)
-        answers = [self._let(syn, whose, now) for syn, whose in zip(syns, self._match(syns), strict=True)]
-        self._count(answers.count(False), now)
-        return answers
+        return [self._let(syn, whose, now) for syn, whose in zip(syns, self._match(syns), strict=True)]
 
     def whose(self, syn: SYN, now: float) -> tuple[str, ...]:
         """The live lines whose *syn* was let in and is now a connection; this once. Empty if it is nobody's."""
@@ -109,13 +99,3 @@ class Judge:
             if self._let_in[oldest][0] > now:
                 return
             del self._let_in[oldest]
-
-    def _count(self, failed: int, now: float) -> None:
-        if now - self._minute >= _MINUTE:
-            calm = self._failed < _GUESSES or now - self._minute >= 2 * _MINUTE
-            self._guessing = self._guessing and not calm
-            self._minute, self._failed = now, 0
-        self._failed += failed
-        if self._failed >= _GUESSES and not self._guessing:
-            self._guessing = True
-            self.warn(f"somebody guesses: {self._failed} SYNs without a knock within a minute; this is said once")

@@ -97,7 +97,7 @@ def picture(report: Report) -> RenderableType:
         ("connections", f"{bridge.connections:,} now, {bridge.opened:,} since the start"),
         ("SYNs", f"{bridge.let_in:,} let in, {refused}"),
         ("lines", f"{bridge.lines:,} live, {len(bridge.in_use):,} in use"),
-        ("tokens", f"{bridge.tokens:,} live: {odds(bridge)}"),
+        ("tokens", f"{bridge.tokens:,} live: {odds(bridge.tokens)}"),
         ("tor", _tor(report.tor)),
     ):
         facts.add_row(Text(name), Text(value))

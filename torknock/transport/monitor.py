@@ -63,12 +63,12 @@ class Monitor:
         self._let_in = 0
         self._given_nothing = 0
         self._disappointed_at = -_REMEMBERED
-        self._refusals = Refusals(clock, refused)
+        self._refusals = Refusals(clock, refused, tokens)
         self._minutely = LoopingCall(self._refusals.end_minute)
         self._minutely.clock = clock
 
     def start(self) -> None:
-        """Look every minute whether somebody guesses."""
+        """Look every minute whether too many SYNs were refused."""
         self._since = self._clock.seconds()
         self._minutely.start(MINUTE)
 
@@ -143,10 +143,9 @@ class Monitor:
             warnings.append(Warned(Trouble.CLOSED, f"the port is closed to everyone: {trouble}"))
         if ignored := self._ignored():
             warnings.append(Warned(Trouble.IGNORED, ignored))
-        if self._refusals.guessing:
-            warnings.append(
-                Warned(Trouble.GUESSING, f"somebody guesses: {self._refusals.lately:,} wrong SYNs in a minute")
-            )
+        if refused := self._refusals.brute_force:
+            text = f"possible brute force: {refused:,} SYNs without a valid token in the last minute"
+            warnings.append(Warned(Trouble.GUESSING, text))
         if (tokens := self._tokens()) and (syns := 2**32 // tokens) < _HIT_NEAR:
             text = f"{tokens:,} tokens are live, and {syns:,} random SYNs hit one: {about(syns / GUESSES_A_SECOND)}"
             text = f"{text} for {GUESSES_A_SECOND:,} a second; revoke lines, or make them with a smaller --n"

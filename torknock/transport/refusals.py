@@ -1,4 +1,4 @@
-"""How many SYNs the gate has refused, and whether somebody guesses."""
+"""How many SYNs had no valid token and no valid knock, and the warning that there are too many."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
+from torknock.status import odds
 
 _log = Logger()
 
 MINUTE = 60.0
 """How often `Refusals.end_minute` wants to be called."""
 
-_GUESSES = 1_000
-"""Refused SYNs in a `MINUTE` that are an attempt to guess."""
+_BRUTE_FORCE = 1_000
+"""Refused SYNs in a `MINUTE` that may be an attempt to find a token by trying."""
+
+_SUPPRESSED = 3_600.0
+"""Seconds after a warning in the log without a further one."""
 
 _FRESH = 1.0
 """The gate is asked no more often than this."""
@@ -27,29 +31,32 @@ _PATIENCE = 2.0
 
 
 class Refusals:
-    """The sum of what the gate counts, which begins anew whenever the gate is opened.
+    """The sum of what the gate counts, which starts at 0 whenever the gate is opened.
 
-    *refused* is `IGate.refused`.
+    *refused* is `IGate.refused`; *tokens* returns how many ISNs open a connection now.
     """
 
-    def __init__(self, clock: IReactorTime, refused: Callable[[], Deferred[int | None]]) -> None:
+    def __init__(
+        self, clock: IReactorTime, refused: Callable[[], Deferred[int | None]], tokens: Callable[[], int]
+    ) -> None:
         self._clock = clock
         self._refused = refused
+        self._tokens = tokens
         self.ever: int | None = None
-        """None if nobody counts."""
-        self.guessing = False
-        """Whether there were too many in this minute or in the last."""
+        """None if the gate does not count."""
         self._gate = 0
         self._minute = 0
         self._last_minute = 0
+        self._warned_at = -_SUPPRESSED
         self._asked_at = -_FRESH
         self._asking: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
 
     @property
-    def lately(self) -> int:
-        """Those of this minute or of the last, whichever had more."""
-        return max(self._minute, self._last_minute)
+    def brute_force(self) -> int:
+        """How many this minute or the last one had, whichever had more; 0 if they are too few to warn of."""
+        count = max(self._minute, self._last_minute)
+        return count if count >= _BRUTE_FORCE else 0
 
     def fresh(self) -> Deferred[None]:
         """Fires when the count is at most a second old, or after `_PATIENCE`."""
@@ -64,10 +71,9 @@ class Refusals:
         return waiting.addTimeout(_PATIENCE, self._clock, lambda _result, _seconds: None)
 
     async def end_minute(self) -> None:
-        """A minute is over; a calm one ends the guessing."""
+        """A minute is over: what it had counts for one more."""
         await self.fresh()
         self._last_minute, self._minute = self._minute, 0
-        self.guessing = self._last_minute >= _GUESSES
 
     async def _ask(self) -> None:
         try:
@@ -82,9 +88,19 @@ class Refusals:
         self._gate = counted
         self.ever = (self.ever or 0) + new
         self._minute += new
-        if self._minute >= _GUESSES and not self.guessing:
-            self.guessing = True
-            _log.warn("somebody guesses: {count} wrong SYNs within a minute; this is said once", count=self._minute)
+        self._warn()
+
+    def _warn(self) -> None:
+        if self.brute_force and self._clock.seconds() - self._warned_at >= _SUPPRESSED:
+            self._warned_at = self._clock.seconds()
+            tokens = self._tokens()
+            _log.warn(
+                "possible brute force: {count} SYNs without a valid token in the last minute (further warnings "
+                "suppressed); {tokens} live tokens: {odds}",
+                count=f"{self.brute_force:,}",
+                tokens=f"{tokens:,}",
+                odds=odds(tokens),
+            )
 
     def _answered(self, result: object) -> None:
         self._asking = None

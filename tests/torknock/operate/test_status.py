@@ -36,7 +36,7 @@ BRIDGE = Status(
     lines=2,
     tokens=24,
     in_use=(LineInUse("alice", 1, 45), LineInUse("bob", 2, 12_300)),
-    warnings=(Warned(Trouble.GUESSING, "somebody guesses: 50,000 wrong SYNs in a minute"),),
+    warnings=(Warned(Trouble.GUESSING, "possible brute force: 50,000 SYNs without a valid token in the last minute"),),
 )
 TOR = TorSeen("0.4.9.11", 100, 7, True, ())
 
@@ -63,12 +63,12 @@ class PictureTests(SynchronousTestCase):
                 "connections 3 now, 12,345 since the start",
                 "SYNs 12,400 let in, 1,234,567 refused",
                 "lines 2 live, 2 in use",
-                f"tokens 24 live: {odds(BRIDGE)}",
+                f"tokens 24 live: {odds(BRIDGE.tokens)}",
                 "tor 0.4.9.11, bootstrapped 100 %, ORPort answers, 7 OR connections",
                 "line in use connections now since the start",
                 "bob 2 12,300",
                 "alice 1 45",
-                "! somebody guesses: 50,000 wrong SYNs in a minute",
+                "! possible brute force: 50,000 SYNs without a valid token in the last minute",
             ],
         )
 

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import capturedLogs
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -246,8 +246,13 @@ class RefusalTests(MonitorCase):
 class WarningTests(MonitorCase):
     """What the operator should know."""
 
-    def test_somebody_guesses(self) -> None:
-        """Said in the log once, though nobody asks for the status; and in the status as long as it lasts."""
+    def warned(self, logged: Sequence[LogEvent]) -> list[str]:
+        """What the log says of guesses."""
+        said = [formatEvent(event) for event in logged]
+        return [text for text in said if "brute force" in text]
+
+    def test_guesses_are_an_alarm(self) -> None:
+        """In the log, though nobody asks for the status, with the live tokens; in the status as long as it lasts."""
         with capturedLogs() as logged:
             self.answers = 1_000
             self.clock.pump([1.0] * 60)
@@ -255,15 +260,35 @@ class WarningTests(MonitorCase):
             self.answers = 2_000
             self.clock.pump([1.0] * 60)
             self.assertEqual(self.troubles(), [Trouble.GUESSING])
-        self.assertEqual([event["count"] for event in logged if "guesses" in event["log_format"]], [1_000])
+        said = (
+            "possible brute force: 1,000 SYNs without a valid token in the last minute (further warnings suppressed); "
+            "24 live tokens: 1 random SYN in 178,956,970 opens a connection; at 10,000 SYNs a second: about 5 hours"
+        )
+        self.assertEqual(self.warned(logged), [said])
         self.clock.pump([1.0] * 60)
         self.assertEqual(self.troubles(), [])
 
-    def test_somebody_guesses_right_now(self) -> None:
-        """Whoever asks need not wait for the minute's end."""
+    def test_guesses_that_come_and_go_are_logged_once_an_hour(self) -> None:
+        """A pause of a few minutes does not fill the log; the status tells each time."""
+        with capturedLogs() as logged:
+            for number in range(1, 13):
+                self.answers = 5_000 * number
+                self.assertEqual(self.troubles(), [Trouble.GUESSING])
+                self.clock.pump([60.0] * 4)
+                self.assertEqual(self.troubles(), [])
+            self.assertEqual(len(self.warned(logged)), 1)
+            self.clock.pump([60.0] * 20)
+            self.answers = 100_000
+            self.assertEqual(self.troubles(), [Trouble.GUESSING])
+            self.assertEqual(len(self.warned(logged)), 2)
+
+    def test_guesses_are_told_at_once(self) -> None:
+        """A status need not wait for the minute's end; it agrees with what is counted."""
         self.answers = 50_000
-        (warned,) = self.status().warnings
-        self.assertEqual(warned.text, "somebody guesses: 50,000 wrong SYNs in a minute")
+        status = self.status()
+        (warned,) = status.warnings
+        self.assertEqual(warned.text, "possible brute force: 50,000 SYNs without a valid token in the last minute")
+        self.assertEqual(status.refused, 50_000)
 
     def test_what_comes_slowly_is_no_guessing(self) -> None:
         """A port on the Internet gets some SYNs every minute."""

@@ -20,10 +20,13 @@ from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Door, Judging, Posture
+from torknock.isn.token import NEIGHBOURS
 from torknock.keyring import Keyring
+from torknock.line import Line
 from torknock.linux import TCP_SAVE_SYN, may_administer_network
 from torknock.operate.doctor.processes import Process, answers, may_open
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.status import odds
 
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""
@@ -248,10 +251,21 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
         findings = [not_ok("keyring", "it belongs to another user than tor's", "chown -R it to tor's user")]
     elif found.st_mode & 0o077:
         findings = [not_ok("keyring", "others than its owner may read it", "chmod 0600 the files in it")]
-    living = sum(issued.lives(now) for issued in lines)
+    living = [issued.line for issued in lines if issued.lives(now)]
     if not living:
         return [*findings, not_ok("lines", f"none of {len(lines)} lines lives", "torknock line add NAME")]
-    return [*findings, ok("lines", f"{living} of {len(lines)} live")]
+    tokens = sum(map(_tokens, living))
+    return [
+        *findings,
+        ok("lines", f"{len(living)} of {len(lines)} live, with at most {tokens:,} tokens: {odds(tokens)}"),
+    ]
+
+
+def _tokens(line: Line) -> int:
+    """How many ISNs open a connection by *line* at a time, at most: tokens of three epochs, or what a knock may be."""
+    if line.scheme == "token":
+        return (2 * NEIGHBOURS + 1) * line.n
+    return 1 << 16 if line.integrity else 1
 
 
 def knock_lines(posture: Posture, filtering: bool) -> Finding:
