@@ -5,18 +5,22 @@ from __future__ import annotations
 import pwd
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stem import Signal
-from stem.control import Controller
 
-from torknock.tor.inspect import TorFacts, controller, facts
+from torknock.tor.asked import Asked
+from torknock.tor.inspect import TorFacts, TorUnreachable, controller, facts
 
 _REGISTERED = re.compile(r"egistered (server )?transport '?torknock\b")
 """What tor logs, for a bridge and for a client."""
+
+_CLOSES_WITHIN = 10.0
+_POLLED_EVERY = 0.1
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def tor_at(control: str, password: str | None) -> Iterator[RunningTor]:
 class RunningTor:
     """A tor that runs."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Asked) -> None:
         self._controller = controller
         self._read, self._registered = threading.Event(), threading.Event()
         self._complaints: list[str] = []
@@ -75,6 +79,40 @@ class RunningTor:
         """Have it read its torrc anew."""
         self._controller.signal(Signal.RELOAD)
 
+    def shut_down(self) -> None:
+        """Have it end."""
+        self._controller.signal(Signal.SHUTDOWN)
+
+    def disable_network(self) -> None:
+        """Close all its connections, and let it make none until it reads its torrc again. Raises `TorUnreachable`."""
+        self._controller.set_conf("DisableNetwork", "1")
+        gives_up = time.monotonic() + _CLOSES_WITHIN
+        while self._or_connections():
+            if time.monotonic() > gives_up:
+                raise TorUnreachable("tor does not close its connections; stop it, then try again", missing=False)
+            time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
+
+    @property
+    def network_disabled(self) -> bool:
+        """Whether it may make no connection."""
+        return bool(self._controller.get_conf("DisableNetwork", ["0"], multiple=True) == ["1"])
+
+    def connected(self) -> set[str]:
+        """The relays and bridges that it has connections to: fingerprints, 40 hexadecimal digits in upper case."""
+        return {_fingerprint(line.split()[0]) for line in self._or_connections() if line.endswith(" CONNECTED")}
+
+    def first_hops(self) -> set[str]:
+        """The first relay or bridge of each circuit that is built; none while it takes its circuits for broken."""
+        if self._controller.get_info("status/circuit-established", "0") != "1":
+            return set()
+        circuits = map(str.split, str(self._controller.get_info("circuit-status", "")).splitlines())
+        paths = [words[2].split(",") for words in circuits if len(words) > 2 and words[1] == "BUILT"]
+        return {_fingerprint(path[0]) for path in paths if len(path) > 1}  # one hop may have been for a descriptor
+
+    def _or_connections(self) -> list[str]:
+        """Its connections to relays, as control-spec has them for `orconn-status`."""
+        return [line for line in str(self._controller.get_info("orconn-status", "")).splitlines() if line.strip()]
+
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Within this, what it logs is heard: `complaint`, `failed` and `registers_within` tell."""
@@ -112,3 +150,8 @@ class RunningTor:
             self._read.set()
         elif event.runlevel in ("WARN", "ERR") or "anaged proxy" in told:
             self._complaints.append(told)
+
+
+def _fingerprint(named: str) -> str:
+    """The fingerprint in a LongName (control-spec)."""
+    return re.split("[~=]", named.removeprefix("$"), maxsplit=1)[0].upper()

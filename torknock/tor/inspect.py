@@ -13,6 +13,7 @@ from stem.control import Controller
 
 from torknock.errors import TorknockError
 from torknock.tor import CONTROL
+from torknock.tor.asked import ANSWERS_WITHIN, Asked, TorSilent
 
 _OPTIONS = (
     "Address", "AssumeReachable", "Bridge", "BridgeDistribution", "BridgeRelay", "ClientTransportPlugin",
@@ -71,12 +72,18 @@ def ask_tor(control: str = CONTROL, password: str | None = None) -> TorFacts:
 
 
 @contextmanager
-def controller(control: str, password: str | None) -> Iterator[Controller]:
+def controller(control: str, password: str | None) -> Iterator[Asked]:
     """The tor at *control*, ready to be asked. Raises `TorUnreachable`, also for what happens meanwhile."""
     try:
-        with _connected(control) as connected:
-            connected.authenticate(password=password)
+        connected = Asked(lambda: _connected(control))
+        try:
+            connected.authenticate(password)
             yield connected
+        finally:
+            connected.close()
+    except TorSilent as error:
+        text = f"tor at {control} does not answer within {ANSWERS_WITHIN:.0f} s; if it hangs, restart it"
+        raise TorUnreachable(text, missing=False) from error
     except (MissingPassword, IncorrectPassword) as error:
         raise TorUnreachable(f"tor at {control} asks for a password that was not given", missing=False) from error
     except UnreadableCookieFile as error:
@@ -98,7 +105,7 @@ def _connected(control: str) -> Controller:
     return Controller.from_port(host.strip("[]"), int(port))
 
 
-def facts(controller: Controller) -> TorFacts:
+def facts(controller: Asked) -> TorFacts:
     """What the tor of *controller* says of itself. Raises `stem.ControllerError`."""
     version = str(controller.get_info("version")).partition(" ")[0]
     pid = controller.get_info("process/pid", None)
