@@ -76,3 +76,36 @@ class InstallTests(Case):
         self.assertEqual(
             (done.returncode, done.stderr), (2, "contrib/install: takes --remove or nothing, not --nonsense\n")
         )
+
+    def test_tor_is_not_started_by_its_package(self) -> None:
+        """policy-rc.d says no to tor alone, and is as it was afterwards, also after a break."""
+        policy = self.directory / "policy-rc.d"
+        script = (CONTRIB / "install").read_text()
+        functions = script[script.index("forbid_start() {") : script.index('if [ "${1:-}" = --remove ]')]
+
+        def shell(call: str) -> None:
+            paths = f"set -eu\npolicy={policy}\nformer_policy={policy}.before-torknock\n"
+            done = self.run_("bash", "-c", f"{paths}{functions}\n{call}")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+        def asked(service: str) -> int:
+            return self.run_("/bin/sh", policy, service, "start").returncode
+
+        def state() -> dict[str, str]:
+            return {file.name: file.read_text() for file in self.directory.iterdir()}
+
+        for before in ("", "#!/bin/sh\n[ $1 != cron ] || exit 101\nexit 104\n"):
+            if before:
+                policy.write_text(before)
+                policy.chmod(0o755)
+            then = state()
+            shell("forbid_start")
+            self.assertEqual([asked("tor"), asked("tor.service"), asked("tor@default.service")], [101] * 3)
+            self.assertEqual((asked("cron"), asked("ssh")), (101, 104) if before else (0, 0))
+            shell("restore_policy")
+            self.assertEqual(state(), then)
+            shell("restore_policy")
+            self.assertEqual(state(), then)
+            shell("forbid_start")  # and then broken off; the next call
+            shell("forbid_start; restore_policy")
+            self.assertEqual(state(), then)

@@ -67,7 +67,7 @@ class DebianTests(SynchronousTestCase):
         again = client.run("torknock", "setup", "client", "-", stdin=f"{line}\n")
         self.assertIn("nothing is to be changed", again.stderr)
         bridge.close()  # its users have the same numbers
-        undone = client.run("torknock", "setup", "--undo")
+        undone = client.run("torknock", "setup", "--undo", "--yes")
         self.assertEqual(undone.returncode, 0, undone.stderr)
         self.assertNotIn("torknock:x", client.path("/etc/passwd").read_text())
         self.assertTrue(wait_for(lambda: not self.runs(whence)), self.runs(whence))

@@ -216,8 +216,10 @@ class RefusalTests(Case):
 
     def test_no_tor(self) -> None:
         """The control socket is not there."""
-        self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
-        self.assertIn("no tor answers at /run/tor/control", self.told)
+        said = ("setup", "bridge", "--address", self.bridge.address, "--yes", "--control", "/run/tor/other")
+        self.torknock(*said, status=1)
+        self.assertIn("no tor answers at /run/tor/other", self.told)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
 
     def test_an_unknown_address(self) -> None:
         """Without a person to ask, it must be named."""

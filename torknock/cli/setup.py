@@ -5,6 +5,7 @@ from __future__ import annotations
 import pwd
 import sys
 import time
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from torknock.operate.addresses import is_broadcast
 
 if TYPE_CHECKING:
     from torknock.operate.changes import Change
+    from torknock.operate.plan import BridgeWishes, Host
+    from torknock.operate.record import Record
+    from torknock.tor.inspect import TorFacts
 
 
 def _address(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
@@ -47,20 +51,27 @@ class _Setup(click.Group):
 @click.group(
     cls=_Setup, invoke_without_command=True, epilog="Example: torknock setup bridge --address 192.0.2.7 --port 443"
 )
-@click.option("--undo", is_flag=True, help="Take back exactly what setup has changed.")
+@click.option("--undo", is_flag=True, help="Take back exactly what setup has changed; a client's tor is stopped.")
+@click.option("--direct", is_flag=True, help="With --undo: let a client's tor connect to the Tor network directly.")
 @control_option
 @password_option
+@yes_option
 @click.pass_context
-def setup(ctx: click.Context, undo: bool, control: str, asks: bool) -> None:
+def setup(ctx: click.Context, undo: bool, direct: bool, control: str, asks: bool, yes: bool) -> None:
     """Hide the bridge of this host, or use a hidden one.
 
     Shows what it would change, asks, changes it, and waits until tor has taken it up. A second time it changes nothing.
+
+    --undo asks first where tor is a client: without the bridge it would connect to the Tor network directly. So it is
+    stopped, unless --direct says otherwise.
     """
     if ctx.invoked_subcommand is not None:
         return
+    if direct and not undo:
+        raise click.UsageError("--direct goes with --undo")
     if not undo:
         raise click.UsageError("say bridge, client or --undo")
-    _undo(control, asks)
+    _undo(control, asks, direct, yes)
 
 
 @setup.command(epilog="Example: torknock setup bridge --address 192.0.2.7 --port 443")
@@ -82,24 +93,28 @@ def bridge(
     Needs root. Strangers find the port closed; who has the line gets in.
     """
     from torknock.operate import plan as planning
+    from torknock.operate import resting
     from torknock.operate import setup as operate
-    from torknock.operate.changes import Record
+    from torknock.operate.record import Record
     from torknock.tor.control import tor_at
 
-    with tor_at(control, control_password(asks)) as tor:
+    record, password = Record(operate.RECORD), control_password(asks)
+    with ExitStack() as stack:
+        stack.enter_context(record.alone())
+        if resting.is_at_rest(control):
+            host, facts = planning.Host.of(None, _program()), resting.resting_facts()
+            changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, yes)
+            _configure(changes, record, yes)
+            resting.start()
+            address = wishes.address
+        tor = stack.enter_context(tor_at(control, password))
         host = planning.Host.of(tor, _program())
         facts = tor.facts()
-        found = address or _found_address(facts.option("Address") or tor.address, yes)
-        wishes = planning.BridgeWishes(found, *planning.port_and_posture(facts, port, posture), name)
-        known = planning.known_options()
-        changes = []
-        if known or facts.of_torknock("ServerTransportPlugin") is None:  # else somebody has written it by hand
-            options = planning.bridge_options(facts, wishes, known, host)
-            changes = planning.plan("bridge", options, host, _group(host.tor_user))
+        changes, wishes = _bridge_changes(host, facts, tor.address, address, port, posture, name, yes)
         if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
             _warn_of_ignored(ignored, wishes.posture)
         if _agreed(changes, yes):
-            operate.apply(changes, tor, Record(operate.RECORD), "bridge")
+            operate.apply(changes, tor, record, "bridge")
         elif not operate.transport_runs(tor, "bridge"):
             operate.start_transport(tor, "bridge")
         line = operate.first_line(tor, wishes, time.time())
@@ -128,44 +143,97 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
         raise click.UsageError("give the bridge line, or - to have it read from stdin")
     from torknock.line import parse_bridge_line
     from torknock.operate import plan as planning
+    from torknock.operate import resting
     from torknock.operate import setup as operate
-    from torknock.operate.changes import Record
+    from torknock.operate.client import use_bridge
+    from torknock.operate.record import Record
     from torknock.tor.control import tor_at
 
     text = " ".join(bridge_line)
     parsed = parse_bridge_line(sys.stdin.readline() if text == "-" else text)
-    with tor_at(control, control_password(asks)) as tor:
-        host = planning.Host.of(tor, _program())
-        options = planning.client_options(tor.facts(), parsed, planning.known_options(), host)
-        changes = planning.plan("client", options, host, _group(host.tor_user))
-        if _agreed(changes, yes or text == "-"):
-            operate.apply(changes, tor, Record(operate.RECORD), "client")
-        elif not operate.transport_runs(tor, "client"):
-            operate.start_transport(tor, "client")
-        operate.bootstrap(tor)
+    record, password = Record(operate.RECORD), control_password(asks)
+    with record.alone():
+        if resting.is_at_rest(control):
+            host = planning.Host.of(None, _program())
+            options = planning.client_options(resting.resting_facts(), parsed, planning.known_options(), host)
+            _configure(planning.plan("client", options, host, _group(host.tor_user)), record, yes or text == "-")
+            resting.start()
+        with tor_at(control, password) as tor:
+            host = planning.Host.of(tor, _program())
+            options = planning.client_options(tor.facts(), parsed, planning.known_options(), host)
+            changes = planning.plan("client", options, host, _group(host.tor_user))
+            _agreed(changes, yes or text == "-")
+            use_bridge(changes, tor, record, parsed)
     say("tor uses the bridge")
+
+
+def _bridge_changes(
+    host: Host, facts: TorFacts, told: str | None, address: IPv4Address | IPv6Address | None, port: int | None,
+    posture: str | None, name: str, yes: bool,
+) -> tuple[list[Change], BridgeWishes]:  # fmt: skip
+    """What a bridge wants changed, and for which wishes; *told* is the address that tor takes for its own."""
+    from torknock.operate import plan as planning
+
+    found = address or _found_address(facts.option("Address") or told, yes)
+    wishes = planning.BridgeWishes(found, *planning.port_and_posture(facts, port, posture), name)
+    known = planning.known_options()
+    if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
+        return [], wishes
+    options = planning.bridge_options(facts, wishes, known, host)
+    return planning.plan("bridge", options, host, _group(host.tor_user)), wishes
+
+
+def _configure(changes: list[Change], record: Record, yes: bool) -> None:
+    """Have a tor that does not run configured, before its first start."""
+    from torknock.operate import resting
+    from torknock.operate.plan import TORRC
+    from torknock.operate.setup import verify
+
+    if _agreed(changes, yes, reloads=False):
+        with record.making(changes):
+            verify(TORRC, resting.DEFAULTS)
 
 
 def _let_knock(user: str, yes: bool) -> None:
     from torknock.operate import plan as planning
     from torknock.operate import setup as operate
-    from torknock.operate.changes import Record
+    from torknock.operate.record import Record
 
     host = planning.Host.of(None, _program())
-    changes = planning.plan_for_user(user, host)
-    if _agreed(changes, yes, reloads=False):
-        Record(operate.RECORD).make(changes)
+    record = Record(operate.RECORD)
+    with record.alone():
+        changes = planning.plan_for_user(user, host)
+        if _agreed(changes, yes, reloads=False):
+            with record.making(changes):
+                pass
     click.echo(f"torknock: {user} must log in again, and give tor's torrc this line, and the bridge line:", err=True)
     say(f"ClientTransportPlugin torknock exec {host.program} client")
 
 
-def _undo(control: str, asks: bool) -> None:
+def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:
+    from torknock.operate import resting
     from torknock.operate import setup as operate
-    from torknock.operate.changes import Record
+    from torknock.operate.client import is_client, undo_and_connect, undo_and_stop
+    from torknock.operate.record import Record
 
-    for told in operate.undo(Record(operate.RECORD), control, control_password(asks)):
-        click.echo(f"torknock: {told}", err=True)
+    record, password = Record(operate.RECORD), control_password(asks)
+    with record.alone():
+        client = is_client(record) or (direct and resting.HOLD.exists())
+        if client:
+            click.echo(_DIRECT if direct else _STOPPED, err=True)
+            if not (yes or click.confirm("Take the bridge out?", err=True)):
+                raise click.Abort
+        undo = undo_and_stop if client and not direct else undo_and_connect
+        for told in undo(record, control, password):
+            click.echo(f"torknock: {told}", err=True)
     say("what setup has changed is taken back")
+
+
+_DIRECT = (
+    "Without the bridge tor connects to the Tor network directly: anybody who watches this network sees that Tor is "
+    "used here."
+)
+_STOPPED = f"{_DIRECT}\nSo tor is stopped, and stays so. To let it connect directly: torknock setup --undo --direct"
 
 
 def _found_address(told: str | None, yes: bool) -> IPv4Address | IPv6Address:

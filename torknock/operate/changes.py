@@ -1,37 +1,58 @@
 """What a set-up changes on a host: each change can say what it is, be made, and be taken back.
 
-Every change is written down before it is made, with what stood there before, so that one that was broken off can be
-taken back too. What a person has changed since is let be, and said.
+`torknock.operate.record.Record` writes a change down before it is made, with what stood there before. So each `undo`
+must also do for a change that was not made, or was taken back already. What a person has changed since stays, and is
+said.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import grp
-import json
 import os
 import pwd
 import re
 import shutil
 import subprocess  # noqa: TID251  a command of root's, which has no reactor
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from attrs import asdict, define, field
+from attrs import define, evolve, field
 
 from torknock.errors import TorknockError
 from torknock.operate import processes
 from torknock.operate.processes import Started
+
+_ENDS_WITHIN = 90.0
+"""Seconds that a program of this host has; systemd gives a service as long to stop."""
+
+
+PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+"""Where programs of this host are looked for."""
 
 
 class CannotChange(TorknockError):
     """A change was not made."""
 
 
+class Reader(enum.StrEnum):
+    """Who must read a file again once it is another one."""
+
+    NONE = ""
+    TOR = "tor"
+    """The set-up tells it, when all files are as they should be."""
+    SYSTEMD = "systemd"
+    APPARMOR = "apparmor"
+
+
 class Change(Protocol):
-    """One thing that is other afterwards. Its attributes are what `Record` keeps."""
+    """One thing that is different afterwards. Its attributes are what `Record` keeps."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it changes: a later change with the same key continues this one."""
 
     def told(self) -> str:
         """What it is, for a person; further lines are indented."""
@@ -39,11 +60,20 @@ class Change(Protocol):
     def wanted(self) -> bool:
         """Whether it is not so already."""
 
+    def look(self, earlier: Sequence[Any]) -> None:
+        """Note what is there now; *earlier* are the recorded changes of its kind and key, oldest first.
+
+        Raises `CannotChange` if what is there must stay.
+        """
+
     def make(self) -> None:
-        """See to it. Raises `CannotChange`."""
+        """Make it. Raises `CannotChange`."""
 
     def undo(self) -> str:
-        """Take it back; what could not be taken back, or ""."""
+        """Give back what `look` has noted; what could not be given back, or ""."""
+
+    def since(self, earlier: Any) -> Self:
+        """The change that this one and *earlier* are together: its undo gives back what was there before both."""
 
 
 @define
@@ -54,8 +84,18 @@ class File:
     text: str
     mode: int = 0o644
     group: int = 0
+    reader: Reader = field(default=Reader.NONE, converter=Reader)
+    replaces: str | None = None
+    """A text that may stand there, because torknock wrote it, though the record does not know."""
     before: str | None = None
-    """What a former set-up of ours wrote there."""
+    """What stood there; None if there was no file."""
+    made: list[str] = field(factory=list)
+    """The directories that were made for it, outermost first."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its path."""
+        return (self.path,)
 
     def told(self) -> str:
         """Its name and its text."""
@@ -63,24 +103,40 @@ class File:
 
     def wanted(self) -> bool:
         """Whether it is another one, or none."""
-        return _read(self.path) != self.text
+        return read(self.path) != self.text
+
+    def look(self, earlier: Sequence[File]) -> None:
+        """Refuse to replace a file that torknock has not written."""
+        there = read(self.path)
+        if there is not None and there not in {self.text, self.replaces, *(each.text for each in earlier)}:
+            raise CannotChange(f"{self.path} is there already, and not as torknock wrote it; move it away")
+        self.before = there
+        self.made = [str(each) for each in reversed(Path(self.path).parents) if not each.exists()]
 
     def make(self) -> None:
-        """Write it, unless somebody else's stands there."""
-        there = _read(self.path)
-        if there not in (None, self.text, self.before):
-            raise CannotChange(f"{self.path} is there already, and not as torknock wrote it; move it away")
-        _write(self.path, self.text, self.mode, self.group)
+        """Write it."""
+        write(self.path, self.text, self.mode, self.group)
+        _read_again(self.reader)
 
     def undo(self) -> str:
-        """Remove it."""
-        there = _read(self.path)
-        if there not in (None, self.text):
+        """Write what was there, or remove it."""
+        there = read(self.path)
+        draft(self.path).unlink(missing_ok=True)
+        if there not in (None, self.text, self.before):
             return f"{self.path} was changed since, and stays"
-        Path(self.path).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it is not empty, or not ours
-            Path(self.path).parent.rmdir()
+        if self.before is None:
+            Path(self.path).unlink(missing_ok=True)
+        elif there != self.before:
+            write(self.path, self.before, self.mode, self.group)
+        for directory in reversed(self.made):
+            with contextlib.suppress(OSError):  # something else is in it
+                os.rmdir(directory)
+        _read_again(self.reader)
         return ""
+
+    def since(self, earlier: File) -> File:
+        """Between them the file was ours."""
+        return evolve(self, before=earlier.before, made=earlier.made + self.made)
 
 
 @define
@@ -89,6 +145,16 @@ class Block:
 
     path: str
     text: str
+    reader: Reader = field(default=Reader.NONE, converter=Reader)
+    lead: str = ""
+    """What had to be added before them, so that they begin a line."""
+    former: str = ""
+    """The lines of ours that they replace."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its file, in which there is one such block."""
+        return (self.path,)
 
     def told(self) -> str:
         """The file and the lines."""
@@ -96,28 +162,46 @@ class Block:
 
     def wanted(self) -> bool:
         """Whether they are not there."""
-        return self.text not in (_read(self.path) or "")
+        return self.text not in (read(self.path) or "")
+
+    def look(self, earlier: Sequence[Block]) -> None:
+        """Find the earlier lines, and whether the last line of the file is a whole one."""
+        there = read(self.path) or ""
+        for each in reversed(earlier):
+            if each._added in there:
+                self.former, self.lead = each._added, each.lead
+                return
+        self.lead = "" if not there or there.endswith("\n") else "\n"
+        if re.search(r"\\\s*\Z", there):
+            self.lead += "\n"  # a line that ends with a backslash goes on: end it (tor's manual)
 
     def make(self) -> None:
-        """Append them; the file keeps its owner and mode."""
-        there = _read(self.path) or ""
-        status = os.stat(self.path) if os.path.exists(self.path) else None
-        text = there + ("\n" if there and not there.endswith("\n") else "") + self.text
-        if status is None:
-            _write(self.path, text, 0o644)
-        else:
-            _write(self.path, text, status.st_mode & 0o7777, status.st_gid, status.st_uid)
+        """Add them, in the place of the earlier ones; the file keeps its owner and mode."""
+        there = read(self.path) or ""
+        _rewrite(self.path, there.replace(self.former, self._added, 1) if self.former else there + self._added)
+        _read_again(self.reader)
 
     def undo(self) -> str:
-        """Take exactly those lines out."""
-        there = _read(self.path)
+        """Take out exactly what was added."""
+        there = read(self.path)
         if there is None:
             return ""
-        if self.text not in there:
-            return f"{self.path} has no longer the lines that were added to it; look whether something of them is left"
-        status = os.stat(self.path)
-        _write(self.path, there.replace(self.text, "", 1), status.st_mode & 0o7777, status.st_gid, status.st_uid)
+        draft(os.path.realpath(self.path)).unlink(missing_ok=True)
+        added = self._added if self._added in there else self.text
+        if added in there:
+            _rewrite(self.path, there.replace(added, self.former, 1))
+        elif set(self.text.splitlines()) & set(there.splitlines()):
+            return f"{self.path} has only some of the lines that were added to it; they stay"
+        _read_again(self.reader)
         return ""
+
+    def since(self, earlier: Block) -> Block:
+        """What was there before the earlier one, unless a person has taken that out."""
+        return evolve(self, former=earlier.former if self.former else "")
+
+    @property
+    def _added(self) -> str:
+        return self.lead + self.text
 
 
 @define
@@ -125,6 +209,11 @@ class User:
     """A system user, with a group of its name."""
 
     name: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
 
     def told(self) -> str:
         """Its name."""
@@ -138,13 +227,16 @@ class User:
             return True
         return False
 
+    def look(self, earlier: Sequence[User]) -> None:
+        """There is none."""
+
     def make(self) -> None:
         """Make it: no home, no shell, no password."""
         run("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
             "--shell", "/usr/sbin/nologin", self.name)  # fmt: skip
 
     def undo(self) -> str:
-        """Remove it, unless a process is still its."""
+        """Remove it, unless a process still runs as it."""
         if self.wanted():
             return ""
         try:
@@ -152,6 +244,10 @@ class User:
         except CannotChange as error:
             return f"the user {self.name} stays: {error}"
         return ""
+
+    def since(self, earlier: User) -> User:
+        """The same user."""
+        return self
 
 
 @define
@@ -161,51 +257,92 @@ class Member:
     user: str
     group: str
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Both names."""
+        return (self.user, self.group)
+
     def told(self) -> str:
         """Both names."""
         return f"add {self.user} to the group {self.group}"
 
     def wanted(self) -> bool:
-        """Whether he is not."""
+        """Whether the user is not in it."""
         try:
             return self.user not in grp.getgrnam(self.group).gr_mem
         except KeyError:
             return True
 
+    def look(self, earlier: Sequence[Member]) -> None:
+        """The user is not in it."""
+
     def make(self) -> None:
-        """Add him. It holds from his next login on."""
+        """Add the user. It holds from the next login on."""
         run("usermod", "--append", "--groups", self.group, self.user)
 
     def undo(self) -> str:
-        """Take him out."""
+        """Take the user out."""
         if not self.wanted():
             run("gpasswd", "--delete", self.user, self.group)
         return ""
 
+    def since(self, earlier: Member) -> Member:
+        """The same membership."""
+        return self
+
 
 @define
 class Unit:
-    """A unit of systemd's that is started now and at every boot."""
+    """A unit of systemd's that is started now and at every boot: a service, or a socket with its service."""
 
     name: str
+    before: bool = False
+    """It was started at boot already."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
 
     def told(self) -> str:
         """Its name."""
-        return f"enable and start {self.name}"
+        return f"enable {self.name}, and start it with what is installed now"
 
     def wanted(self) -> bool:
-        """Whether it is not."""
-        return any(run("systemctl", "--quiet", verb, self.name, check=False) for verb in ("is-enabled", "is-active"))
+        """Whether it is not, or runs as it was before its file or torknock was replaced."""
+        for verb in ("is-enabled", "is-active"):
+            if run("systemctl", "--quiet", verb, self.name, check=False).status:
+                return True
+        asked = ("--property=NeedDaemonReload", "--property=MainPID", "--value", self.name, self._service)
+        told = run("systemctl", "show", *asked, check=False).output.split()
+        return "yes" in told or any(processes.is_outdated(int(word)) for word in told if word.isdecimal())
+
+    def look(self, earlier: Sequence[Unit]) -> None:
+        """Whether it is enabled."""
+        self.before = not run("systemctl", "--quiet", "is-enabled", self.name, check=False).status
 
     def make(self) -> None:
-        """Have it."""
+        """Have systemd read it, and start it again: a socket starts only while its service does not run."""
         run("systemctl", "daemon-reload")
-        run("systemctl", "enable", "--now", self.name)
+        run("systemctl", "enable", self.name)
+        if self._service != self.name:
+            run("systemctl", "stop", self._service)
+        run("systemctl", "restart", self.name)
 
     def undo(self) -> str:
-        """Stop it, with the service that it started."""
-        run("systemctl", "disable", "--now", self.name, self.name.replace(".socket", ".service"), check=False)
+        """Stop it, with the service that it started; one that was there before is started again by its user."""
+        if not self.before:
+            run("systemctl", "disable", "--now", self.name, check=False)
+        run("systemctl", "stop", self._service, check=False)
         return ""
+
+    def since(self, earlier: Unit) -> Unit:
+        """Enabled before both."""
+        return evolve(self, before=earlier.before)
+
+    @property
+    def _service(self) -> str:
+        return self.name.replace(".socket", ".service")
 
 
 @define
@@ -220,17 +357,27 @@ class Process:
     log: str
     started: dict[str, int] = field(factory=dict)
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Where it listens."""
+        return (self.socket,)
+
     def told(self) -> str:
-        """The command: nobody starts it at boot."""
+        """The command, which must be started at boot too."""
         command = " ".join(self.command)
         return f"start, as there is no systemd here (see to it that it is started at boot):\n    {command}"
 
     def wanted(self) -> bool:
-        """Whether nobody listens."""
-        return not processes.answers(self.socket)
+        """Whether nothing listens, or a process that is older than what is installed now."""
+        holder = processes.holder(self.socket)
+        return holder is None or processes.is_outdated(holder)
+
+    def look(self, earlier: Sequence[Process]) -> None:
+        """Nothing to give back: what listens is replaced."""
 
     def make(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start it in the place of what listens, and wait until it does."""
+        processes.end_holder(self.socket)
         started = processes.start(self.command, self.socket, self.user, self.group, Path(self.log))
         if started is None:
             raise CannotChange(f"the service that listens on {self.socket} does not start; see {self.log}")
@@ -240,99 +387,102 @@ class Process:
         """End it, if it is still the one."""
         if self.started:
             processes.end(Started(**self.started))
+        else:  # broken off before its id was written down
+            processes.end_holder(self.socket)
         return ""
+
+    def since(self, earlier: Process) -> Process:
+        """The earlier one was ended."""
+        return self
 
 
 KINDS: dict[str, Any] = {kind.__name__: kind for kind in (File, Block, User, Member, Unit, Process)}
 
 
-class Record:
-    """What was changed, oldest first, in the file at *path* (0600)."""
+@define
+class Ended:
+    """A program of this host that has ended."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def changes(self) -> list[Change]:
-        """All of it. Raises `CannotChange` if the file is damaged."""
-        try:
-            return [KINDS[each.pop("kind")](**each) for each in json.loads(_read(str(self._path)) or "[]")]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CannotChange(f"{self._path} is damaged, and does not say what was changed; move it away") from None
-
-    def write(self, changes: list[Change]) -> None:
-        """Keep *changes*; no file is left for none."""
-        if changes:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            told = [{"kind": type(each).__name__, **asdict(each)} for each in changes]  # type: ignore[arg-type]  # attrs'
-            _write(str(self._path), json.dumps(told, indent=1) + "\n", 0o600)
-        else:
-            self._path.unlink(missing_ok=True)
-
-    def make(self, changes: list[Change]) -> None:
-        """Make *changes*, each written down before."""
-        for change in changes:
-            done = [each for each in self.changes() if not _same(each, change)]
-            self.write([*done, change])
-            try:
-                change.make()
-            except OSError as error:
-                raise CannotChange(f"{error.filename or 'a file'}: {error.strerror}; be root") from error
-            self.write([*done, change])
-
-    def undo(self) -> Iterator[str]:
-        """Take everything back, newest first; what could not be is told."""
-        changes = self.changes()
-        while changes:
-            try:
-                if told := changes[-1].undo():
-                    yield told
-            except OSError as error:
-                raise CannotChange(f"{error.filename or 'a file'}: {error.strerror}; be root") from error
-            changes.pop()
-            self.write(changes)
+    status: int
+    output: str
 
 
-def run(*command: str, check: bool = True) -> int:
-    """Run a program of this host; its exit status. Raises `CannotChange` if it fails and *check* says so."""
-    path = shutil.which(command[0], path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+def run(*command: str, check: bool = True) -> Ended:
+    """Run a program of this host. Raises `CannotChange` if it hangs, or fails and *check* says so."""
+    path = shutil.which(command[0], path=PATH)
     if path is None:
         raise CannotChange(f"the command {command[0]} is missing")
-    done = subprocess.run([path, *command[1:]], capture_output=True, text=True, check=False)  # noqa: S603  ours
+    try:
+        done = subprocess.run(  # noqa: S603  ours
+            [path, *command[1:]], capture_output=True, text=True, check=False, timeout=_ENDS_WITHIN,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise CannotChange(f"{' '.join(command)} has not ended within {_ENDS_WITHIN:.0f} s, and was killed") from None
     if check and done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise CannotChange(f"{' '.join(command)} ended with {done.returncode}: {said[-1] if said else 'nothing said'}")
-    return done.returncode
+    return Ended(done.returncode, done.stdout)
 
 
-def _same(one: Change, other: Change) -> bool:
-    """Whether *other* takes the place of *one*."""
-    if isinstance(one, File) and isinstance(other, File):
-        return one.path == other.path
-    return type(one) is type(other) and one.told() == other.told()
-
-
-def _read(path: str) -> str | None:
+def read(path: str) -> str | None:
+    """What is at *path*, with every octet kept (surrogateescape); None if there is no file."""
     try:
-        return Path(path).read_text("utf-8")
+        return Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
-        raise CannotChange(f"{path} is no text; look at it") from None
 
 
-def _write(path: str, text: str, mode: int, group: int = 0, owner: int = 0) -> None:
-    """Put *text* at *path*, such that a whole file is there at any moment."""
+def write(path: str, text: str, mode: int, group: int = 0, owner: int = 0) -> None:
+    """Put *text*, as `read` gives it, at *path*: a whole file is there at any moment, also after a power cut."""
     Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=Path(path).parent, prefix=".torknock-")
+    written = draft(path)
+    written.unlink(missing_ok=True)
+    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, mode)
+        with os.fdopen(descriptor, "wb") as file:
             os.fchown(descriptor, owner, group)
-            file.write(text)
-        os.replace(draft, path)
+            os.fchmod(descriptor, mode)
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(written, path)
     except BaseException:
-        os.unlink(draft)
+        written.unlink(missing_ok=True)
         raise
+    sync(Path(path).parent)
+
+
+def sync(directory: Path) -> None:
+    """Have the names in *directory* on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def draft(path: str) -> Path:
+    """Where a file is written before it takes its place: a name of its own, so that one that was left is found."""
+    return Path(path).with_name(f".{Path(path).name}.torknock")
+
+
+def _rewrite(path: str, text: str) -> None:
+    """Have *text* in the file at *path*, or where a link leads, with the owner and mode that it has."""
+    target = os.path.realpath(path)
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        write(target, text, 0o644)
+    else:
+        write(target, text, status.st_mode & 0o7777, status.st_gid, status.st_uid)
+
+
+def _read_again(reader: Reader) -> None:
+    if reader is Reader.SYSTEMD:
+        run("systemctl", "daemon-reload", check=False)
+    elif reader is Reader.APPARMOR:
+        run("apparmor_parser", "-r", "/etc/apparmor.d/system_tor", check=False)
 
 
 def _indented(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import pwd
 from importlib.resources import files
@@ -13,9 +14,9 @@ from attrs import frozen
 
 from torknock.errors import TorknockError
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
-from torknock.line import BridgeLine, write_bridge_line
+from torknock.line import BridgeLine, write_address, write_bridge_line
 from torknock.linux import is_served
-from torknock.operate.changes import Block, Change, File, Member, Process, Unit, User
+from torknock.operate.changes import Block, Change, File, Member, Process, Reader, Unit, User
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import TorFacts
 
@@ -29,10 +30,10 @@ APPARMOR = Path("/etc/apparmor.d/local/system_tor")
 """What is added to the profile of tor (Debian)."""
 
 _APPARMOR_IN_KERNEL = Path("/sys/module/apparmor/parameters/enabled")
-_SYSTEMD = Path("/run/systemd/system")
+SYSTEMD = Path("/run/systemd/system")
 _PROGRAM = Path("/usr/local/bin/torknock")
 _SERVICE_USER = "torknock"
-_TORRC, _TOR_USER = Path("/etc/tor/torrc"), "debian-tor"
+TORRC, TOR_USER = Path("/etc/tor/torrc"), "debian-tor"
 _HEAD = "# Written by torknock setup; torknock setup --undo takes it away.\n"
 
 
@@ -58,8 +59,8 @@ class Host:
         if " " in str(program):
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it; install torknock elsewhere")
         apparmor = APPARMOR.parent.is_dir() and _read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
-        config_file, user = (_TORRC, _TOR_USER) if tor is None else (tor.config_file, tor.user)
-        return cls(config_file, user, program, _SYSTEMD.is_dir(), apparmor)
+        config_file, user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
+        return cls(config_file, user, program, SYSTEMD.is_dir(), apparmor)
 
 
 @frozen
@@ -109,7 +110,9 @@ def client_options(facts: TorFacts, bridge_line: BridgeLine, known: str, host: H
     if facts.option("BridgeRelay") == "1":
         raise CannotSetUp("this tor is a bridge itself, and cannot use one; use another tor as the client")
     written = write_bridge_line(bridge_line)
-    bridges = [line for line in known.splitlines() if line.startswith("Bridge torknock ") and line != written]
+    former = [line for line in known.splitlines() if line.startswith("Bridge torknock ")]
+    same = {bridge_line.fingerprint, write_address(bridge_line.address, bridge_line.port)}
+    bridges = [line for line in former if not same.intersection(line.split())]  # tor knows a bridge once
     plugin = f"ClientTransportPlugin torknock exec {host.program} client"
     return "".join(f"{line}\n" for line in ("UseBridges 1", plugin, *bridges, written))
 
@@ -119,13 +122,15 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
 
     *group* is tor's, who alone may read the options besides root.
     """
-    changes = _service("gate" if side == "bridge" else "dial", host, group)
+    service = _service("gate" if side == "bridge" else "dial", host, group)
+    changes: list[Change] = []
     if host.apparmor:
-        changes.append(Block(str(APPARMOR), _profile(host.program)))
-    changes.append(File(str(SNIPPET), _HEAD + options, 0o640, group, known_options() or None))
+        changes.append(Block(str(APPARMOR), _profile(host.program), Reader.APPARMOR))
+    changes.append(File(str(SNIPPET), _HEAD + options, 0o640, group, Reader.TOR, known_options() or None))
     if not _includes(host.config_file, SNIPPET):
-        changes.append(Block(str(host.config_file), f"%include {SNIPPET}\n"))
-    return [change for change in changes if change.wanted()]
+        changes.append(Block(str(host.config_file), f"%include {SNIPPET}\n", Reader.TOR))
+    # a client that is broken off has its bridge in torrc: whatever starts tor, it connects to nothing else
+    return _wanted([*service, *changes] if side == "bridge" else [*changes, *service])
 
 
 def plan_for_user(user: str, host: Host) -> list[Change]:
@@ -134,8 +139,15 @@ def plan_for_user(user: str, host: Host) -> list[Change]:
         pwd.getpwnam(user)
     except KeyError:
         raise CannotSetUp(f"there is no user {user} on this host") from None
-    changes = [*_service("dial", host, 0), Member(user, _SERVICE_USER)]
-    return [change for change in changes if change.wanted()]
+    return _wanted([*_service("dial", host, 0), Member(user, _SERVICE_USER)])
+
+
+def _wanted(changes: list[Change]) -> list[Change]:
+    """Those of *changes* that are not so already; with a file of systemd's, the units that it may be of."""
+    wanted = [change.wanted() for change in changes]
+    files = any(it and isinstance(change, File) and change.reader is Reader.SYSTEMD
+                for it, change in zip(wanted, changes, strict=True))  # fmt: skip
+    return [change for it, change in zip(wanted, changes, strict=True) if it or (files and isinstance(change, Unit))]
 
 
 def _service(service: str, host: Host, group: int) -> list[Change]:
@@ -145,7 +157,8 @@ def _service(service: str, host: Host, group: int) -> list[Change]:
         return [*changes, _process(service, {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}[service], host, group)]
     for kind in ("service", "socket"):
         name = f"torknock-{service}.{kind}"
-        changes.append(File(str(_UNITS / name), _unit(name, host)))
+        path, text, earlier = str(_UNITS / name), _unit(name, host), _earlier(name, host)
+        changes.append(File(path, text, reader=Reader.SYSTEMD, replaces=earlier))
     return [*changes, Unit(f"torknock-{service}.socket")]
 
 
@@ -190,7 +203,15 @@ def _includes(config_file: Path, snippet: Path) -> bool:
 
 def _unit(name: str, host: Host) -> str:
     text = shipped(f"systemd/{name}").replace(str(_PROGRAM), str(host.program))
-    return text.replace(_TOR_USER, host.tor_user)
+    return text.replace(TOR_USER, host.tor_user)
+
+
+def _earlier(name: str, host: Host) -> str | None:
+    """The unit that stands there, if an earlier version of torknock has it like that (contrib/systemd/earlier)."""
+    there = _read_or_empty(_UNITS / name)
+    as_shipped = there.replace(str(host.program), str(_PROGRAM)).replace(host.tor_user, TOR_USER)
+    digest = hashlib.sha256(as_shipped.encode("utf-8")).hexdigest()
+    return there if f"{digest}  {name}" in shipped("systemd/earlier").splitlines() else None
 
 
 def _profile(program: Path) -> str:

@@ -9,12 +9,17 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess  # noqa: TID251  a command of root's, which has no reactor
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torknock
+
 _PATIENCE = 10.0
+_ANSWERS_WITHIN = 2.0
+_CREDENTIALS = struct.Struct("=iII")  # struct ucred, unix(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +30,40 @@ class Started:
     since: int
 
 
-def answers(path: str) -> bool:
-    """Whether somebody listens on the Unix socket at *path*."""
+def holder(path: str) -> int | None:
+    """The process that listens on the Unix socket at *path*; None if nothing answers there."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_ANSWERS_WITHIN)
         try:
             probe.connect(path)
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         except OSError:
-            return False
-    return True
+            return None
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
+
+
+def is_outdated(pid: int) -> bool:
+    """Whether *pid* is a process of torknock's that began before what is installed now was put there."""
+    began = _since(pid)
+    if began is None or not _is_ours(pid):
+        return False
+    boot = next(line for line in Path("/proc/stat").read_text("ascii").splitlines() if line.startswith("btime "))
+    # the time of the boot is told in whole seconds
+    return int(boot.split()[1]) + 1 + began / os.sysconf("SC_CLK_TCK") < _installed_at()
+
+
+def _installed_at() -> float:
+    """When the newest source file of what is installed came to where it is, in seconds since the Epoch."""
+    packages = Path(torknock.__file__).parent, Path(torknock.__file__).parents[1] / "pluggable"
+    return max(file.stat().st_ctime for package in packages for file in package.rglob("*.py"))
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return b"torknock" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def start(command: list[str], path: str, user: str, group: int, log: Path) -> Started | None:
@@ -49,7 +80,7 @@ def start(command: list[str], path: str, user: str, group: int, log: Path) -> St
             command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True, cwd="/"
         )
     gives_up = time.monotonic() + _PATIENCE
-    while not answers(path):
+    while holder(path) is None:
         if process.poll() is not None or time.monotonic() > gives_up:
             process.kill()
             return None
@@ -68,6 +99,13 @@ def _open_to(path: str, group: int) -> None:
         os.chmod(f"/proc/self/fd/{found}", 0o660 if group else 0o666)
     finally:
         os.close(found)
+
+
+def end_holder(path: str) -> None:
+    """End the service of torknock's that listens at *path*, if there is one."""
+    pid = holder(path)
+    if pid is not None and _is_ours(pid):
+        end(Started(pid, _since(pid) or 0))
 
 
 def end(started: Started) -> None:

@@ -6,23 +6,21 @@ import os
 import re
 import shutil
 import signal
-import subprocess  # noqa: TID251  a command of root's, which has no reactor
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from attrs import define
-
 from torknock.database import KeyringMissing, KeyringUnreadable
-from torknock.errors import TorknockError
 from torknock.gate.ruleset import Posture, posture_table, table_name
 from torknock.keyring import Keyring, LineUnknown
 from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
-from torknock.operate.changes import Block, Change, File, Record
+from torknock.operate.changes import PATH, Block, Change, File, Reader, run
 from torknock.operate.doctor.processes import Process as Running
 from torknock.operate.doctor.processes import transport_of
-from torknock.operate.plan import APPARMOR, SNIPPET, BridgeWishes, CannotSetUp, known_options
+from torknock.operate.plan import SNIPPET, BridgeWishes, CannotSetUp, known_options
+from torknock.operate.processes import is_outdated
+from torknock.operate.record import Record
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 
@@ -32,20 +30,16 @@ RECORD = Path("/var/lib/torknock/setup.json")
 _REGISTERED_WITHIN = 30.0
 _STARTS_WITHIN = 5.0
 _LEFT_WITHIN = 5.0
-_BOOTSTRAPS_WITHIN = 60.0
 _POLLED_EVERY = 0.25
 
 
 def apply(changes: list[Change], tor: RunningTor, record: Record, side: str) -> None:
-    """Make *changes*, and have *tor* take them up. Raises `CannotSetUp`; tor's configuration is then as before."""
-    before = _configuration(changes)
-    try:
-        record.make(changes)
-        _load_profile(changes)
-        _verify(tor)
-    except TorknockError:
-        _restore(before, record)
-        raise
+    """Make *changes*, and have *tor* take them up.
+
+    Raises `TorknockError`: if tor would not take its new configuration, all is as it was before.
+    """
+    with record.making(changes):
+        verify(tor.config_file, tor.defaults_file)
     start_transport(tor, side)
     for change in changes:
         if isinstance(change, File) and change.path == str(SNIPPET):
@@ -53,24 +47,28 @@ def apply(changes: list[Change], tor: RunningTor, record: Record, side: str) -> 
 
 
 def transport_runs(tor: RunningTor, side: str) -> bool:
-    """Whether tor has started the transport; *side* is as in `plan`."""
-    return _until(lambda: _transport(tor, side) is not None, _STARTS_WITHIN)
+    """Whether tor has started the transport as it is installed now; *side* is as in `plan`."""
+    if not until(lambda: _transport(tor, side) is not None, _STARTS_WITHIN):
+        return False
+    running = _transport(tor, side)
+    return running is not None and not is_outdated(running.pid)
 
 
 def start_transport(tor: RunningTor, side: str) -> None:
     """Have *tor* take up what is configured now. Raises `CannotSetUp` if its transport does not start.
 
-    A bridge's transport that runs is ended: tor starts it again, with its new options, which it does not read anew. One
-    that tor has given up is started by a further reload.
+    A bridge's transport that runs is ended: tor starts it again, with its new options, which it does not read anew. So
+    is one that is older than what is installed. One that tor has given up is started by a further reload.
     """
     running = _transport(tor, side)
+    stays = running is not None and side == "client" and not is_outdated(running.pid)  # it takes any bridge's line
     with tor.heard():
         tor.reload()
         if not tor.reads_within(_REGISTERED_WITHIN):
             raise CannotSetUp("tor does not read its configuration anew; restart it")
+        if stays:
+            return
         if running is not None:
-            if side == "client":  # what runs takes any bridge's line
-                return
             with suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGTERM)
         gives_up = time.monotonic() + _REGISTERED_WITHIN
@@ -84,7 +82,7 @@ def start_transport(tor: RunningTor, side: str) -> None:
 
 def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
     """The bridge line called as *wishes* says, made if it is not there. Raises `TorknockError`."""
-    _until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
+    until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not tell its fingerprint yet; try again in a minute")
@@ -110,68 +108,37 @@ def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
     return []
 
 
-def bootstrap(tor: RunningTor) -> None:
-    """Wait until *tor*, a client, has reached its network. Raises `CannotSetUp` if that takes more than a minute."""
-    if not _until(lambda: tor.facts().bootstrapped == 100, _BOOTSTRAPS_WITHIN):
-        percent = tor.facts().bootstrapped or 0
-        raise CannotSetUp(
-            f"all is set up, and tor has done {percent} % of its start in a minute; see torknock doctor client, and "
-            "torknock check LINE"
-        )
+def undo(record: Record, control: str | None, password: str | None) -> Iterator[str]:
+    """Take back what was changed, newest first; what could not be, and what is left, is told.
 
-
-def undo(record: Record, control: str, password: str | None) -> Iterator[str]:
-    """Take back what was changed, newest first; what could not be, and what is left, is told."""
+    Then the tor at *control* reads its configuration again; None if it does not run.
+    """
     tables, changes = _tables(known_options()), record.changes()
     yield from record.undo()
-    _load_profile(changes)
-    if not _configuration(changes):
+    if not any(isinstance(change, (File, Block)) and change.reader is Reader.TOR for change in changes):
         return
-    try:
-        with tor_at(control, password) as tor:
-            tor.reload()
-            _until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
-    except TorUnreachable as error:
-        yield f"{error}; have it read its configuration anew, or start it anew"
+    if control is not None:
+        try:
+            with tor_at(control, password) as tor:
+                tor.reload()
+                until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
+        except TorUnreachable as error:
+            yield f"{error}; it still has the former configuration, if it runs: reload or restart it"
     if tables:
         _remove_tables(tables)
         yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
 
 
-@define
-class _Before:
-    path: Path
-    text: str | None
-
-
-def _configuration(changes: list[Change]) -> list[_Before]:
-    """tor's files among what is changed, as they are."""
-    paths = [Path(change.path) for change in changes if isinstance(change, (File, Block)) and "/tor" in change.path]
-    return [_Before(path, path.read_text("utf-8") if path.exists() else None) for path in paths]
-
-
-def _restore(before: list[_Before], record: Record) -> None:
-    """Have tor's files as they were, for a tor that is started anew must not stumble."""
-    for each in before:
-        if each.text is None:
-            each.path.unlink(missing_ok=True)
-        else:
-            each.path.write_text(each.text, "utf-8")
-    paths = {str(each.path) for each in before}
-    record.write([change for change in record.changes() if getattr(change, "path", "") not in paths])
-
-
-def _verify(tor: RunningTor) -> None:
-    """Have another tor read the configuration: the one that runs would end over a wrong one."""
-    program = shutil.which("tor", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
-    if program is None:
+def verify(config_file: Path, defaults_file: Path | None) -> None:
+    """Have another tor read its configuration: the one that runs would end over a wrong one. Raises `CannotSetUp`."""
+    if shutil.which("tor", path=PATH) is None:
         return
-    command = [program, "--verify-config", "-f", str(tor.config_file)]
-    if (defaults := tor.defaults_file) is not None:
-        command += ["--defaults-torrc", str(defaults)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  ours
-    if done.returncode:
-        said = [line.partition("] ")[2] for line in done.stdout.splitlines() if "[err]" in line or "[warn]" in line]
+    command = ["tor", "--verify-config", "-f", str(config_file)]
+    if defaults_file is not None:
+        command += ["--defaults-torrc", str(defaults_file)]
+    done = run(*command, check=False)
+    if done.status:
+        said = [line.partition("] ")[2] for line in done.output.splitlines() if "[err]" in line or "[warn]" in line]
         raise CannotSetUp(f"tor would not take the new configuration: {said[-1] if said else 'it does not say why'}")
 
 
@@ -180,7 +147,7 @@ def _transport(tor: RunningTor, side: str) -> Running | None:
     return None if pid is None else transport_of(pid, {"bridge": "server", "client": "client"}[side])
 
 
-def _until(true: Callable[[], bool], seconds: float) -> bool:
+def until(true: Callable[[], bool], seconds: float) -> bool:
     """Whether *true* said so within so many *seconds*."""
     gives_up = time.monotonic() + seconds
     while not true():
@@ -188,12 +155,6 @@ def _until(true: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
     return True
-
-
-def _load_profile(changes: list[Change]) -> None:
-    """Have the kernel take tor's profile anew, if it is among what was changed."""
-    if any(isinstance(change, Block) and change.path == str(APPARMOR) for change in changes):
-        subprocess.run(["/usr/sbin/apparmor_parser", "-r", "/etc/apparmor.d/system_tor"], check=False)
 
 
 def _tables(options: str) -> set[str]:
@@ -204,14 +165,12 @@ def _tables(options: str) -> set[str]:
 
 def _remove_tables(tables: set[str]) -> None:
     """Remove those of *tables* that a bridge has left, once it has had the time to take them away itself."""
-    nft = shutil.which("nft", path="/usr/sbin:/sbin")
-    if nft is None or not tables:
+    if shutil.which("nft", path=PATH) is None or not tables:
         return
 
     def left() -> set[str]:
-        listed = subprocess.run([nft, "list", "tables", "inet"], capture_output=True, text=True, check=False)  # noqa: S603
-        return tables & set(listed.stdout.split())
+        return tables & set(run("nft", "list", "tables", "inet", check=False).output.split())
 
-    if not _until(lambda: not left(), _LEFT_WITHIN):
+    if not until(lambda: not left(), _LEFT_WITHIN):
         for table in left():
-            subprocess.run([nft, "delete", "table", "inet", table], check=False)  # noqa: S603  ours
+            run("nft", "delete", "table", "inet", table, check=False)

@@ -23,6 +23,7 @@ from torknock.operate.doctor.processes import (
     listening,
     process,
     same_network,
+    service_here,
     sockets_of,
     transport_of,
 )
@@ -95,6 +96,7 @@ async def _client(
     findings = [powered.finding, host.choosing()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
+    findings.append(host.versions("client", transport, service_here("dial")))
     if facts is None:
         return findings
     if tor.uses_knocks(facts):
@@ -126,6 +128,7 @@ async def _bridge(
         findings += [host.knock_lines(posture, filtering), host.timestamps()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
+    findings.append(host.versions("bridge", transport, service_here("gate")))
     findings += host.keyring(directory, tor_process, now())
     if facts is not None:
         findings += tor.bridge_options(facts)

@@ -26,6 +26,7 @@ from torknock.line import Line
 from torknock.linux import TCP_SAVE_SYN, may_administer_network
 from torknock.operate.doctor.processes import Process, answers, may_open
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.processes import is_outdated
 from torknock.status import odds
 
 _NFT = (0, 9, 8)
@@ -33,6 +34,8 @@ _NFT = (0, 9, 8)
 
 PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 """Where programs are looked for."""
+
+_VERBS = ("server", "client", "gate", "dial")
 
 AS_ROOT = "run torknock doctor as root"
 
@@ -232,6 +235,16 @@ def apparmor(label: str | None, local: Path = APPARMOR) -> Finding:
         return ok(name, f"tor is confined by {label.partition(' ')[0]}, which has lines for torknock")
     remedy = f"add the lines of contrib/apparmor to {local}; as root: apparmor_parser -r /etc/apparmor.d/system_tor"
     return not_ok(name, f"tor is confined by {label.partition(' ')[0]}, which knows nothing of torknock", remedy)
+
+
+def versions(role: str, *running: Process | None) -> Finding:
+    """Whether what is *running*, a transport and a service of *role*, is what is installed now."""
+    old = [process for process in running if process is not None and is_outdated(process.pid)]
+    if old:
+        words = [next(word for word in _VERBS if word in process.words) for process in old]
+        why = f"torknock {' and torknock '.join(words)} still runs an earlier version than the one that is installed"
+        return not_ok("version", why, f"as root: torknock setup {role}, which restarts what must be")
+    return ok("version", "what runs is the version that is installed")
 
 
 def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:

@@ -73,6 +73,20 @@ def transport_of(tor: int, side: str) -> Process | None:
     return None
 
 
+def service_here(verb: str) -> Process | None:
+    """The process `torknock VERB` of this network namespace; None if none is seen."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, KeyError):
+                found = process(int(entry.name))
+                pairs = zip(found.words, found.words[1:], strict=False)
+                if any(word.endswith("torknock") and next_ == verb for word, next_ in pairs) and same_network(
+                    found.pid
+                ):
+                    return found
+    return None
+
+
 def confinement(pid: int) -> str:
     """The AppArmor profile of the process and its mode, such as `system_tor (enforce)`; "" where there is none."""
     try:

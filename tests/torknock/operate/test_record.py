@@ -1,0 +1,276 @@
+"""Tests of what a set-up changes: made, taken back, broken off, and made by two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.operate.changes import Block, CannotChange, Change, File, Reader
+from torknock.operate.record import Record
+
+needs_root = None if os.geteuid() == 0 else "a set-up needs root"
+
+_TOUCHES = ("os.mkdir", "os.rmdir", "os.rename", "os.remove", "os.chmod", "os.chown")
+
+
+class Case(SynchronousTestCase):
+    """With a directory in the place of a host."""
+
+    skip = needs_root
+
+    def setUp(self) -> None:
+        self.host = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, self.host)
+        self.torrc = self.host / "torrc"
+        self.torrc.write_bytes(b"Log notice stdout\r\n# caf\xe9\nContactInfo nobody \\")
+        self.record = Record(self.host / "lib" / "setup.json")
+        self.before = self.state()
+
+    def state(self) -> dict[str, bytes | None]:
+        """Every name on the host, and what is in it."""
+        return {
+            str(path.relative_to(self.host)): path.read_bytes() if path.is_file() else None
+            for path in self.host.rglob("*")
+        }
+
+    def wishes(self, word: str) -> list[Change]:
+        """A set-up's."""
+        return [
+            File(str(self.host / "units" / "tor" / "one.socket"), f"[Socket]\n# {word}\n"),
+            File(str(self.host / "torrc.d" / "ours.conf"), f"Option {word}\n", 0o640, reader=Reader.TOR),
+            Block(str(self.torrc), f"%include torrc.d/{word}\n", Reader.TOR),
+        ]
+
+    def make(self, word: str, fails: Exception | None = None) -> None:
+        with self.record.alone(), self.record.making([each for each in self.wishes(word) if each.wanted()]):
+            if fails is not None:
+                raise fails
+
+    def undo(self) -> list[str]:
+        with self.record.alone():
+            return list(self.record.undo())
+
+
+class ChangesTests(Case):
+    """Files and lines."""
+
+    def test_octet_for_octet(self) -> None:
+        """Whatever was in the file that got lines: CRLF, another encoding, no line end, a line that goes on."""
+        self.make("a")
+        self.assertEqual(
+            self.torrc.read_bytes(), b"Log notice stdout\r\n# caf\xe9\nContactInfo nobody \\\n\n%include torrc.d/a\n"
+        )
+        self.assertEqual(self.undo(), [])
+        self.assertEqual(self.state(), self.before)
+
+    def test_the_second_replaces_the_first(self) -> None:
+        """And one undo takes back both; the record holds each change once."""
+        self.make("a")
+        self.make("b")
+        self.assertIn(b"\n\n%include torrc.d/b\n", self.torrc.read_bytes())
+        self.assertNotIn(b"torrc.d/a", self.torrc.read_bytes())
+        self.assertEqual(len(self.record.changes()), 3)
+        self.assertEqual(self.undo(), [])
+        self.assertEqual(self.state(), self.before)
+
+    def test_a_second_that_fails(self) -> None:
+        """The host and the record are as the first left them."""
+        self.make("a")
+        between = self.state()
+        self.assertRaises(RuntimeError, self.make, "b", RuntimeError())
+        self.assertEqual(self.state(), between)
+        self.undo()
+        self.assertEqual(self.state(), self.before)
+
+    def test_a_first_that_fails(self) -> None:
+        """Nothing stays: no file, no directory, no record."""
+        self.assertRaises(RuntimeError, self.make, "a", RuntimeError())
+        self.assertEqual(self.state(), self.before)
+
+    def test_what_a_person_wrote_stays(self) -> None:
+        """A file that is there is not replaced, and what was made before it is taken back."""
+        theirs = self.host / "torrc.d" / "ours.conf"
+        theirs.parent.mkdir()
+        theirs.write_text("Nickname mine\n")
+        before = self.state()
+        self.assertRaises(CannotChange, self.make, "a")
+        self.assertEqual(self.state(), before)
+
+    def test_what_a_person_changed_since(self) -> None:
+        """It stays, and is said; lines that are gone are none to take out."""
+        self.make("a")
+        snippet = self.host / "torrc.d" / "ours.conf"
+        snippet.write_text("Option mine\n")
+        self.torrc.write_text("Nickname mine\n")
+        self.assertEqual(self.undo(), [f"{snippet} was changed since, and stays"])
+        self.assertEqual(self.torrc.read_text(), "Nickname mine\n")
+        self.assertEqual(snippet.read_text(), "Option mine\n")
+
+    def test_a_directory_that_was_there(self) -> None:
+        """It is not removed, though it is empty."""
+        (self.host / "torrc.d").mkdir()
+        self.make("a")
+        self.undo()
+        self.assertTrue((self.host / "torrc.d").is_dir())
+
+    def test_a_link(self) -> None:
+        """It stays one; the file that it leads to gets the lines, and keeps its mode and owner."""
+        target = self.host / "elsewhere"
+        self.torrc.rename(target)
+        target.chmod(0o604)
+        os.chown(target, 4711, 4712)
+        self.torrc.symlink_to(target)
+        before = target.read_bytes()
+        self.make("a")
+        self.assertTrue(self.torrc.is_symlink())
+        self.assertIn(b"%include", target.read_bytes())
+        self.undo()
+        status = target.stat()
+        self.assertEqual((target.read_bytes(), status.st_mode & 0o777, status.st_uid, status.st_gid),
+                         (before, 0o604, 4711, 4712))  # fmt: skip
+
+
+class BrokenOffTests(Case):
+    """Set-ups that are killed."""
+
+    def kill_at(self, step: int, done: Callable[[], object]) -> bool:
+        """Whether *done* was killed before its *step*th change of the host."""
+        child = os.fork()
+        if child == 0:
+            count = 0
+
+            def audit(event: str, _arguments: object) -> None:
+                nonlocal count
+                if event in _TOUCHES:
+                    count += 1
+                    if count == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(audit)
+            try:
+                done()
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    def fresh(self) -> None:
+        shutil.rmtree(self.host)
+        self.host.mkdir()
+        self.torrc.write_bytes(self.before["torrc"] or b"")
+
+    def each_step(self, prepare: Callable[[], object], done: Callable[[], object], then: Callable[[], object]) -> None:
+        for step in range(1, 200):
+            self.fresh()
+            prepare()
+            if not self.kill_at(step, done):
+                self.assertGreater(step, 5)
+                return
+            then()
+            self.assertEqual(self.undo(), [], step)
+            self.assertEqual(self.state(), self.before, step)
+        self.fail("it did not end")
+
+    def test_a_first_setup(self) -> None:
+        """Killed at any step, it is taken back."""
+        self.each_step(lambda: None, lambda: self.make("a"), lambda: None)
+
+    def test_a_second_setup(self) -> None:
+        """The first is taken back with it."""
+        self.each_step(lambda: self.make("a"), lambda: self.make("b"), lambda: None)
+
+    def test_a_setup_after_it(self) -> None:
+        """It goes on from there."""
+
+        def again() -> None:
+            self.make("b")
+            self.assertIn(b"%include torrc.d/b\n", self.torrc.read_bytes())
+
+        self.each_step(lambda: self.make("a"), lambda: self.make("b"), again)
+
+    def test_one_that_fails_after_it(self) -> None:
+        """What it finds is what it leaves."""
+        self.each_step(
+            lambda: self.make("a"),
+            lambda: self.make("b"),
+            lambda: self.assertRaises(RuntimeError, self.make, "c", RuntimeError()),
+        )
+
+    def test_the_way_back(self) -> None:
+        """A set-up that fails, and is killed while it takes back what it did."""
+        self.each_step(
+            lambda: self.make("a"),
+            lambda: self.make("b", RuntimeError()),
+            lambda: None,
+        )
+
+    def test_an_undo(self) -> None:
+        """A second one finishes it."""
+        self.each_step(lambda: self.make("a"), self.undo, lambda: None)
+
+
+class RecordTests(Case):
+    """The file, and who may write it."""
+
+    def test_two_at_once(self) -> None:
+        """The second is refused at once, and the first goes on."""
+        with self.record.alone():
+            error = self.assertRaises(CannotChange, self.make, "b")
+            self.assertIn("another torknock setup", str(error))
+            with self.record.making(self.wishes("a")):
+                pass
+        self.undo()
+        self.assertEqual(self.state(), self.before)
+
+    def test_it_is_roots_alone(self) -> None:
+        """Who could open its directory could lock every set-up out."""
+        self.make("a")
+        directory = self.host / "lib"
+        self.assertEqual(directory.stat().st_mode & 0o777, 0o700)
+        self.assertEqual((directory / "setup.json").stat().st_mode & 0o777, 0o600)
+
+    def test_a_record_that_is_damaged(self) -> None:
+        """It is said, and nothing is changed."""
+        path = self.host / "lib" / "setup.json"
+        path.parent.mkdir(mode=0o700)
+        for text in ("{", "[1]", '{"format": 2}', '{"changes": [{"kind": "Nonsense"}]}', '[{"kind": "File"}]'):
+            path.write_text(text)
+            self.assertRaises(CannotChange, self.make, "a")
+            self.assertRaises(CannotChange, self.undo)
+        path.unlink()
+        path.parent.rmdir()
+        self.assertEqual(self.state(), self.before)
+
+    def test_the_first_format(self) -> None:
+        """What 0.1.0 wrote down is taken back: there `before` was a former text of its own."""
+        snippet, ours = self.host / "torrc.d" / "ours.conf", "Option b\n"
+        snippet.parent.mkdir()
+        snippet.write_text(ours)
+        with self.torrc.open("ab") as file:
+            file.write(b"\n%include ours\n")
+        path = self.host / "lib" / "setup.json"
+        path.parent.mkdir(mode=0o755)
+        path.write_text(json.dumps([
+            {"kind": "File", "path": str(snippet), "text": ours, "mode": 416, "group": 0, "before": "Option a\n"},
+            {"kind": "Block", "path": str(self.torrc), "text": "%include ours\n"},
+        ]))  # fmt: skip
+        readers = [change.reader for change in self.record.changes() if isinstance(change, (File, Block))]
+        self.assertEqual(readers, [Reader.NONE, Reader.TOR])
+        self.assertEqual(self.undo(), [])
+        self.assertFalse(snippet.exists())
+        self.assertEqual(self.torrc.read_bytes(), (self.before["torrc"] or b"") + b"\n")
+
+    def test_some_lines_are_left(self) -> None:
+        """They stay, and it is said."""
+        block = Block(str(self.torrc), "one\ntwo\n")
+        with self.record.alone(), self.record.making([block]):
+            pass
+        self.torrc.write_text("one\n2\n")
+        self.assertEqual(self.undo(), [f"{self.torrc} has only some of the lines that were added to it; they stay"])

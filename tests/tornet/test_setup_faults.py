@@ -1,0 +1,93 @@
+"""Tests of `torknock setup` when something goes wrong: a wrong torrc, a second set-up, a tor that is silent, a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+from tests.tornet.test_setup import OFFLINE, Case
+from torknock.operate.plan import SNIPPET
+from torknock.operate.setup import RECORD
+
+PATH = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class FaultTests(Case):
+    """Whatever happened, `--undo` gives back the host as it was."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tor = self.debian.start_tor(OFFLINE)
+        self.before = self.state()
+
+    def state(self) -> dict[str, str]:
+        """What a set-up may touch."""
+        found = {"torrc": self.torrc()}
+        for path in ("/etc/passwd", "/etc/group"):
+            found[path] = self.debian.path(path).read_text()
+        for path in ("/etc/tor", "/var/lib", "/etc"):
+            found[path] = " ".join(sorted(each.name for each in self.debian.path(path).iterdir() if each.name != "tor"))
+        return found
+
+    def undo(self) -> None:
+        self.torknock("setup", "--undo")
+        after = self.state()
+        for each in after.items():
+            self.assertIn(each, self.before.items())
+        self.assertFalse(self.debian.path(str(SNIPPET)).exists())
+        self.assertIsNone(self.tor.poll())
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command, which is not waited for."""
+        return subprocess.Popen(
+            ["nsenter", f"--net={self.bridge.path}", *self.debian.within(["torknock", *arguments])],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=PATH,
+        )  # fmt: skip
+
+    def test_the_first_setup_survives_a_second_that_fails(self) -> None:
+        """Its snippet is as it was, and is still known as ours."""
+        self.set_up()
+        snippet = self.debian.path(str(SNIPPET)).read_text()
+        good = self.torrc()
+        self.debian.path("/etc/tor/torrc").write_text(good + "Nonsense 1\n")
+        self.torknock("setup", "bridge", "--port", "8443", "--yes", "--address", self.bridge.address, status=1)
+        self.assertEqual(self.debian.path(str(SNIPPET)).read_text(), snippet)
+        self.debian.path("/etc/tor/torrc").write_text(good)
+        self.undo()
+
+    def test_nothing_stays_of_a_setup_that_failed(self) -> None:
+        """Neither user, nor service, nor record."""
+        torrc = self.debian.path("/etc/tor/torrc")
+        good = torrc.read_text()
+        torrc.write_text(good + "Nonsense 1\n")
+        self.torknock("setup", "bridge", "--yes", "--address", self.bridge.address, status=1)
+        torrc.write_text(good)
+        self.assertEqual(self.state(), self.before)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_two_at_once(self) -> None:
+        """One is done, the other is told so; both are undone by one undo."""
+        both = [self.start("setup", "bridge", "--yes", "--address", self.bridge.address, "--port", port)
+                for port in ("443", "8443")]  # fmt: skip
+        ends = [each.communicate(timeout=60) for each in both]
+        self.assertEqual(sorted(each.returncode for each in both), [0, 1], ends)
+        self.assertIn("another torknock setup", ends[both[0].returncode == 0][1])
+        self.undo()
+
+    def test_a_tor_that_does_not_answer(self) -> None:
+        """Everything ends in a time that is known, and says why."""
+        self.set_up()
+        os.kill(self.tor.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.tor.pid, signal.SIGCONT)
+        for arguments in (("doctor", "bridge"), ("setup", "bridge", "--yes"), ("setup", "--undo")):
+            command = self.start(*arguments)
+            try:
+                _, told = command.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                command.kill()
+                self.fail(f"{arguments} waits for a tor that does not answer")
+            self.assertNotIn("Traceback", told)
+        self.assertIn("does not answer", told)
+        os.kill(self.tor.pid, signal.SIGCONT)
+        self.assertEqual(self.torrc(), self.before["torrc"])

@@ -1,0 +1,102 @@
+"""A tor that uses a hidden bridge and connects to nothing else, whatever it was connected to before; and the way back.
+
+tor's network is off (DisableNetwork) before anything is changed, and on again when tor reads a configuration that has
+the bridge. The option is never in torrc. So a set-up that is broken off leaves tor without a network, or with the
+bridge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from torknock.errors import TorknockError
+from torknock.line import BridgeLine
+from torknock.operate import resting
+from torknock.operate.changes import Change, File, Reader
+from torknock.operate.plan import CannotSetUp
+from torknock.operate.record import Record
+from torknock.operate.setup import start_transport, undo, until, verify
+from torknock.tor.control import RunningTor
+
+_USED_WITHIN = 60.0
+
+_CONFIGURED = (
+    "the bridge is configured: tor keeps trying it, and connects to nothing else; torknock setup --undo takes it out"
+)
+
+
+def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: BridgeLine) -> None:
+    """Make *changes*, and come back when *tor* has a circuit through *bridge*.
+
+    Every connection that tor had is closed before. Raises `TorknockError`, which says what is configured then.
+    """
+    tor.disable_network()
+    try:
+        with record.making(changes):
+            verify(tor.config_file, tor.defaults_file)
+    except (TorknockError, KeyboardInterrupt) as error:
+        raise CannotSetUp(
+            f"{_reason(error)}; nothing is configured. tor's network stays off (DisableNetwork) until tor reads its "
+            "configuration again or is restarted; it then connects as before"
+        ) from error
+    try:
+        start_transport(tor, "client")
+        if tor.network_disabled:
+            raise CannotSetUp("tor's configuration has DisableNetwork 1; take it out, and reload tor")
+        _wait(tor, bridge)
+    except (TorknockError, KeyboardInterrupt) as error:
+        raise CannotSetUp(f"{_reason(error)}; {_CONFIGURED}") from error
+
+
+def _wait(tor: RunningTor, bridge: BridgeLine) -> None:
+    words = [line.split() for line in tor.facts().options.get("Bridge", ())]
+    others = {word for each in words for word in each if re.fullmatch("[0-9A-F]{40}", word)} - {bridge.fingerprint}
+
+    def is_in(fingerprints: set[str]) -> bool:
+        """A line without a fingerprint leaves what is no other bridge."""
+        return bool(fingerprints - others) if bridge.fingerprint is None else bridge.fingerprint in fingerprints
+
+    if until(lambda: is_in(tor.first_hops()) and is_in(tor.connected()), _USED_WITHIN):
+        return
+    if not is_in(tor.connected()):
+        raise CannotSetUp(
+            f"the bridge has not answered within {_USED_WITHIN:.0f} s. The line may be revoked or expired, the bridge "
+            "may be down, or this network may block it: see torknock check LINE and torknock doctor client"
+        )
+    percent = tor.facts().bootstrapped or 0
+    raise CannotSetUp(
+        f"the bridge has answered, but tor has built no circuit through it within {_USED_WITHIN:.0f} s (bootstrap: "
+        f"{percent} %): see torknock doctor client"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or "interrupted"
+
+
+def is_client(record: Record) -> bool:
+    """Whether what was set up is a client, which has no other way into the Tor network than the bridge."""
+    return any(
+        isinstance(change, File) and change.reader is Reader.TOR and "UseBridges 1" in change.text.splitlines()
+        for change in record.changes()
+    )
+
+
+def undo_and_stop(record: Record, control: str, password: str | None) -> Iterator[str]:
+    """Stop tor, see to it that it is not started at boot, and take back what was changed. Raises `TorknockError`."""
+    resting.stop(control, password)
+    yield from undo(record, None, None)
+    yield (
+        "tor is stopped, and does not start before it is set up again; torknock setup --undo --direct lets it start, "
+        "and connect to the Tor network directly"
+        if resting.hold()
+        else "tor is stopped; once it is started, it connects to the Tor network directly"
+    )
+
+
+def undo_and_connect(record: Record, control: str, password: str | None) -> Iterator[str]:
+    """Take back what was changed, and let tor connect to the Tor network directly. Raises `TorknockError`."""
+    yield from undo(record, control, password)
+    if resting.release():
+        yield "tor may start without torknock again, and is started"

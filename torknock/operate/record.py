@@ -1,0 +1,164 @@
+"""What a set-up has changed, in a file: written before each change, so that one that was broken off can be undone.
+
+A set-up that fails takes back what it changed and leaves the record as it was. One that was killed leaves its changes
+in the record, whether it made them or not; the next set-up continues from there, and `undo` takes back all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+
+from torknock.lock import alone_in
+from torknock.operate.changes import KINDS, CannotChange, Change, draft, read, sync, write
+
+_FORMAT = 2
+
+
+class Record:
+    """What was changed, oldest first, in the file at *path* (0600, in a directory that is root's alone)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within this, no other set-up changes this host. Raises `CannotChange` if another is at work."""
+        if os.geteuid() != 0:
+            raise CannotChange("setup changes files of this host; run it as root")
+        with ExitStack() as stack:
+            with _reasons():
+                os.fchmod(self._hold(stack), 0o700)  # who can open a directory can lock it
+            stack.callback(self._leave)
+            yield
+
+    def _hold(self, stack: ExitStack) -> int:
+        """Lock the directory until *stack* ends; its file descriptor."""
+        directory = self._path.parent
+        while True:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                held = stack.enter_context(alone_in(directory, wait=False))
+            except BlockingIOError:
+                raise CannotChange("another torknock setup is at work on this host; wait until it ends") from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(held), os.stat(directory)):
+                    return held
+            stack.close()  # the set-up that held it has removed it
+
+    def _leave(self) -> None:
+        draft(str(self._path)).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is a record in it
+            self._path.parent.rmdir()
+
+    def changes(self) -> list[Change]:
+        """All of it. Raises `CannotChange` if the file is damaged."""
+        try:
+            told = json.loads(read(str(self._path)) or "[]")
+            if isinstance(told, list):
+                return [_made(_of_the_first_format(each)) for each in told]
+            return [_made(each) for each in told["changes"]]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CannotChange(f"{self._path} is damaged, and does not say what was changed; move it away") from None
+
+    @contextmanager
+    def making(self, changes: list[Change]) -> Iterator[None]:
+        """Make *changes*, and keep them when this ends; if anything is raised meanwhile, they are taken back.
+
+        Raises `CannotChange`.
+        """
+        earlier = self.changes()
+        made: list[Change] = []
+        try:
+            for change in changes:
+                with _reasons():
+                    change.look([each for each in [*earlier, *made] if _same(each, change)])
+                    made.append(change)
+                    self._write([*earlier, *made])
+                    change.make()
+                    self._write([*earlier, *made])
+            yield
+        except BaseException:
+            with _reasons():
+                for change in reversed(made):
+                    change.undo()
+                self._write(earlier)
+            raise
+        with _reasons():
+            self._write(_merged([*earlier, *made]))
+
+    def undo(self) -> Iterator[str]:
+        """Take everything back, newest first; what could not be is told. Raises `CannotChange`."""
+        changes = self.changes()
+        while changes:
+            with _reasons():
+                if told := changes[-1].undo():
+                    yield told
+                changes.pop()
+                self._write(changes)
+
+    def _write(self, changes: list[Change]) -> None:
+        """Keep *changes*; no file is left for none."""
+        if changes:
+            told = [{"kind": type(each).__name__, **asdict(each)} for each in changes]  # type: ignore[arg-type]  # attrs'
+            write(str(self._path), json.dumps({"format": _FORMAT, "changes": told}, indent=1) + "\n", 0o600)
+        else:
+            self._path.unlink(missing_ok=True)
+            sync(self._path.parent)
+
+
+def _made(told: dict[str, Any]) -> Change:
+    change: Change = KINDS[told.pop("kind")](**told)
+    return change
+
+
+def _of_the_first_format(told: dict[str, Any]) -> dict[str, Any]:
+    """A change as version 0.1.0 wrote it down: a list, with the readers to be told from the paths.
+
+    There `before` was a text of torknock's own.
+    """
+    path = told.get("path", "")
+    if told["kind"] in ("File", "Block"):
+        folders = {"/etc/tor/": "tor", "/etc/systemd/": "systemd", "/etc/apparmor.d/": "apparmor"}
+        told["reader"] = next((reader for folder, reader in folders.items() if path.startswith(folder)), "")
+    if told["kind"] == "Block" and not told["reader"]:
+        told["reader"] = "tor"  # a torrc that is elsewhere
+    if told["kind"] == "File":
+        told["before"] = None
+        told["made"] = ["/etc/tor/torrc.d"] if path.startswith("/etc/tor/torrc.d/") else []
+    return told
+
+
+def _same(one: Change, other: Change) -> bool:
+    return type(one) is type(other) and one.key == other.key
+
+
+def _merged(changes: list[Change]) -> list[Change]:
+    """*changes*, of which each that continues an earlier one stands in its place."""
+    merged: list[Change] = []
+    for change in changes:
+        for at, earlier in enumerate(merged):
+            if _same(earlier, change):
+                merged[at] = change.since(earlier)
+                break
+        else:
+            merged.append(change)
+    return merged
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """An `OSError` within this is a `CannotChange`."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "; be root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise CannotChange(f"{error.filename or 'a file'}: {error.strerror}{remedy}") from error

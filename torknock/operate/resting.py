@@ -1,0 +1,149 @@
+"""Debian's tor while it does not run: what it is configured to be, its first start, and what keeps it from starting.
+
+A tor that is started without a bridge connects to the Tor network directly. So `contrib/install` lets a tor that it
+installs wait: a file of systemd's has it start only where torknock's part of its configuration is (`HOLD`).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from torknock.operate.changes import PATH, run, write
+from torknock.operate.doctor.processes import process, same_network
+from torknock.operate.plan import SYSTEMD, TOR_USER, TORRC, CannotSetUp, shipped
+from torknock.operate.setup import until
+from torknock.tor import CONTROL
+from torknock.tor.control import tor_at
+from torknock.tor.inspect import TorFacts, TorUnreachable
+
+HOLD = Path("/etc/systemd/system/tor@default.service.d/torknock.conf")
+DEFAULTS = Path("/usr/share/tor/tor-service-defaults-torrc")
+
+_UNIT = "tor@default.service"
+_OPENS_WITHIN = 30.0
+_ENDS_WITHIN = 40.0
+"""Seconds; a tor that is a relay takes 30 to end."""
+
+_LISTED = (
+    "Address", "BridgeRelay", "ExtORPort", "ORPort", "ServerTransportListenAddr", "ServerTransportOptions",
+    "ServerTransportPlugin",
+)  # fmt: skip
+
+
+def is_at_rest(control: str) -> bool:
+    """Whether Debian's tor, whose control socket *control* is to be, is installed and does not run."""
+    if control != CONTROL or not TORRC.exists() or shutil.which("tor", path=PATH) is None:
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(control)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return not _runs()
+        except OSError:
+            return False
+    return False
+
+
+def _runs() -> bool:
+    """Whether a tor of Debian's user runs in this network, wherever its control socket is."""
+    try:
+        uid = pwd.getpwnam(TOR_USER).pw_uid
+    except KeyError:
+        return False
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, KeyError, ValueError):
+            found = process(int(entry.name))
+            if found.uid == uid and Path(found.words[0]).name == "tor" and same_network(found.pid):
+                return True
+    return False
+
+
+def resting_facts() -> TorFacts:
+    """What Debian's tor will say of itself. Raises `CannotSetUp` if it would not take its configuration."""
+    command = ["tor", "--defaults-torrc", str(DEFAULTS), "-f", str(TORRC), "--hush", "--dump-config", "full"]
+    dumped = run(*command, check=False)
+    if dumped.status:
+        raise CannotSetUp(f"tor does not take its configuration as it is: see tor --verify-config -f {TORRC}")
+    told = [line.partition(" ")[::2] for line in dumped.output.splitlines()]
+    options = {name: tuple(value for each, value in told if each == name and value) for name in _LISTED}
+    version = run("tor", "--version").output.split()[2].rstrip(".")
+    return TorFacts(
+        version=tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal()),
+        pid=None,
+        options=options,
+        or_listeners=tuple(where for port in options["ORPort"] if (where := _listener(port)) is not None),
+        bootstrapped=None,
+        registered=None,
+        consensus=None,
+    )
+
+
+def _listener(port: str) -> str | None:
+    """Where tor will listen for `ORPort` *port*; None if nowhere."""
+    where, *flags = port.split()
+    if where == "0" or "NoListen" in flags:
+        return None
+    return where if ":" in where else f"0.0.0.0:{where}"
+
+
+def start() -> None:
+    """Start Debian's tor, which is configured by now. Raises `CannotSetUp`, which says what to do."""
+    if not SYSTEMD.is_dir():
+        raise CannotSetUp(
+            "all is configured, and tor does not run: start it (service tor start), then say this again, which shows "
+            "whether all works"
+        )
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", _UNIT, check=False)
+    if not until(lambda: Path(CONTROL).exists(), _OPENS_WITHIN):
+        raise CannotSetUp(f"all is configured, and tor does not start; see systemctl status {_UNIT}")
+
+
+def stop(control: str, password: str | None) -> None:
+    """Stop the tor at *control*, if it runs. Raises `TorUnreachable` or `CannotSetUp` if it goes on running."""
+    if control == CONTROL and SYSTEMD.is_dir():
+        run("systemctl", "stop", _UNIT)
+        return
+    try:
+        with tor_at(control, password) as tor:
+            pid = tor.facts().pid
+            tor.shut_down()
+    except TorUnreachable as error:
+        if error.missing:
+            return
+        raise
+    if pid is None or not until(lambda: not _lives(pid), _ENDS_WITHIN):
+        raise CannotSetUp(f"tor does not end; nothing was taken back. End it, and try again (its process is {pid})")
+
+
+def _lives(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def hold() -> bool:
+    """Have systemd start Debian's tor only where it is set up; False where there is no systemd."""
+    if not SYSTEMD.is_dir():
+        return False
+    write(str(HOLD), shipped("systemd/tor-waits.conf"), 0o644)
+    run("systemctl", "daemon-reload", check=False)
+    return True
+
+
+def release() -> bool:
+    """Undo `hold`, and start tor; False if nothing held it."""
+    if not HOLD.exists():
+        return False
+    HOLD.unlink()
+    with suppress(OSError):
+        os.rmdir(HOLD.parent)
+    run("systemctl", "daemon-reload", check=False)
+    run("systemctl", "start", _UNIT, check=False)
+    return True
