@@ -10,7 +10,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -194,6 +194,8 @@ class RulesTests(SynchronousTestCase):
         self.assertTrue(judge(iptables.chains(saved, STRANGER, "iptables")).fates)
 
     @settings(max_examples=40)
+    @example([[{"jump": {"target": []}}]])
+    @example([[{"goto": {"target": None}}]])
     @given(st.lists(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "accept", "jump", "set"]), JSON))))
     def test_any_rules_of_nftables_are_judged(self, rules: list[list[dict[str, object]]]) -> None:
         """As JSON of any shape."""

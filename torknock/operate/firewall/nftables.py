@@ -264,6 +264,8 @@ def _verdict(kind: str, said: Any, place: Place) -> Verdict | None:
         case "return":
             return Back.RETURN
         case "jump" | "goto":
+            if not isinstance(said["target"], str):
+                return Unsaid.ELSEWHERE
             return To((*place[:2], said["target"]), back=kind == "jump")
         case "queue":
             return Unsaid.ELSEWHERE
