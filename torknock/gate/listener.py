@@ -80,6 +80,8 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
         listener.bind((host, 0))
         listener.listen(_BACKLOG)
+        # A host may give Fast Open to every listener (net.ipv4.tcp_fastopen); data in a SYN would then show this one.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
     except BaseException:
         listener.close()
         raise

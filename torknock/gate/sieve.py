@@ -179,6 +179,7 @@ class _Pair:
         try:
             opened.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
             opened.listen(_BACKLOG)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)  # also where every listener has it
         except BaseException:
             pair.close()
             raise
