@@ -22,16 +22,13 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import Logger, LogLevel, capturedLogs
-from twisted.python.failure import Failure
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from pluggable.errors import MethodError
 from pluggable.interfaces import IClientTransport, IServerTransport, Request
-from pluggable.logs import LogLines
 from pluggable.managed import STOP_LIMIT, _Life, _listen, run
-from pluggable.report import Report
 
 reactor: Any = _reactor
 _log = Logger()
@@ -337,50 +334,3 @@ class ListenTests(SynchronousTestCase):
         listening, clock = self.listen(FORBIDDEN)
         self.failureResultOf(listening, CannotListenError)
         self.assertEqual(clock.getDelayedCalls(), [])
-
-
-class LogLinesTests(SynchronousTestCase):
-    """`LogLines`."""
-
-    def setUp(self) -> None:
-        self.said: list[bytes] = []
-        self.clock = Clock()
-        self.observer = LogLines(Report(self.said.append), self.clock.seconds)
-
-    def log(self, level: Any, text: str, **fields: Any) -> None:
-        with capturedLogs() as events:
-            _log.emit(level, text, **fields)
-        self.observer(events[0])
-
-    def test_each_level_has_its_severity(self) -> None:
-        """tor knows no `warn`, and nobody wants debug."""
-        for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical):
-            self.log(level, "{what}", what="x")
-        severities = [line.split()[1] for line in self.said]
-        expected = [b"SEVERITY=notice", b"SEVERITY=warning", b"SEVERITY=error", b"SEVERITY=error"]
-        self.assertEqual(severities, expected)
-
-    def test_addresses_are_scrubbed(self) -> None:
-        """Twisted puts them into its errors."""
-        self.log(LogLevel.error, "{why}", why="to 192.0.2.1:443")
-        self.assertEqual(self.said, [b'LOG SEVERITY=error MESSAGE="to [scrubbed]"\n'])
-
-    def test_a_traceback_is_one_line(self) -> None:
-        """With the place of the mistake first."""
-        try:
-            raise ZeroDivisionError("a\nb 192.0.2.1")
-        except ZeroDivisionError:
-            self.log(LogLevel.critical, "oops", log_failure=Failure())
-        self.flushLoggedErrors(ZeroDivisionError)
-        self.assertEqual(len(self.said), 1)
-        self.assertIn(b"oops: ZeroDivisionError: a?b [scrubbed] [test_managed.py:", self.said[0])
-
-    def test_a_flood_is_cut_and_counted(self) -> None:
-        """And hides nothing of another severity."""
-        for _ in range(100):
-            self.log(LogLevel.warn, "x")
-        self.log(LogLevel.error, "y")
-        self.assertEqual(len(self.said), 21)
-        self.clock.advance(1)
-        self.log(LogLevel.warn, "z")
-        self.assertEqual(self.said[-1], b'LOG SEVERITY=warning MESSAGE="z (80 more were withheld before this)"\n')
