@@ -2,12 +2,14 @@
 
 Octets go through OpenSSL in as few and as large pieces as there are. Nothing waits here in either direction: what the
 upper protocol does not take stays in the network, what the network does not take is in the TCP transport, whose
-back-pressure is passed on.
+back-pressure is passed on. TLS answers by itself, too: a peer that asks for new keys (RFC 8446 §4.6.3) and does not
+read is not read from either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
@@ -26,6 +28,10 @@ _RECORD = 16 * 1024
 _OVERHEAD = 64
 """Octets that a record is longer than what it holds, with room to spare."""
 
+_ANSWERS_AT_MOST = 4 * 1024
+"""Octets that TLS itself may write while TCP's buffer is over its limit. An honest peer's rare new keys stay far below,
+so that two ends that are both writing never wait for each other."""
+
 
 @implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
 class TLSPump(Protocol):
@@ -43,7 +49,13 @@ class TLSPump(Protocol):
         self._upper: IProtocol | None = None
         self._handshaking = True
         self._held = b""
+        self._end: Callable[[], None] | None = None
+        """What comes after `_held`: the peer's end, or what broke."""
         self._paused = False
+        self._producing = False
+        self._full = False
+        self._answered = 0
+        self._stalled = False
         self._reading = False
         self._read_ended = False
         self._write_ended = False
@@ -80,6 +92,11 @@ class TLSPump(Protocol):
         """Drop unseen whatever comes, and say no more."""
         self._deaf = self._write_ended = True
 
+    def leave(self) -> None:
+        """End the TCP connection once what was written has left."""
+        self.transport.unregisterProducer()  # what it wrote would be dropped, and TCP would wait for it
+        self.transport.loseConnection()
+
     # The TCP connection's protocol.
 
     def connectionMade(self) -> None:
@@ -88,6 +105,7 @@ class TLSPump(Protocol):
             self.transport.abortConnection()
             return
         self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(_Valve(self), True)
         self.ssl = self.begin()
         self._advance()
 
@@ -104,7 +122,7 @@ class TLSPump(Protocol):
     def readConnectionLost(self) -> None:
         """The peer has ended TCP's one direction, which it may once it has ended TLS's (RFC 8446 §6.1)."""
         if self._upper is None or self.disconnecting:
-            self.transport.loseConnection()
+            self.leave()
         elif not self._read_ended:
             self._lose("the peer ended TCP before it had ended TLS")
 
@@ -135,6 +153,7 @@ class TLSPump(Protocol):
         else:
             self._handshaking = False
             self.handshakeDone()
+            self._answer()  # the handshake's end, unless it left with what was written
             self._read()
 
     def _read(self) -> None:
@@ -144,24 +163,56 @@ class TLSPump(Protocol):
         self._reading = True
         try:
             while not (self._paused or self._deaf or self._read_ended):
-                try:
-                    octets, self._held = self._held or self.ssl.recv(_RECORD), b""
-                except SSL.WantReadError:
+                if self._held:
+                    octets, self._held = self._held, b""
+                    (self.received if self._upper is None else self._upper.dataReceived)(octets)
+                elif self._end is not None:
+                    end, self._end = self._end, None
+                    end()
+                elif not self._decrypt():
                     break
-                except SSL.ZeroReturnError:
-                    self._peer_finished()
-                    break
-                except SSL.Error as error:
-                    self._break(error)
-                    break
-                if self._upper is None:
-                    self.received(octets)
-                else:
-                    self._upper.dataReceived(octets)
         finally:
             self._reading = False
-        if not self._deaf:
-            self._flush(_RECORD)  # the handshake's end, or the answer to a KeyUpdate
+
+    def _decrypt(self) -> bool:
+        """Take what there is from OpenSSL, however many records it came in; whether there was anything."""
+        pieces, size = [], 0
+        try:
+            while size < _AT_ONCE:
+                pieces.append(self.ssl.recv(_RECORD))
+                size += len(pieces[-1])
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self._end = self._peer_finished
+        except SSL.Error as error:
+            self._end = partial(self._break, error)
+        self._held = b"".join(pieces)
+        self._answer()
+        return bool(self._held) or self._end is not None
+
+    def _answer(self) -> None:
+        """Give TCP what OpenSSL has written of its own accord; read no further if the peer leaves too much of it."""
+        if self._deaf:
+            return
+        answered = self._flush(_RECORD)
+        if self._full:
+            self._answered += answered
+        if self._answered > _ANSWERS_AT_MOST and not self._stalled:
+            self._stalled = True
+            self.transport.pauseProducing()
+
+    def _filled(self) -> None:
+        """TCP's buffer is over its limit."""
+        self._full = True
+
+    def _drained(self) -> None:
+        """TCP's buffer is empty."""
+        self._full, self._answered = False, 0
+        if self._stalled:
+            self._stalled = False
+            if not self._paused:
+                self.transport.resumeProducing()
 
     def _peer_finished(self) -> None:
         self._read_ended = True
@@ -183,19 +234,20 @@ class TLSPump(Protocol):
         self.disconnecting = True
         self.turn_deaf()
         upper, self._upper = self._upper, None
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        self.leave()
         if upper is not None:
             upper.connectionLost(Failure(ConnectionLost(reason)))
 
-    def _flush(self, about: int) -> None:
-        """Give TCP what OpenSSL has written: *about* so many octets."""
+    def _flush(self, about: int) -> int:
+        """Give TCP what OpenSSL has written, *about* so many octets; how many there were."""
+        flushed = 0
         while True:
             try:
                 octets = self.ssl.bio_read(about)
             except SSL.WantReadError:
-                return
+                return flushed
             self.transport.write(octets)
+            flushed += len(octets)
 
     # The upper protocol's transport.
 
@@ -231,8 +283,7 @@ class TLSPump(Protocol):
             if not self._write_ended:
                 self._finish()
             self.turn_deaf()
-            self.transport.unregisterProducer()  # what it wrote would be dropped, and TCP would wait for it
-            self.transport.loseConnection()
+            self.leave()
 
     def abortConnection(self) -> None:
         """Close the connection at once, with RST."""
@@ -248,11 +299,18 @@ class TLSPump(Protocol):
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let the TCP transport's buffer pause *producer*."""
-        self.transport.registerProducer(producer, streaming)
+        if self._producing:
+            raise RuntimeError("a producer is registered already")
+        self._producing = True
+        self.transport.unregisterProducer()
+        self.transport.registerProducer(_Valve(self, producer), streaming)
 
     def unregisterProducer(self) -> None:
         """No more of `registerProducer`'s."""
+        self._producing = False
         self.transport.unregisterProducer()
+        if not self.disconnecting:
+            self.transport.registerProducer(_Valve(self), True)
 
     def pauseProducing(self) -> None:
         """Hand nothing on until `resumeProducing`."""
@@ -264,7 +322,7 @@ class TLSPump(Protocol):
         self._paused = False
         if not self._deaf:
             self._read()
-        if not self._paused:
+        if not (self._paused or self._stalled):
             self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -286,6 +344,31 @@ class TLSPump(Protocol):
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """TCP's option."""
         self.transport.setTcpKeepAlive(enabled)
+
+
+@implementer(IPushProducer)
+class _Valve:
+    """What TCP's buffer pauses and resumes: *pump*, and the upper protocol's *producer* if there is one."""
+
+    def __init__(self, pump: TLSPump, producer: Any = None) -> None:
+        self._pump, self._producer = pump, producer
+
+    def pauseProducing(self) -> None:
+        """See `IPushProducer`."""
+        self._pump._filled()
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """See `IPushProducer`."""
+        self._pump._drained()
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """See `IProducer`."""
+        if self._producer is not None:
+            self._producer.stopProducing()
 
 
 def _reason(error: SSL.Error) -> str:

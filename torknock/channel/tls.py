@@ -61,6 +61,9 @@ PROOF_WITHIN = 20.0
 SILENCE = (20.0, 60.0)
 """So many seconds after `PROOF_WITHIN`, at least and at most, a connection without a right proof is closed."""
 
+LEAVE_WITHIN = 30.0
+"""Seconds that a peer without a proof has, at the end, to take what was written to it."""
+
 UNPROVEN_AT_MOST = 1024
 """Connections without a proof, silent ones included; above it the oldest is closed."""
 
@@ -176,7 +179,7 @@ class _Client(TLSPump):
         self.opened.callback(None)
 
     def broken(self, reason: str) -> None:
-        self.transport.loseConnection()
+        self.leave()
         self._fail(reason)
 
     def gone(self) -> None:
@@ -328,7 +331,7 @@ class _Server(TLSPump):
 
     def broken(self, reason: str) -> None:
         self._settle(Refusal.BROKE_TLS)
-        self.transport.loseConnection()
+        self._close()
 
     def gone(self) -> None:
         self._settle(Refusal.LEFT)
@@ -359,7 +362,13 @@ class _Server(TLSPump):
         """Read and discard, send nothing, and close in the end: every wrong proof looks like a missing one."""
         self._settle(why)
         left = self._ends - self._channel.clock.seconds()
-        self._timer = self._channel.clock.callLater(left, self.transport.loseConnection)
+        self._timer = self._channel.clock.callLater(left, self._close)
+
+    def _close(self) -> None:
+        """End TCP with FIN, or with RST if the peer will not take what was written before."""
+        self._stop_timer()
+        self.leave()
+        self._timer = self._channel.clock.callLater(LEAVE_WITHIN, self.abortConnection)
 
     def _settle(self, why: Refusal | None) -> None:
         """It is known what becomes of the connection: it is carried (None), or refused for that reason."""
