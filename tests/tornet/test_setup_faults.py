@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
+from pathlib import Path
 
+from tests.support.debian import ROOT
 from tests.tornet.test_setup import OFFLINE, Case
 from torknock.operate.plan import SNIPPET
 from torknock.operate.setup import RECORD
@@ -91,3 +94,27 @@ class FaultTests(Case):
         self.assertIn("does not answer", told)
         os.kill(self.tor.pid, signal.SIGCONT)
         self.assertEqual(self.torrc(), self.before["torrc"])
+
+    def test_an_upgrade(self) -> None:
+        """What runs is older than what is installed: doctor says so, and the next set-up starts both again."""
+        line = self.set_up()
+        self.assertRegex(self.doctor(), "ok +version")
+        before = self.running()
+        source = ROOT / "torknock" / "__init__.py"
+        status = source.stat()
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))  # as one that was installed now
+        time.sleep(1.5)  # the kernel tells the time of its start in whole seconds
+        self.assertRegex(self.doctor(), "not ok +version .*newer than what runs: torknock server, torknock gate")
+        self.assertEqual(self.set_up(), line)
+        after = self.running()
+        self.assertEqual((len(before), len(after), before & after), (2, 2, set()))
+        self.assertRegex(self.doctor(), "\\nok +version")
+        self.undo()
+
+    def doctor(self) -> str:
+        return self.debian.run("torknock", "doctor", "bridge").stdout
+
+    def running(self) -> set[int]:
+        """The transport and the service."""
+        words = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in self.bridge.pids()]
+        return {pid for pid, word in words if b"torknock\0server" in word or b"torknock\0gate" in word}

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import os
 import pwd
+import re
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -157,7 +158,7 @@ def _service(service: str, host: Host, group: int) -> list[Change]:
         return [*changes, _process(service, {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}[service], host, group)]
     for kind in ("service", "socket"):
         name = f"torknock-{service}.{kind}"
-        path, text, earlier = str(_UNITS / name), _unit(name, host), _earlier(name, host)
+        path, text, earlier = str(_UNITS / name), _unit(name, host), _earlier(name)
         changes.append(File(path, text, reader=Reader.SYSTEMD, replaces=earlier))
     return [*changes, Unit(f"torknock-{service}.socket")]
 
@@ -206,10 +207,11 @@ def _unit(name: str, host: Host) -> str:
     return text.replace(TOR_USER, host.tor_user)
 
 
-def _earlier(name: str, host: Host) -> str | None:
+def _earlier(name: str) -> str | None:
     """The unit that stands there, if an earlier version of torknock has it like that (contrib/systemd/earlier)."""
     there = _read_or_empty(_UNITS / name)
-    as_shipped = there.replace(str(host.program), str(_PROGRAM)).replace(host.tor_user, TOR_USER)
+    as_shipped = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={_PROGRAM}", there)
+    as_shipped = re.sub(r"(?m)(^SocketGroup=|--user )\S+", rf"\g<1>{TOR_USER}", as_shipped)
     digest = hashlib.sha256(as_shipped.encode("utf-8")).hexdigest()
     return there if f"{digest}  {name}" in shipped("systemd/earlier").splitlines() else None
 

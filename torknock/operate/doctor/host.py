@@ -241,8 +241,8 @@ def versions(role: str, *running: Process | None) -> Finding:
     """Whether what is *running*, a transport and a service of *role*, is what is installed now."""
     old = [process for process in running if process is not None and is_outdated(process.pid)]
     if old:
-        words = [next(word for word in _VERBS if word in process.words) for process in old]
-        why = f"torknock {' and torknock '.join(words)} still runs an earlier version than the one that is installed"
+        words = ", ".join(f"torknock {next(verb for verb in _VERBS if verb in process.words)}" for process in old)
+        why = f"what is installed is newer than what runs: {words}"
         return not_ok("version", why, f"as root: torknock setup {role}, which restarts what must be")
     return ok("version", "what runs is the version that is installed")
 
