@@ -150,7 +150,7 @@ class BridgeTests(Case):
             file.write("Nonsense 1\n")
         before = self.torrc()
         self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
-        self.assertIn("tor would not take the new configuration", self.told)
+        self.assertIn("tor would not take the configuration", self.told)
         self.assertEqual(self.torrc(), before)
         self.assertFalse(self.debian.path(str(SNIPPET)).exists())
         self.assertIsNone(self.tor.poll())

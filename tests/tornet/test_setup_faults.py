@@ -118,3 +118,35 @@ class FaultTests(Case):
         """The transport and the service."""
         words = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in self.bridge.pids()]
         return {pid for pid, word in words if b"torknock\0server" in word or b"torknock\0gate" in word}
+
+
+class RestTests(Case):
+    """A tor that is installed and does not run: it is configured before its first start."""
+
+    def test_a_client(self) -> None:
+        """Its configuration has the bridge, and it is said what to do; one undo gives all back."""
+        before = self.torrc()
+        line = f"torknock 198.51.100.7:443 {'A' * 40} key={'A' * 43} pin={'A' * 43}"
+        self.torknock("setup", "client", "-", stdin=f"{line}\n", status=1)
+        self.assertIn("all is configured, and tor does not run: start it", self.told)
+        snippet = self.debian.path(str(SNIPPET)).read_text().splitlines()
+        self.assertEqual((snippet[1], snippet[-1]), ("UseBridges 1", f"Bridge {line}"))
+        self.torknock("setup", "--undo", "--yes")
+        self.assertEqual(self.torrc(), before)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_a_bridge(self) -> None:
+        """Once tor was started, the same command goes on."""
+        said = ("setup", "bridge", "--address", self.bridge.address, "--yes")
+        self.torknock(*said, status=1)
+        self.assertIn("start it", self.told)
+        self.debian.start_tor(OFFLINE)
+        self.assertIn("torknock ", self.torknock(*said))
+        self.assertIn("nothing is to be changed", self.told)
+
+    def test_a_torrc_that_is_wrong(self) -> None:
+        """It is said, and nothing is changed."""
+        self.debian.path("/etc/tor/torrc").write_text("Nonsense 1\n")
+        self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
+        self.assertIn("does not take its configuration as it is", self.told)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())

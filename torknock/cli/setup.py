@@ -129,7 +129,10 @@ def bridge(
 @password_option
 @yes_option
 def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: bool, yes: bool) -> None:
-    """Let the tor that runs here use the hidden bridge of BRIDGE_LINE, or let NAME's own tor knock.
+    """Let the tor of this host use the hidden bridge of BRIDGE_LINE, or let NAME's own tor knock.
+
+    tor's connections are closed, and then it connects to the bridge and to nothing else. The exit status is 0 once tor
+    has built a circuit through this bridge. If the bridge does not answer it is 1, and the bridge stays configured.
 
     Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
     of the shell's history. Needs root.

@@ -31,6 +31,7 @@ def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: B
 
     Every connection that tor had is closed before. Raises `TorknockError`, which says what is configured then.
     """
+    verify(tor.config_file, tor.defaults_file)  # what is wrong already does not cost it the network
     tor.disable_network()
     try:
         with record.making(changes):
@@ -85,12 +86,12 @@ def is_client(record: Record) -> bool:
 
 def undo_and_stop(record: Record, control: str, password: str | None) -> Iterator[str]:
     """Stop tor, see to it that it is not started at boot, and take back what was changed. Raises `TorknockError`."""
-    resting.stop(control, password)
+    held = resting.stop(control, password)
     yield from undo(record, None, None)
     yield (
         "tor is stopped, and does not start before it is set up again; torknock setup --undo --direct lets it start, "
         "and connect to the Tor network directly"
-        if resting.hold()
+        if held
         else "tor is stopped; once it is started, it connects to the Tor network directly"
     )
 

@@ -110,6 +110,8 @@ def client_options(facts: TorFacts, bridge_line: BridgeLine, known: str, host: H
     _check_version(facts)
     if facts.option("BridgeRelay") == "1":
         raise CannotSetUp("this tor is a bridge itself, and cannot use one; use another tor as the client")
+    if facts.option("ORPort") not in (None, "0"):
+        raise CannotSetUp("this tor is a relay, and a relay cannot use a bridge; use another tor as the client")
     written = write_bridge_line(bridge_line)
     former = [line for line in known.splitlines() if line.startswith("Bridge torknock ")]
     same = {bridge_line.fingerprint, write_address(bridge_line.address, bridge_line.port)}

@@ -105,21 +105,27 @@ def start() -> None:
         raise CannotSetUp(f"all is configured, and tor does not start; see systemctl status {_UNIT}")
 
 
-def stop(control: str, password: str | None) -> None:
-    """Stop the tor at *control*, if it runs. Raises `TorUnreachable` or `CannotSetUp` if it goes on running."""
+def stop(control: str, password: str | None) -> bool:
+    """Stop the tor at *control*, if it runs; whether systemd starts it only where it is set up (`HOLD`).
+
+    Raises `TorUnreachable` or `CannotSetUp` if it goes on running.
+    """
     if control == CONTROL and SYSTEMD.is_dir():
         run("systemctl", "stop", _UNIT)
-        return
+        write(str(HOLD), shipped("systemd/tor-waits.conf"), 0o644)
+        run("systemctl", "daemon-reload", check=False)
+        return True
     try:
         with tor_at(control, password) as tor:
             pid = tor.facts().pid
             tor.shut_down()
     except TorUnreachable as error:
         if error.missing:
-            return
+            return False
         raise
     if pid is None or not until(lambda: not _lives(pid), _ENDS_WITHIN):
         raise CannotSetUp(f"tor does not end; nothing was taken back. End it, and try again (its process is {pid})")
+    return False
 
 
 def _lives(pid: int) -> bool:
@@ -128,17 +134,8 @@ def _lives(pid: int) -> bool:
     return False
 
 
-def hold() -> bool:
-    """Have systemd start Debian's tor only where it is set up; False where there is no systemd."""
-    if not SYSTEMD.is_dir():
-        return False
-    write(str(HOLD), shipped("systemd/tor-waits.conf"), 0o644)
-    run("systemctl", "daemon-reload", check=False)
-    return True
-
-
 def release() -> bool:
-    """Undo `hold`, and start tor; False if nothing held it."""
+    """Let tor start without torknock, and start it; False if nothing held it."""
     if not HOLD.exists():
         return False
     HOLD.unlink()

@@ -139,7 +139,7 @@ def verify(config_file: Path, defaults_file: Path | None) -> None:
     done = run(*command, check=False)
     if done.status:
         said = [line.partition("] ")[2] for line in done.output.splitlines() if "[err]" in line or "[warn]" in line]
-        raise CannotSetUp(f"tor would not take the new configuration: {said[-1] if said else 'it does not say why'}")
+        raise CannotSetUp(f"tor would not take the configuration: {said[-1] if said else 'it does not say why'}")
 
 
 def _transport(tor: RunningTor, side: str) -> Running | None:
