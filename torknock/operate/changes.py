@@ -368,9 +368,12 @@ class Process:
         return f"start, as there is no systemd here (see to it that it is started at boot):\n    {command}"
 
     def wanted(self) -> bool:
-        """Whether nothing listens, or a process that is older than what is installed now."""
+        """Whether nothing listens, or a process with other arguments, or older than what is installed now."""
         holder = processes.holder(self.socket)
-        return holder is None or processes.is_outdated(holder)
+        if holder is None or processes.is_outdated(holder):
+            return True
+        program = next(at for at, word in enumerate(self.command) if at and not word.startswith("-"))
+        return not processes.has_arguments(holder, self.command[program + 1 :])
 
     def look(self, earlier: Sequence[Process]) -> None:
         """Nothing to give back: what listens is replaced."""

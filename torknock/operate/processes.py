@@ -53,6 +53,15 @@ def is_outdated(pid: int) -> bool:
     return int(boot.split()[1]) + 1 + began / os.sysconf("SC_CLK_TCK") < _installed_at()
 
 
+def has_arguments(pid: int, arguments: list[str]) -> bool:
+    """Whether the command line of the process ends with *arguments*."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return False
+    return words[-len(arguments) :] == [os.fsencode(word) for word in arguments]
+
+
 def _installed_at() -> float:
     """When the newest source file of what is installed came to where it is, in seconds since the Epoch."""
     packages = Path(torknock.__file__).parent, Path(torknock.__file__).parents[1] / "pluggable"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -120,3 +122,13 @@ class OutdatedTests(SynchronousTestCase):
         self.assertFalse(processes.is_outdated(2**22 + 1))
         self.patch(processes, "_is_ours", lambda _pid: False)
         self.assertFalse(processes.is_outdated(os.getpid()))
+
+    def test_its_arguments(self) -> None:
+        """A service that was told something else is another one."""
+        process = subprocess.Popen(["sleep", "--", "60"])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sleep"):
+            time.sleep(0.01)  # the kernel has not finished exec
+        self.assertTrue(processes.has_arguments(process.pid, ["--", "60"]))
+        self.assertFalse(processes.has_arguments(process.pid, ["--", "6"]))
