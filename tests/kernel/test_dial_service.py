@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tests.support.capture import Capture, Packet
+from tests.support.knocks import as_it_is
 from tests.support.netns import Lab
 from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.dial.knocking import BridgeSilent, Knocker
@@ -225,7 +226,7 @@ class KnockTests(Case):
         line = Line(secret=bytes(range(32)), pin=bytes(32))
         knocker = Knocker(self.dialer, reactor, lambda: 7.0 * EPOCH, random.SystemRandom(), memory)
         for host in self.addresses:
-            with (await knocker.knock(line, host, PORT)).socket as connected:
+            with (await knocker.knock(line, host, PORT, as_it_is)).socket as connected:
                 self.assertEqual(connected.getpeername()[0], host)
         opening = tokens(line.secret, line.bridge_name, 7, line.n)
         self.assertEqual([syn.seq in opening for syn in self.syns()], [True, True])
@@ -234,12 +235,12 @@ class KnockTests(Case):
         """The SYN has the ISN that goes with its TSval."""
         await self.served()
         line = Line(secret=b"Magic secret string", pin=None, scheme="knock", channel="raw")
-        knocker = StealthKnocker(self.dialer, reactor, random.SystemRandom())
         for host, family in zip(self.addresses, (socket.AF_INET, socket.AF_INET6), strict=True):
             knocked = None
             while knocked is None:
+                knocker = StealthKnocker(self.dialer, reactor, random.SystemRandom())
                 with contextlib.suppress(BridgeSilent):  # on a busy host every SYN of a round may slip
-                    knocked = await knocker.knock(line, host, PORT)
+                    knocked = await knocker.knock(line, host, PORT, as_it_is)
                     knocked.socket.close()
             [syn] = [syn for syn in self.syns() if syn.seq == knocked.isn]
             self.assertEqual(syn.seq, isn(line.secret, socket.inet_pton(family, host), PORT, syn.tsval or 0, None))

@@ -5,6 +5,7 @@ The judge looks at the SYNs on the wire, and computes their ISNs with an MD5 of 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -22,9 +23,11 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from tests.support.capture import Capture, Packet
+from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
 from torknock.channel.raw import Raw
-from torknock.dial.attempts import FRESH
+from torknock.dial import rounds
+from torknock.dial.budget import PORTS
 from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.dial.knocking import BridgeSilent
 from torknock.dial.repair import RepairDialer
@@ -125,7 +128,12 @@ class JudgeTests(TestCase):
             self.addCleanup(self.listeners[address].close)
         self.capture = Capture(self.client)
         self.addCleanup(self.capture.stop)
-        self.knocker = StealthKnocker(Inside(self.client), reactor, random.SystemRandom())
+        self.patch(rounds, "PAUSES", ((0.0, 0.0), (0.3, 1.0), (0.3, 1.0)))
+        self.knocker = self.another_knocker()
+
+    def another_knocker(self) -> StealthKnocker:
+        """One that has sent nothing yet."""
+        return StealthKnocker(Inside(self.client), reactor, random.SystemRandom())
 
     def test_the_judge(self) -> None:
         """He gives the answers of the draft."""
@@ -158,7 +166,10 @@ class JudgeTests(TestCase):
             self.client.sysctl("net.ipv4.tcp_timestamps", timestamps)
             for host in self.listeners:
                 for _ in range(5):
-                    knocked = await self.knocker.knock(LINE, host, PORT)
+                    knocked = None
+                    while knocked is None:
+                        with contextlib.suppress(BridgeSilent):  # on a busy host every SYN of a round may slip
+                            knocked = await self.another_knocker().knock(LINE, host, PORT, as_it_is)
                     self.addCleanup(knocked.socket.close)
                     syn = self.judged(knocked.socket.getsockname()[1])
                     self.assertEqual(syn.seq, knocked.isn)
@@ -193,9 +204,9 @@ class JudgeTests(TestCase):
         """Each SYN that nobody answers has an ISN of its own, and a port of its own, and is right."""
         for host in (self.bridge.silent, self.bridge.silent6):
             with self.assertRaises(BridgeSilent):
-                await self.knocker.knock(LINE, host, PORT)
+                await self.knocker.knock(LINE, host, PORT, as_it_is)
             first = {one.source_port: one for one in reversed(self.capture.tcp(PORT)) if one.destination == host}
-            self.assertGreaterEqual(len(first), FRESH)
+            self.assertIn(len(first), range(1, PORTS + 1))
             self.assertEqual(len(first), len({syn.seq for syn in first.values()}))
             rights = [syn.seq == rightful(syn, None) for syn in first.values()]
             self.assertTrue(any(rights), rights)  # one that slipped is not, and was given up at once
@@ -241,15 +252,15 @@ class JudgeTests(TestCase):
         self.client.sysctl("net.ipv4.tcp_fastopen", 0)
         for host in self.listeners:
             with self.assertRaises(CannotKnock) as cannot:
-                await self.knocker.knock(LINE, host, PORT)
+                await self.knocker.knock(LINE, host, PORT, as_it_is)
             self.assertEqual(str(cannot.exception), NOT_HELD_BACK)
         self.assertEqual(self.capture.tcp(), [])
 
     async def test_refused(self) -> None:
         """A RST ends the attempt; the next one has another ISN, and there are few."""
         with self.assertRaises(BridgeSilent) as silent:
-            await self.knocker.knock(LINE, self.bridge.address, PORT + 1)
+            await self.knocker.knock(LINE, self.bridge.address, PORT + 1, as_it_is)
         self.assertTrue(silent.exception.refused)
         syns = [packet for packet in self.capture.tcp(PORT + 1) if packet.opens]
-        self.assertGreaterEqual(len(syns), FRESH)
+        self.assertIn(len(syns), range(1, PORTS + 1))
         self.assertEqual(len(syns), len({syn.seq for syn in syns}))

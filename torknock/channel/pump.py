@@ -73,8 +73,11 @@ class TLSPump(Protocol):
     def received(self, octets: bytes) -> None:
         """*octets* came out of TLS, before `carry` was called."""
 
+    says_alerts = True
+    """Whether a peer that breaks TLS before `carry` was called gets OpenSSL's alert."""
+
     def broken(self, reason: str) -> None:
-        """The peer does not speak TLS as it should, before `carry` was called; OpenSSL's alert has been written."""
+        """The peer does not speak TLS as it should, before `carry` was called; the alert, if any, has been written."""
 
     def gone(self) -> None:
         """TCP is over, and no upper protocol stands on it."""
@@ -222,7 +225,8 @@ class TLSPump(Protocol):
             self.loseConnection()
 
     def _break(self, error: SSL.Error) -> None:
-        self._flush(_RECORD)
+        if self.says_alerts or self._upper is not None:
+            self._flush(_RECORD)
         self.turn_deaf()
         if self._upper is None:
             self.broken(_reason(error))

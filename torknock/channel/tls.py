@@ -151,7 +151,9 @@ class ClientTLS:
 
 
 class _Client(TLSPump):
-    """A connection to what should be the bridge."""
+    """A connection to what should be the bridge; what is not gets the ClientHello and nothing else."""
+
+    says_alerts = False
 
     def __init__(self, context: SSL.Context, line: Line, isn: int, host: str, padding: bytes, upper: IProtocol) -> None:
         super().__init__()
@@ -179,7 +181,7 @@ class _Client(TLSPump):
         self.opened.callback(None)
 
     def broken(self, reason: str) -> None:
-        self.leave()
+        self.abortConnection()
         self._fail(reason)
 
     def gone(self) -> None:

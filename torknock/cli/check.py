@@ -60,7 +60,8 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
 
     Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
     of the shell's history. To the network this is a tor client that uses the line once: the first SYN is the knock
-    itself, and nothing else is sent. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
+    itself, and nothing else is sent. A bridge that does not let the line in is tried for up to three minutes, since tor
+    would not send more SYNs. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
     something could not be found out.
     """
     text = " ".join(bridge_line)

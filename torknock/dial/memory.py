@@ -1,14 +1,17 @@
 """Which tokens this client has used: on disk, so that a client that starts anew uses none twice (protocol.md §2.4).
 
-The file holds no secret and no address, and nothing older than two hours.
+The file holds no secret and no address; besides a random number that tells devices with one line apart, nothing older
+than two hours.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -23,6 +26,7 @@ _SCHEMA = """
         epoch INTEGER, line BLOB, isn INTEGER, PRIMARY KEY (epoch, line, isn)
     ) STRICT, WITHOUT ROWID
 """
+_DEVICE_SCHEMA = "CREATE TABLE IF NOT EXISTS device (one INTEGER PRIMARY KEY CHECK (one = 1), number BLOB) STRICT"
 _PATIENCE = 1.0
 """Seconds that another process may hold the file; the reactor waits with us."""
 
@@ -45,6 +49,7 @@ class Memory:
         self._path = directory / _NAME
         self._own: set[tuple[int, bytes, int]] = set()
         self._file: sqlite3.Connection | None = None
+        self._device: bytes | None = None
         try:
             self._file = _opened(self._path)
         except (sqlite3.Error, OSError) as error:
@@ -69,6 +74,22 @@ class Memory:
         written = self._execute("SELECT isn FROM used WHERE line = ?", (line,)) or ()
         return {isn for (isn,) in written} | {isn for _, some_line, isn in self._own if some_line == line}
 
+    def start(self, line: bytes) -> int:
+        """Where this device begins in the tokens of an epoch of *line*, to be cut to their number.
+
+        Another device with the same line begins elsewhere; two lines of one device tell nothing about each other.
+        """
+        return int.from_bytes(hashlib.sha256(b"torknock/1 start\0" + self._number() + line).digest()[:8])
+
+    def _number(self) -> bytes:
+        """16 random octets, the same for all processes that use the file."""
+        if self._device is None:
+            drawn = secrets.token_bytes(16)
+            self._execute("INSERT OR IGNORE INTO device VALUES (1, ?)", (drawn,))
+            [(stored,)] = self._execute("SELECT number FROM device", ()) or [(drawn,)]
+            self._device = stored if isinstance(stored, bytes) and len(stored) == len(drawn) else drawn
+        return self._device
+
     def forget(self, epoch: int) -> None:
         """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier."""
         oldest = epoch - KEPT
@@ -81,7 +102,7 @@ class Memory:
             self._file.close()
             self._file = None
 
-    def _execute(self, statement: str, values: tuple[object, ...]) -> list[tuple[int]] | None:
+    def _execute(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any]] | None:
         """The rows that *statement* yields; None where there is no file, or none any more."""
         if self._file is None:
             return None
@@ -110,6 +131,8 @@ class Memory:
                 self._path.with_name(_NAME + part).unlink(missing_ok=True)
             self._file = _opened(self._path)
             self._file.executemany("INSERT OR IGNORE INTO used VALUES (?, ?, ?)", self._own)
+            if self._device is not None:
+                self._file.execute("INSERT OR IGNORE INTO device VALUES (1, ?)", (self._device,))
         except (sqlite3.Error, OSError) as also:
             self.close()
             self._go_without(also)
@@ -139,6 +162,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             "PRAGMA synchronous = NORMAL",
             "PRAGMA secure_delete = ON",
             _SCHEMA,
+            _DEVICE_SCHEMA,
         ):
             database.execute(statement)
     except sqlite3.Error:

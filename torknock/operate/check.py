@@ -22,8 +22,8 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as Connection
+from twisted.internet.task import deferLater
 
-from torknock.channel.interfaces import ChannelFailed
 from torknock.dial.knocking import BridgeSilent
 from torknock.errors import TorknockError
 from torknock.line import BridgeLine
@@ -191,14 +191,14 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
     asked: Deferred[Relay] = Deferred()
     over: Deferred[None] = Deferred()
     try:
-        connected: Any = await endpoint.connect(asking(asked, over))
-    except (TorknockError, ChannelFailed, ConnectError, OSError) as error:
+        connected = await _connected(reactor, bridge_line, endpoint, asking(asked, over))
+    except (TorknockError, ConnectError) as error:
         return [_not_opened(error, _ms(reactor, start)), _not_asked()]
     opened = Answer("line", State.OK, "the line opens the bridge", _ms(reactor, start))
     start = reactor.seconds()
     try:
         relay = await asked.addTimeout(TOR_PATIENCE, reactor)
-    except (BridgeSilent, ChannelFailed, ConnectError) as error:  # a line with `integrity` is dialled only now
+    except (BridgeSilent, ConnectError) as error:  # a line with `integrity` is dialled only now
         return [_not_opened(error, _ms(reactor, start)), _not_asked()]
     except NotTor as error:
         return [opened, Answer("tor", State.NOT_OK, str(error), _ms(reactor, start))]
@@ -212,8 +212,20 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
     return [opened, whose(relay, bridge_line, _ms(reactor, start))]
 
 
+async def _connected(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, factory: Any) -> Any:
+    """The connection that the line opens. A clock that is wrong by more than ten minutes takes a second round."""
+    try:
+        return await endpoint.connect(factory)
+    except BridgeSilent as error:
+        if bridge_line.line.scheme != "token":
+            raise
+        await deferLater(reactor, max(error.again_in, 0.0))
+    return await endpoint.connect(factory)
+
+
 async def _end(reactor: Any, transport: Any, over: Deferred[None]) -> None:
     """End the connection as a client does whose tor has closed it: this direction first, then the bridge's."""
+    await deferLater(reactor, 0)  # not while tor's answer is still being read
     if over.called:
         return
     transport.loseWriteConnection()
@@ -224,8 +236,8 @@ async def _end(reactor: Any, transport: Any, over: Deferred[None]) -> None:
 
 
 def _not_opened(error: Exception, ms: int) -> Answer:
-    closed = isinstance(error, (BridgeSilent, ChannelFailed))
-    said = str(error) if isinstance(error, (TorknockError, ChannelFailed)) else "the connection was lost at once"
+    closed = isinstance(error, BridgeSilent)
+    said = str(error) if isinstance(error, TorknockError) else "there is no way to the bridge"
     return Answer("line", State.NOT_OK if closed else State.UNKNOWN, said, ms)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from secrets import SystemRandom
 from typing import Any
 
@@ -16,7 +16,7 @@ from zope.interface import implementer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ClientTLS
-from torknock.dial.knocking import Knocked, Knocker
+from torknock.dial.knocking import Knocked, Knocker, WrongPeer
 from torknock.dial.memory import Memory
 from torknock.dial.stealth import StealthKnocker
 from torknock.line import Line
@@ -37,9 +37,8 @@ class Bridges:
     def endpoint(self, line: Line, host: str, port: int) -> IStreamClientEndpoint:
         """The bridge of *line* at *host*, an IP literal, and *port*.
 
-        `connect` fails as `Knocker.knock` and `StealthKnocker.knock` do; with `ChannelFailed` if what answered is not
-        the bridge; with an `OSError` if the connection was lost as soon as it stood. With a line that has `integrity`
-        it fires before anything is dialled, and what fails later is the reason for which the protocol loses it.
+        `connect` fails as `Knocker.knock` and `StealthKnocker.knock` do. With a line that has `integrity` it fires
+        before anything is dialled, and what fails later is the reason for which the protocol loses it.
         """
         channel = self._channels[line.channel]
         if line.scheme == "token":
@@ -71,21 +70,24 @@ class _Bridge:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        knocked = await self._knocker.knock(self._line, self._host, self._port)
-        try:
-            return await self._carried(knocked, factory)
-        except (ChannelFailed, OSError):
-            self._knocker.disappointed(self._line, self._host, self._port)
-            raise
+        def opened(knocked: Knocked) -> Awaitable[IProtocol]:
+            return self._carried(knocked, factory)
+
+        return await self._knocker.knock(self._line, self._host, self._port, opened)
 
     async def _carried(self, knocked: Knocked, factory: IProtocolFactory) -> IProtocol:
-        """The service's protocol, once the channel says that this is the bridge."""
-        with knocked.socket as connected:
-            upper = factory.buildProtocol(_named(self._host, self._port))
-            assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
-            below = _Below(lambda: self._channel.open(self._line, knocked.isn, self._host, upper))
-            self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
-        await below.opened
+        """The service's protocol, once the channel says that this is the bridge. Raises `WrongPeer` if it is not."""
+        upper = factory.buildProtocol(_named(self._host, self._port))
+        assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
+        try:
+            with knocked.socket as connected:
+                below = _Below(lambda: self._channel.open(self._line, knocked.isn, self._host, upper))
+                self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
+            await below.opened
+        except ChannelFailed as error:
+            raise WrongPeer(error.reason) from error
+        except OSError as error:  # a RST came right behind the SYN-ACK
+            raise WrongPeer("it reset the connection at once") from error
         return upper
 
 

@@ -23,7 +23,6 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
-from torknock.channel.interfaces import ChannelFailed
 from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent
 from torknock.dial.memory import Memory
@@ -122,7 +121,5 @@ class Told:
             raise (ConnectionRefused if error.refused else TTLExpired)(str(error)) from error
         except CannotKnock as error:
             raise _NO_WAY.get(error.number, SOCKSError)(str(error)) from error
-        except (TorknockError, ChannelFailed) as error:
+        except TorknockError as error:
             raise SOCKSError(str(error)) from error
-        except OSError as error:  # a RST came right behind the SYN-ACK
-            raise ConnectionRefused(f"the connection was lost as soon as it stood: {error.strerror}") from error

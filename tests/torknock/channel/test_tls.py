@@ -318,6 +318,32 @@ class OpenTests(Scene):
         self.failureResultOf(opened, ChannelFailed)
         self.assert_quiet()
 
+    def test_nothing_but_the_client_hello_is_sent_to_others(self) -> None:
+        """No alert, no Finished, no proof: whoever answers learns no more than that a TLS client has called."""
+        old = peer.server_context(peer.certificate(HOST))
+        old.set_max_proto_version(SSL.TLS1_2_VERSION)
+        foreign = peer.server_context(peer.certificate(HOST, key=STRANGER), STRANGER)
+        trusted = Line(b"s" * 32, None, sni="a.example")
+        for context, line in ((old, LINE), (foreign, LINE), (foreign, trusted), (None, LINE)):
+            lower, opened = self.client.open(line, ISN, HOST, self.here)
+            below: Any = StringTransport()
+            below.setTcpNoDelay = lambda on: None
+            below.abortConnection = below.loseConnection
+            lower.makeConnection(below)
+            called = below.value()
+            self.assertEqual((called[0], called[5], len(called)), (22, 1, 5 + int.from_bytes(called[3:5])))
+            if context is None:
+                lower.dataReceived(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            else:
+                server = SSL.Connection(context, None)
+                server.set_accept_state()
+                server.bio_write(called)
+                self.assertRaises((SSL.WantReadError, SSL.Error), server.do_handshake)  # the old one sends an alert
+                lower.dataReceived(server.bio_read(1 << 16))
+            self.failureResultOf(opened, ChannelFailed)
+            self.assertEqual(below.value(), called)
+            self.assertTrue(below.disconnecting)
+
 
 class AcceptTests(Scene):
     """An independent client at a server of ours."""

@@ -1,140 +1,95 @@
-"""Tests of torknock.dial.attempts: which SYNs a round sends, in which order."""
+"""Tests of torknock.dial.attempts: which tokens a round tries, in which order."""
 
 from __future__ import annotations
-
-from collections.abc import Collection
-from itertools import groupby
-from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial.attempts import FRESH, PATIENCE, PAUSE, SEARCH_PATIENCE, SEARCHED, Attempt, attempts
+from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE, nearer_side, offsets, unused
+from torknock.dial.budget import SENT_AT, SYNS
+from torknock.isn.token import EPOCH
 
 E = 5_666_667
-
-small = st.integers(1, 60)
-"""ISNs of so small a range that tokens of one epoch, and of several, are often the same."""
-tables = st.dictionaries(st.integers(E - 8, E + 8), st.lists(small, max_size=8))
-chances = st.integers(0, 2**32).map(Random)
+SIDES = st.sampled_from([-1, 1])
 
 
-def seeded(seed: int) -> Random:
-    """Chance that is the same in every run."""
-    return Random(seed)  # noqa: S311  nothing secret here
+def takes(place: int, offset: int) -> bool:
+    """Whether a bridge *place* epochs from here takes a token of the epoch at *offset* (protocol.md §2.3)."""
+    return abs(place - offset) <= 1
 
 
-def isns(epoch: int, n: int = 8) -> list[int]:
+def isns(epoch: int) -> list[int]:
     """Tokens that are easily told apart: those of *epoch* are 1,000 * (epoch - E) + 100,000 and following."""
-    return [100_000 + 1000 * (epoch - E) + number for number in range(n)]
+    return [100_000 + 1000 * (epoch - E) + number for number in range(8)]
 
 
-def opens(attempt: Attempt, bridge_epoch: int) -> bool:
-    """Whether a bridge takes the attempt's token in *bridge_epoch* (protocol.md §2.3)."""
-    return abs(attempt.epoch - bridge_epoch) <= 1
+class OffsetsTests(SynchronousTestCase):
+    """`offsets`."""
+
+    @given(SIDES)
+    def test_two_rounds_find_a_bridge_within_20_minutes(self, side: int) -> None:
+        """The first round finds one 2 epochs away, the second one 4 away, on either side."""
+        for place in range(-4, 5):
+            found = [round_ for round_ in (0, 1) if any(takes(place, offset) for offset in offsets(round_, 0, side))]
+            self.assertEqual(found[0], 0 if abs(place) <= 2 else 1)
+
+    @given(SIDES)
+    def test_a_used_token_is_survived_at_once(self, side: int) -> None:
+        """The second SYN's token is taken by a bridge whose clock agrees."""
+        self.assertTrue(all(takes(0, offset) for offset in offsets(0, 0, side)[:2]))
+
+    @given(SIDES, st.integers(-4, 4))
+    def test_a_known_offset_is_tried_first_and_then_none(self, side: int, offset: int) -> None:
+        """Refused with an offset, a client tries its own clock's epoch; what it tries in a round differs."""
+        first = offsets(0, offset, side)
+        self.assertEqual(first[0], offset)
+        self.assertIn(0, first[:2])
+        self.assertEqual(len(set(first)), len(PATIENCE))
+        self.assertEqual(len(offsets(1, offset, side)), len(PATIENCE))
+        self.assertEqual([offsets(failed, offset, side) for failed in (2, 3, 9)], [(offset,)] * 3)
+
+    @given(st.floats(0, 1e10), st.floats(-EPOCH / 2 + 0.01, EPOCH / 2 - 0.01))
+    def test_the_nearer_side_is_valid(self, unix_time: float, skew: float) -> None:
+        """Where clocks are less than half an epoch apart."""
+        place = int((unix_time + skew) // EPOCH) - int(unix_time // EPOCH)
+        self.assertTrue(takes(place, nearer_side(unix_time)))
+
+    def test_a_round_is_within_the_budget(self) -> None:
+        """What the kernel repeats is counted."""
+        for patience in (PATIENCE, (PATIENCE_ALONE,)):
+            self.assertEqual(sum(after < each for each in patience for after in SENT_AT), SYNS)
 
 
-class AttemptsTests(SynchronousTestCase):
-    """`attempts`."""
+class UnusedTests(SynchronousTestCase):
+    """`unused`."""
 
-    @given(tables, st.sets(small), chances, st.integers(1, FRESH), st.booleans())
-    def test_a_token_is_tried_once(
-        self, table: dict[int, list[int]], used: set[int], chance: Random, fresh: int, search: bool
-    ) -> None:
-        """None that was used, none twice, each of its own epoch, however the derivation repeats itself."""
-        tried = list(attempts(lambda epoch: table.get(epoch, []), E, used, chance, fresh, search))
-        self.assertEqual(len({attempt.isn for attempt in tried}), len(tried))
-        self.assertEqual(used & {attempt.isn for attempt in tried}, set())
-        for attempt in tried:
-            self.assertIn(attempt.isn, table[attempt.epoch])
+    @given(st.integers(0, 2**64))
+    def test_each_token_once_from_the_start_on(self, start: int) -> None:
+        """A line of 8 opens 24 times within an epoch, then nothing is left."""
+        used: list[int] = []
+        while token := unused(isns, (E, E + 1, E - 1), used, start):
+            used.append(token[1])
+        for epoch, taken in ((E, used[:8]), (E + 1, used[8:16]), (E - 1, used[16:])):
+            first = start % 8
+            self.assertEqual(taken, [*isns(epoch)[first:], *isns(epoch)[:first]])
 
-    @given(tables, st.sets(small), chances, st.integers(1, FRESH), st.booleans())
-    def test_no_more_syns_than_allowed(
-        self, table: dict[int, list[int]], used: set[int], chance: Random, fresh: int, search: bool
-    ) -> None:
-        """At most 3 at first, and 8 in a search if there is one; without a fresh token, no search."""
-        tried = list(attempts(lambda epoch: table.get(epoch, []), E, used, chance, fresh, search))
-        searched = [attempt for attempt in tried if attempt.search]
-        self.assertLessEqual(len(tried) - len(searched), fresh)
-        self.assertLessEqual(len(searched), 2 * SEARCHED if search else 0)
-        self.assertTrue(len(tried) > len(searched) or not tried)
-
-    @given(tables, st.sets(small), chances)
-    def test_order(self, table: dict[int, list[int]], used: set[int], chance: Random) -> None:
-        """The present epoch first, then its neighbours, then a search, nearest first and once an epoch."""
-        tried = list(attempts(lambda epoch: table.get(epoch, []), E, used, chance))
-        round_, search = ([one for one in tried if one.search is which] for which in (False, True))
-        self.assertEqual(tried, round_ + search)
-        distances = [abs(attempt.epoch - E) for attempt in round_]
-        self.assertEqual(distances, sorted(distances))
-        self.assertLessEqual(max(distances, default=0), 1)
-        self.assertLessEqual(len(list(groupby(attempt.epoch for attempt in round_))), 3)
-        distances = [abs(attempt.epoch - E) for attempt in search]
-        self.assertEqual(distances, sorted(distances))
-        self.assertTrue(all(1 <= distance <= SEARCHED for distance in distances))
-        asked = [attempt.epoch for attempt in search]
-        self.assertEqual(len(set(asked)), len(asked))
-        self.assertEqual(set(asked) & {attempt.epoch for attempt in round_}, set())
-
-    @given(tables, chances)
-    def test_this_epoch_is_used_up_before_its_neighbours(self, table: dict[int, list[int]], chance: Random) -> None:
-        """A neighbour's token is tried once all of this epoch's were, in this round or before."""
-        tried = [one for one in attempts(lambda epoch: table.get(epoch, []), E, (), chance) if not one.search]
-        if any(attempt.epoch != E for attempt in tried):
-            self.assertEqual(set(table.get(E, [])), {attempt.isn for attempt in tried if attempt.epoch == E})
-
-    @given(chances)
-    def test_pauses(self, chance: Random) -> None:
-        """The first SYN leaves at once, each other after a pause; a round in silence takes half a minute."""
-        tried = list(attempts(isns, E, (), chance))
-        self.assertEqual(tried[0].pause, 0)
-        for attempt in tried[1:]:
-            self.assertTrue(PAUSE[0] <= attempt.pause <= PAUSE[1])
-        self.assertEqual({one.patience for one in tried if not one.search}, {PATIENCE})
-        self.assertEqual({one.patience for one in tried if one.search}, {SEARCH_PATIENCE})
-        self.assertLessEqual(sum(attempt.patience + attempt.pause for attempt in tried), 33)
-
-    def test_tokens_are_taken_in_random_order(self) -> None:
-        """Each of an epoch's tokens comes first for some chance, and either neighbour does."""
-        first = {next(attempts(isns, E, (), seeded(seed))).isn for seed in range(200)}
-        self.assertEqual(first, set(isns(E)))
-        neighbours = {next(attempts(isns, E, isns(E), seeded(seed))).epoch for seed in range(50)}
-        self.assertEqual(neighbours, {E - 1, E + 1})
-
-    def test_24_connections_within_an_epoch(self) -> None:
-        """A line of 8 opens 24 times, then nothing is left to send."""
+    def test_two_devices_share_no_token_until_they_meet(self) -> None:
+        """Four each, if they begin half-way round from each other."""
         used: set[int] = set()
-        for _ in range(24):
-            used.add(next(attempts(isns, E, used, seeded(1))).isn)
-        self.assertEqual(list(attempts(isns, E, used, seeded(1))), [])
+        for start in (1, 5, 1, 5, 1, 5, 1, 5):
+            own = {isn for isn in used if (isn - 100_000 - start) % 8 < 4}
+            token = unused(isns, (E,), own, start)
+            assert token is not None
+            self.assertNotIn(token[1], used)
+            used.add(token[1])
 
-    def test_a_neighbour_answers_after_this_epoch_was_refused(self) -> None:
-        """It tells the offset without a search; with this epoch used up it tells nothing, and the clock is right."""
-        refused, answered = list(attempts(isns, E, isns(E)[1:], seeded(1)))[:2]
-        self.assertEqual((refused.epoch, refused.offset), (E, 0))
-        self.assertEqual(answered.offset, 2 * (answered.epoch - E))
-        self.assertEqual(next(attempts(isns, E, isns(E), seeded(1))).offset, 0)
-
-    @given(chances, st.integers(-SEARCHED - 1, SEARCHED + 1), st.integers(1, FRESH))
-    def test_a_bridge_within_25_minutes_is_found_where_it_is(self, chance: Random, away: int, fresh: int) -> None:
-        """The offset that the answered attempt tells is the bridge's own, to the epoch, if the clocks are apart."""
-        answered = next(one for one in attempts(isns, E, (), chance, fresh) if opens(one, E + away))
-        self.assertEqual(answered.offset, away if abs(away) > 1 else 0)
-
-    @given(chances, st.integers(-SEARCHED - 1, SEARCHED + 1), st.sets(st.sampled_from([*isns(E - 1), *isns(E)])))
-    def test_offset_opens_whatever_was_used(self, chance: Random, away: int, used: Collection[int]) -> None:
-        """Where some tokens are spent the offset may be one off, and then its own epoch opens as well."""
-        for answered in attempts(isns, E, used, chance):
-            if opens(answered, E + away):
-                if answered.search or answered.epoch == E:
-                    self.assertLessEqual(abs(answered.offset - away), 1)
-                return
-        self.fail("not found")
-
-    def test_search_does_not_ask_an_epoch_again(self) -> None:
-        """A neighbour whose token was refused in the round is left out of the search."""
-        used = [*isns(E)[:-1], *isns(E - 1)]
-        tried = list(attempts(isns, E, used, seeded(1)))
-        self.assertEqual([one.epoch - E for one in tried[:3]], [0, 1, 1])
-        self.assertEqual(sorted(one.epoch - E for one in tried[3:]), [-4, -3, -2, 2, 3, 4])
+    @given(st.dictionaries(st.integers(E - 1, E + 1), st.lists(st.integers(1, 20), max_size=8)), st.integers(0, 9))
+    def test_whatever_the_derivation_yields(self, table: dict[int, list[int]], start: int) -> None:
+        """Words that come twice, epochs without any: none is taken twice."""
+        used: set[int] = set()
+        while token := unused(lambda epoch: table.get(epoch, []), (E, E + 1, E - 1), used, start):
+            self.assertIn(token[1], table[token[0]])
+            self.assertNotIn(token[1], used)
+            used.add(token[1])
+        self.assertEqual(used, {isn for found in table.values() for isn in found})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -11,89 +12,151 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from torknock.dial.attempts import PATIENCE, SEARCHED
+from tests.support.knocks import as_it_is
+from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE
+from torknock.dial.budget import PORTS, SENT_AT, SYNS
 from torknock.dial.interfaces import CannotKnock, IDialer
-from torknock.dial.knocking import REST, SEARCH_AGAIN_AFTER, BridgeSilent, Knocked, Knocker, TokensSpent
+from torknock.dial.knocking import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.memory import Memory
+from torknock.dial.rounds import REST
 from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.line import Line
 
 NOW = 1_700_000_100.0
 LINE = Line(secret=bytes(range(32)), pin=bytes(32))
 BRIDGE = ("192.0.2.7", 443)
+SILENCE = None
+RST = ConnectionRefusedError()
+
+Answers = Callable[[int], Exception | bool | None]
+"""What a SYN with this ISN gets: an error, True for a SYN-ACK, None for silence."""
+
+
+def isns(epoch: int, line: Line = LINE) -> tuple[int, ...]:
+    """The tokens of an epoch."""
+    return tokens(line.secret, line.bridge_name, epoch, line.n)
+
+
+def always(answer: Exception | bool | None) -> Answers:
+    """The same for every SYN."""
+    return lambda isn: answer
 
 
 @implementer(IDialer)
-class Dialled:
-    """A dialer whose calls wait for the test to answer them, unless `answer` does."""
+class Network:
+    """A dialer whose SYNs are sent again as a kernel does, until there is an answer or nobody waits for one."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.answers: Answers = always(RST)
         self.isns: list[int] = []
-        self.at: list[float] = []
-        self.waiting: list[Deferred[socket.socket]] = []
+        """Of each dial."""
+        self.sent: list[tuple[float, int]] = []
+        """Of each SYN: when it left, and the number of its dial, which has a port of its own."""
         self.cancelled = 0
-        self.error: Exception | None = None
-        self.opens: set[int] | None = None
-        """If given, the ISNs that are answered at once; all others are refused."""
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         assert (host, port) == BRIDGE
+        calls: list[IDelayedCall] = []
+        number = len(self.isns)
         self.isns.append(isn)
-        self.at.append(self._clock.seconds())
-        result: Deferred[socket.socket] = Deferred(self._cancel)
-        if self.error is not None:
-            result.errback(self.error)
-        elif self.opens is None:
-            self.waiting.append(result)
-        elif isn in self.opens:
-            result.callback(socket.socket())
-        else:
-            result.errback(ConnectionRefusedError())
+
+        def end() -> None:
+            for call in calls:
+                if call.active():
+                    call.cancel()
+
+        def give_up(_: object) -> None:
+            self.cancelled += 1
+            end()
+
+        def syn() -> None:
+            answer = self.answers(isn)
+            if isinstance(answer, CannotKnock):
+                end()
+                return result.errback(answer)
+            self.sent.append((self._clock.seconds(), number))
+            if isinstance(answer, Exception):
+                end()
+                result.errback(answer)
+            elif answer:
+                end()
+                result.callback(socket.socket())
+
+        result: Deferred[socket.socket] = Deferred(give_up)
+        calls += [self._clock.callLater(after, syn) for after in SENT_AT[1:]]
+        syn()
         return result
 
-    def _cancel(self, result: Deferred[socket.socket]) -> None:
-        self.cancelled += 1
-        self.waiting.remove(result)
 
-
-class KnockerTests(SynchronousTestCase):
-    """`Knocker`."""
+class Case(SynchronousTestCase):
+    """A client, its clock, and a network that the test answers for."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.date = NOW
-        self.dialled = Dialled(self.clock)
+        self.network = Network(self.clock)
         directory = Path(self.mktemp())
         directory.mkdir()
         self.memory = Memory(directory)
         self.addCleanup(self.memory.close)
-        self.knocker = Knocker(self.dialled, self.clock, self.now, Random(1), self.memory)  # noqa: S311
+        self.knocker = Knocker(self.network, self.clock, self.now, Random(1), self.memory)  # noqa: S311
 
     def now(self) -> float:
         """The date, as far as this host knows."""
         return self.date + self.clock.seconds()
 
-    def open_in(self, epochs_away: int, line: Line = LINE) -> None:
-        """Let the bridge take the tokens of three epochs around that which is *epochs_away* from ours."""
-        present = epoch_at(self.now()) + epochs_away
-        self.dialled.opens = {
-            isn
-            for epoch in range(present - 1, present + 2)
-            for isn in tokens(line.secret, line.bridge_name, epoch, line.n)
-        }
+    def bridge(self, minutes_ahead: float = 0.0, refusal: Exception | None = RST, line: Line = LINE) -> Answers:
+        """A bridge whose clock is ahead of ours; what is no token gets *refusal*, and a token opens once."""
+        spent: set[int] = set()
+
+        def answers(isn: int) -> Exception | bool | None:
+            present = epoch_at(self.now() + 60 * minutes_ahead)
+            if isn in spent or not any(isn in isns(present + each, line) for each in (-1, 0, 1)):
+                return refusal
+            spent.add(isn)
+            return True
+
+        return answers
 
     def knock(self, seconds: float = 60.0, line: Line = LINE) -> Deferred[Knocked]:
         """A knock, *seconds* later."""
-        result = self.knocker.knock(line, *BRIDGE)
+        result = self.knocker.knock(line, *BRIDGE, as_it_is)
         result.addCallback(self._close)
         self.clock.pump([0.0] + [0.1] * int(seconds * 10))
         return result
+
+    def in_vain(self, seconds: float = 60.0) -> BridgeSilent:
+        """The error of a knock that fails within that time."""
+        error = self.failureResultOf(self.knock(seconds), BridgeSilent).value
+        assert isinstance(error, BridgeSilent)
+        return error
+
+    def asked(self, seconds: int) -> float | None:
+        """Tor asks again as soon as it is told, every second: when it is let in within *seconds*, None if it is not."""
+        start = self.clock.seconds()
+        outcomes: list[object] = [None]
+        while outcomes and self.clock.seconds() < start + seconds:
+            outcomes.clear()
+            result = self.knock(0)
+            result.addBoth(outcomes.append)
+            while not outcomes and self.clock.seconds() < start + seconds:
+                self.clock.pump([0.1] * 10)
+            if outcomes and isinstance(outcomes[0], Knocked):
+                return self.clock.seconds() - start
+            for outcome in outcomes:
+                assert isinstance(outcome, Failure)
+                outcome.trap(BridgeSilent, TokensSpent, ConnectError)
+            self.clock.pump([0.1] * 10)
+        result.cancel()
+        return None
 
     def minutes_slow(self) -> int:
         return self.knocker.minutes_slow(LINE, *BRIDGE)
@@ -102,273 +165,444 @@ class KnockerTests(SynchronousTestCase):
         knocked.socket.close()
         return knocked
 
+
+class RoundTests(Case):
+    """One round."""
+
     def test_first_token_opens(self) -> None:
         """One SYN, no pause."""
-        self.open_in(0)
+        self.network.answers = self.bridge()
         knocked = self.successResultOf(self.knock(0))
-        self.assertEqual(self.dialled.isns, [knocked.isn])
-        self.assertEqual(self.dialled.at, [0.0])
+        self.assertEqual(self.network.isns, [knocked.isn])
+        self.assertEqual(self.network.sent, [(0.0, 0)])
 
     def test_refused(self) -> None:
-        """Three tokens of this epoch, then a search of eight SYNs within a few seconds, and the reason is told."""
-        self.dialled.opens = set()
-        error = self.failureResultOf(self.knock(), BridgeSilent).value
+        """Three tokens, of this epoch and its neighbours; the reason is told."""
+        error = self.in_vain()
         self.assertTrue(error.refused)
         self.assertIsInstance(error.__cause__, ConnectionRefusedError)
-        self.assertEqual(len(set(self.dialled.isns)), 3 + 2 * SEARCHED)
-        here = tokens(LINE.secret, LINE.bridge_name, epoch_at(NOW), LINE.n)
-        self.assertEqual([isn in here for isn in self.dialled.isns], [True] * 3 + [False] * 2 * SEARCHED)
-        pauses = [after - before for before, after in zip(self.dialled.at, self.dialled.at[1:], strict=False)]
-        self.assertTrue(all(0.3 <= pause <= 1.1 for pause in pauses), pauses)
+        here = epoch_at(NOW)
+        self.assertEqual(
+            {tuple(isn in isns(here + offset) for offset in (0, -1, 1)) for isn in self.network.isns},
+            {(True, False, False), (False, True, False), (False, False, True)},
+        )
+        first, second, third = (at for at, _ in self.network.sent)
+        self.assertTrue(0.3 <= second - first <= 1.1)
+        self.assertTrue(15 <= third - second <= 30.1)
 
     def test_silence(self) -> None:
-        """Five seconds for each token, less in the search, no socket left open."""
-        error = self.failureResultOf(self.knock(33), BridgeSilent).value
+        """The first socket is waited for longest, and the kernel sends its SYN again; none is left open."""
+        self.network.answers = always(SILENCE)
+        error = self.in_vain()
         self.assertFalse(error.refused)
-        self.assertEqual(self.dialled.cancelled, 3 + 2 * SEARCHED)
-        self.assertGreaterEqual(self.dialled.at[1] - self.dialled.at[0], PATIENCE)
+        self.assertEqual([sum(number == each for _, number in self.network.sent) for each in range(3)], [7, 2, 2])
+        self.assertEqual(self.network.cancelled, 3)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_the_kernels_own_timeout_is_silence(self) -> None:
         """Where the kernel gives a SYN up sooner than we do."""
-        self.dialled.error = TCPTimedOutError()
-        self.assertFalse(self.failureResultOf(self.knock(), BridgeSilent).value.refused)
+        self.network.answers = always(TCPTimedOutError())
+        self.assertFalse(self.in_vain().refused)
 
-    def test_rest(self) -> None:
-        """Tor asks again every second: nothing is sent for longer and longer, and then one SYN at a time."""
-        self.dialled.opens = set()
-        self.knock().addErrback(lambda failure: failure.trap(BridgeSilent))
-        del self.dialled.at[:], self.dialled.isns[:]
-        answers = [self.knock(1) for _ in range(250)]
-        for answer in answers:
-            self.failureResultOf(answer, BridgeSilent, TokensSpent)
-        rests = [after - before for before, after in zip(self.dialled.at, self.dialled.at[1:], strict=False)]
-        for rest, least in zip(rests, REST[2:], strict=False):
-            self.assertTrue(0.8 * least <= rest <= 1.2 * least + 1.5, rests)
-        self.assertLessEqual(len(self.dialled.isns), 8)
+    def test_a_used_token_is_survived(self) -> None:
+        """The second opens, within a second after a refusal, and after silence too; the clock is not doubted."""
+        for refusal, within in ((RST, 1.1), (SILENCE, PATIENCE[0] + 1.1)):
+            self.setUp()
+            bridge = self.bridge(refusal=refusal)
 
-    def test_a_bridge_that_returns_is_let_rest_no_longer(self) -> None:
-        """An answer ends the rest."""
-        self.dialled.opens = set()
-        self.knock().addErrback(lambda failure: failure.trap(BridgeSilent))
-        self.open_in(0)
-        for _ in range(3):
-            self.successResultOf(self.knock(0))
-        self.assertEqual(len(self.dialled.isns), 3 + 2 * SEARCHED + 3)
+            def answers(
+                isn: int, bridge: Answers = bridge, refusal: Exception | None = refusal
+            ) -> Exception | bool | None:
+                return refusal if isn == self.network.isns[0] else bridge(isn)
 
-    def test_tokens_are_spent(self) -> None:
-        """After 24 connections nothing is sent, and the next epoch brings eight more."""
-        self.open_in(0)
-        for _ in range(24):
-            self.successResultOf(self.knock(0))
-        self.failureResultOf(self.knock(), TokensSpent)
-        self.assertEqual(len(set(self.dialled.isns)), 24)
-        self.clock.advance(EPOCH)
-        self.open_in(0)
-        for _ in range(8):
-            self.successResultOf(self.knock(0))
-        self.failureResultOf(self.knock(0), TokensSpent)
-        self.assertEqual(len(set(self.dialled.isns)), 32)
-
-    def test_a_slow_clock_is_found_and_said_once(self) -> None:
-        """The offset that worked is used from then on, through the epochs, without another search."""
-        self.open_in(3)
-        with capturedLogs() as logs:
-            self.successResultOf(self.knock())
-        [event] = [event for event in logs if "minutes" in event]
-        self.assertEqual(event["way"], "slow")
-        self.assertTrue(12 <= event["minutes"] <= 18)
-        self.assertTrue(12 <= self.minutes_slow() <= 18)
-        del self.dialled.isns[:]
-        with capturedLogs() as logs:
-            for _ in range(3):
-                self.clock.advance(EPOCH)
-                self.open_in(3)
-                self.successResultOf(self.knock(0))
-        self.assertEqual(len(self.dialled.isns), 3)
-        self.assertEqual(logs, [])
-
-    def test_a_fast_clock_is_found(self) -> None:
-        """The other way round."""
-        self.open_in(-5)
-        with capturedLogs() as logs:
-            self.successResultOf(self.knock())
-        [event] = [event for event in logs if "minutes" in event]
-        self.assertEqual((event["way"], 22 <= event["minutes"] <= 28), ("fast", True))
-        self.assertTrue(22 <= -self.minutes_slow() <= 28)
-
-    def test_a_clock_that_is_set_is_right(self) -> None:
-        """Who does what the notice says is let in at once."""
-        self.open_in(4)
-        self.successResultOf(self.knock())
-        del self.dialled.isns[:]
-        self.date += 4 * EPOCH
-        self.open_in(0)
-        self.successResultOf(self.knock(0))
-        self.assertEqual(self.minutes_slow(), 0)
-        self.assertEqual(len(self.dialled.isns), 1)
-
-    def test_a_search_is_not_made_again_for_ten_minutes(self) -> None:
-        """In 20 minutes of a bridge that is down there are two, however often tor asks."""
-        self.dialled.opens = set()
-        bursts = 0
-        for _ in range(int(2 * SEARCH_AGAIN_AFTER / 10) - 1):
-            before = len(self.dialled.isns)
-            self.knock(10).addErrback(lambda failure: failure.trap(BridgeSilent, TokensSpent))
-            bursts += len(self.dialled.isns) - before > 3
-        self.assertEqual(bursts, 2)
+            self.network.answers = answers
+            self.successResultOf(self.knock(within))
+            self.assertEqual(len(self.network.isns), 2)
+            self.assertEqual(self.minutes_slow(), 0)
 
     def test_no_way_to_the_bridge(self) -> None:
         """The round ends with that cause: no other token would fare better. Then the bridge is let rest."""
-        self.dialled.error = ConnectError(osError=errno.EHOSTUNREACH)
+        self.network.answers = always(ConnectError(osError=errno.EHOSTUNREACH))
         self.assertEqual(self.failureResultOf(self.knock(), ConnectError).value.osError, errno.EHOSTUNREACH)
-        self.assertEqual(len(self.dialled.isns), 1)
+        self.assertEqual(len(self.network.isns), 1)
 
     def test_nothing_was_sent(self) -> None:
         """If this host cannot knock no token is lost, and the next knock tries at once."""
-        self.dialled.error = CannotKnock("no network", errno.ENETUNREACH)
+        self.network.answers = always(CannotKnock("no network", errno.ENETUNREACH))
         for _ in range(30):
             self.failureResultOf(self.knock(0), CannotKnock)
-        self.dialled.error = None
-        self.open_in(0)
+        self.network.answers = self.bridge()
         for _ in range(24):
             self.successResultOf(self.knock(0))
 
     def test_another_port_is_asked_for(self) -> None:
-        """If somebody was quicker to take the source port, the same token is dialled again; not for ever."""
-        self.dialled.error = CannotKnock("taken", errno.EADDRNOTAVAIL)
+        """If another program took the source port, the same token is dialled again; not for ever."""
+        self.network.answers = always(CannotKnock("taken", errno.EADDRNOTAVAIL))
         self.failureResultOf(self.knock(), CannotKnock)
-        self.assertEqual(len(self.dialled.isns), 3)
-        self.assertEqual(len(set(self.dialled.isns)), 1)
+        self.assertEqual(len(self.network.isns), 3)
+        self.assertEqual(len(set(self.network.isns)), 1)
+
+    def test_tokens_are_spent(self) -> None:
+        """After 24 connections nothing is sent, and the next epoch brings eight more."""
+        self.network.answers = self.bridge()
+        for _ in range(24):
+            self.successResultOf(self.knock(0))
+        self.failureResultOf(self.knock(), TokensSpent)
+        self.assertEqual(len(set(self.network.isns)), 24)
+        self.clock.advance(EPOCH)
+        for _ in range(8):
+            self.successResultOf(self.knock(0))
+        self.failureResultOf(self.knock(0), TokensSpent)
+        self.assertEqual(len(set(self.network.isns)), 32)
+
+    def test_two_devices_begin_elsewhere(self) -> None:
+        """Each goes its own way through the tokens, the same in each epoch and after a restart."""
+        self.network.answers = self.bridge()
+        firsts = []
+        for _ in range(12):
+            directory = Path(self.mktemp())
+            directory.mkdir()
+            places = []
+            for _ in range(2):
+                memory = Memory(directory)
+                self.knocker = Knocker(self.network, self.clock, self.now, Random(), memory)  # noqa: S311
+                self.network.answers = self.bridge()
+                isn = self.successResultOf(self.knock(0)).isn
+                places.append(isns(epoch_at(self.now())).index(isn))
+                memory.close()
+                self.clock.advance(EPOCH)
+            self.assertEqual(*places)
+            firsts.append(places[0])
+        self.assertGreater(len(set(firsts)), 2)
 
     def test_knocks_at_once(self) -> None:
         """Each its own token, one SYN at a time: the second leaves when the first was answered."""
+        self.network.answers = always(SILENCE)
         results = [self.knock(0) for _ in range(3)]
-        for _ in results:
-            [waiting] = self.dialled.waiting
-            self.dialled.waiting.clear()
-            waiting.callback(socket.socket())
-            self.clock.advance(0)
+        self.assertEqual(len(self.network.isns), 1)
+        self.network.answers = self.bridge()
+        self.clock.pump([0.1] * 11)
         opened = [self.successResultOf(result).isn for result in results]
-        self.assertEqual(self.dialled.isns, opened)
+        self.assertEqual(self.network.isns, opened)
         self.assertEqual(len(set(opened)), 3)
 
     def test_knocks_at_once_in_vain(self) -> None:
         """Who waited while a round failed fails with it, and sends nothing."""
-        self.dialled.opens = set()
         results = [self.knock(0) for _ in range(5)]
-        self.clock.pump([0.1] * 200)
+        self.clock.pump([0.1] * 400)
         for result in results:
             self.failureResultOf(result, BridgeSilent)
-        self.assertEqual(len(self.dialled.isns), 3 + 2 * SEARCHED)
+        self.assertEqual(len(self.network.isns), 3)
 
     def test_two_lines(self) -> None:
         """A bridge's silence towards one line is no matter of another."""
         other = Line(secret=bytes(32), pin=bytes(32))
+        self.network.answers = always(SILENCE)
         self.knock(0)
-        self.open_in(0, other)
+        self.network.answers = self.bridge(line=other)
         self.successResultOf(self.knock(0, other))
 
     def test_cancelled(self) -> None:
-        """The socket is closed, the next in the line goes on; who asks again at once must wait."""
+        """The socket is closed; the next one must wait."""
+        self.network.answers = always(SILENCE)
         first = self.knock(0)
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        self.assertEqual(self.dialled.cancelled, 1)
+        self.assertEqual(self.network.cancelled, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.failureResultOf(self.knock(0), BridgeSilent)
-        self.clock.advance(10)
-        self.open_in(0)
+        self.assertGreater(self.in_vain(0).again_in, 0)
+        self.clock.advance(REST[1])
+        self.network.answers = self.bridge()
         self.successResultOf(self.knock(0))
 
     def test_cancelled_between_two_syns(self) -> None:
         """Nothing more is sent, and nothing waits."""
-        self.dialled.opens = set()
         first = self.knock(0)
-        self.assertEqual(len(self.dialled.isns), 1)
+        self.assertEqual(len(self.network.isns), 1)
         first.cancel()
         self.failureResultOf(first, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(3)
-        self.assertEqual(len(self.dialled.isns), 1)
+        self.assertEqual(len(self.network.isns), 1)
 
     def test_cancelled_in_the_queue(self) -> None:
-        """Who gives up before it is his turn sends nothing, and the one before him goes on."""
+        """Who gives up before it is its turn sends nothing, and the one before it goes on."""
+        self.network.answers = always(SILENCE)
         first, second = self.knock(0), self.knock(0)
         second.cancel()
         self.failureResultOf(second, CancelledError)
-        self.assertEqual(self.dialled.cancelled, 0)
-        [waiting] = self.dialled.waiting
-        waiting.callback(socket.socket())
+        self.assertEqual(self.network.cancelled, 0)
+        self.network.answers = self.bridge()
+        self.clock.advance(1)
         self.successResultOf(first)
         self.clock.advance(60)
-        self.assertEqual(len(self.dialled.isns), 1)
-
-    @settings(deadline=None, max_examples=30)
-    @given(st.lists(st.tuples(st.integers(-8, 8), st.sampled_from([-5, -1, 0, 3, 9]), st.floats(0, 400)), max_size=12))
-    def test_no_token_twice_however_the_date_jumps(self, steps: list[tuple[int, int, float]]) -> None:
-        """Nor when the process starts anew after each jump: (epochs to jump, the bridge's place, seconds to wait)."""
-        self.dialled.isns.clear()
-        started, directory = self.clock.seconds(), Path(self.mktemp())
-        directory.mkdir()
-        for jump, place, seconds in steps:
-            self.date = NOW - started + jump * EPOCH
-            memory = Memory(directory)
-            self.knocker = Knocker(self.dialled, self.clock, self.now, Random(1), memory)  # noqa: S311
-            for _ in range(3):
-                self.open_in(place)
-                self.knock(16).addErrback(lambda failure: failure.trap(BridgeSilent, TokensSpent))
-            memory.close()
-            self.clock.advance(seconds)
-        self.assertEqual(len(set(self.dialled.isns)), len(self.dialled.isns))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(len(self.network.isns), 1)
 
     def test_a_token_that_another_process_takes(self) -> None:
         """It is passed over."""
-        for isn in tokens(LINE.secret, LINE.bridge_name, epoch_at(NOW), LINE.n):
-            self.memory.claim(b"another line", epoch_at(NOW), isn)
         taken: list[int] = []
         claim = self.memory.claim
 
         def late(line: bytes, epoch: int, isn: int) -> bool:
             if len(taken) < 2:
                 taken.append(isn)
+                self.assertTrue(claim(line, epoch, isn))
                 return False
             return claim(line, epoch, isn)
 
         self.patch(self.memory, "claim", late)
-        self.open_in(0)
+        self.network.answers = self.bridge()
         self.assertNotIn(self.successResultOf(self.knock()).isn, taken)
-        self.assertEqual(len(self.dialled.isns), 1)
-
-    def test_a_stranger_answers(self) -> None:
-        """What was not the bridge is let rest as a silent one is, longer each time, until a bridge answers."""
-        self.open_in(0)
-        for _ in range(60):
-            self.knock(1).addCallbacks(
-                lambda _: self.knocker.disappointed(LINE, *BRIDGE), lambda failure: failure.trap(BridgeSilent)
-            )
-        self.assertLessEqual(len(self.dialled.isns), 5)
-        error = self.failureResultOf(self.knock(0), BridgeSilent).value
-        self.assertIn("not the bridge", str(error))
-
-    def test_a_stranger_does_not_set_the_clock(self) -> None:
-        """Who lets one SYN of a search through and is not the bridge has not moved it to another epoch."""
-        self.open_in(4)
-        self.successResultOf(self.knock())
-        self.knocker.disappointed(LINE, *BRIDGE)
-        self.clock.advance(10)
-        del self.dialled.isns[:]
-        self.open_in(0)
-        self.successResultOf(self.knock(0))
-        self.assertEqual(len(self.dialled.isns), 1)
+        self.assertEqual(len(self.network.isns), 1)
 
     def test_errors_hold_no_secret(self) -> None:
         """Neither the key nor an address nor an ISN."""
-        self.dialled.opens = set()
-        for _ in range(2):
-            text = str(self.failureResultOf(self.knock(), BridgeSilent).value)
-            self.assertNotIn(BRIDGE[0], text)
-            self.assertNotIn("\n", text)
-            self.assertFalse(any(str(isn) in text for isn in self.dialled.isns))
-            self.dialled.isns.clear()
+        for answer in (RST, SILENCE, ConnectError(errno.ECONNRESET)):
+            self.setUp()
+            self.network.answers = always(answer)
+            for _ in range(2):
+                text = str(self.in_vain())
+                self.assertNotIn(BRIDGE[0], text)
+                self.assertNotIn("\n", text)
+                self.assertFalse(any(str(isn) in text for isn in self.network.isns))
+
+
+class WrongPeerTests(Case):
+    """Something else than the bridge answers: a decoy, since the token was used, or a man in the middle."""
+
+    def knock_past(self, strangers: set[int], seconds: float = 60.0) -> Deferred[Knocked]:
+        """A knock at a port where the dials of these numbers are answered by something else."""
+
+        async def opened(knocked: Knocked) -> Knocked:
+            knocked.socket.close()
+            if self.network.isns.index(knocked.isn) in strangers:
+                raise WrongPeer("it speaks HTTP")
+            return knocked
+
+        self.network.answers = always(True)
+        result = self.knocker.knock(LINE, *BRIDGE, opened)
+        self.clock.pump([0.0] + [0.1] * int(seconds * 10))
+        return result
+
+    def test_the_next_token_is_tried_within_the_round(self) -> None:
+        """As after a RST."""
+        self.successResultOf(self.knock_past({0}, 1.2))
+        self.assertEqual(len(self.network.isns), 2)
+        self.assertEqual(self.minutes_slow(), 0)
+
+    def test_both_possibilities_are_said(self) -> None:
+        """With what was seen; and the number of SYNs is bounded as ever."""
+        error = self.failureResultOf(self.knock_past({0, 1, 2}), NotTheBridge).value
+        assert isinstance(error, NotTheBridge)
+        self.assertTrue(error.refused)
+        for words in ("it speaks HTTP", "used by another device", "intercepted"):
+            self.assertIn(words, str(error))
+        self.failureResultOf(self.knock_past({0, 1, 2}), NotTheBridge, BridgeSilent)
+        self.assertEqual(len(self.network.isns), 3)
+
+    def test_a_reset_right_behind_the_syn_ack(self) -> None:
+        """However early it is noticed."""
+        for error in (ConnectError(errno.ECONNRESET), ConnectError(errno.EPIPE)):
+            self.setUp()
+            self.network.answers = always(error)
+            self.assertIn("reset", str(self.failureResultOf(self.knock(), NotTheBridge).value))
+            self.assertEqual(len(self.network.isns), 3)
+
+    def test_it_does_not_set_the_clock(self) -> None:
+        """What lets the SYN of a search through and is not the bridge has not moved it to another epoch."""
+        strangers = set(range(6))
+        self.failureResultOf(self.knock_past(strangers), NotTheBridge)
+        self.clock.advance(100)
+        self.failureResultOf(self.knock_past(strangers), NotTheBridge)
+        self.assertEqual(len(self.network.isns), 6)
+        self.clock.advance(100)
+        self.network.answers = self.bridge()
+        self.successResultOf(self.knock(0))
+        self.assertEqual(self.minutes_slow(), 0)
+
+
+class ClockTests(Case):
+    """A wrong clock on this host."""
+
+    def found(self, minutes_ahead: float, refusal: Exception | None = RST) -> float:
+        """Seconds after which a bridge with another clock lets the client in; tor asks every second."""
+        self.setUp()
+        self.network.answers = self.bridge(minutes_ahead, refusal)
+        seconds = self.asked(900)
+        assert seconds is not None
+        return seconds
+
+    def test_it_is_found(self) -> None:
+        """Up to 20 minutes, whether wrong tokens are refused or not: in the first two rounds."""
+        for minutes in (-20, -12, -7, -4, 4, 7, 12, 20):
+            for refusal in (RST, SILENCE):
+                self.assertLess(self.found(minutes, refusal), 180, (minutes, refusal))
+                self.assertLessEqual(len(self.network.isns), 6)
+
+    def test_it_is_said_once(self) -> None:
+        """The offset that worked is used from then on, through the epochs, without another search."""
+        for minutes, way in ((15, "slow"), (-15, "fast")):
+            with capturedLogs() as logs:
+                self.found(minutes)
+            [event] = [event for event in logs if "minutes" in event]
+            self.assertEqual((event["way"], 10 <= event["minutes"] <= 20), (way, True))
+            self.assertTrue(10 <= abs(self.minutes_slow()) <= 20)
+            self.network.isns.clear()
+            with capturedLogs() as logs:
+                for _ in range(3):
+                    self.clock.advance(EPOCH)
+                    self.successResultOf(self.knock(0))
+            self.assertEqual(len(self.network.isns), 3)
+            self.assertEqual(logs, [])
+
+    def test_a_neighbour_counts_once_it_was_seen_twice(self) -> None:
+        """A bridge two epochs away takes a neighbour's token; so does any bridge, if this epoch's token was used."""
+        self.network.answers = self.bridge(10)
+        self.successResultOf(self.knock())
+        self.assertEqual(self.minutes_slow(), 0)
+        with capturedLogs() as logs:
+            self.successResultOf(self.knock())
+        self.assertEqual([event["way"] for event in logs if "minutes" in event], ["slow"])
+        self.assertTrue(7 <= self.minutes_slow() <= 13)
+        before = len(self.network.isns)
+        self.successResultOf(self.knock(0))
+        self.assertEqual(len(self.network.isns), before + 1)
+
+    def test_forged_resets_do_not_set_the_clock(self) -> None:
+        """However many SYNs get a forged RST: the bridge is found soon after, and the clock is right."""
+        for forged in range(12):
+            self.setUp()
+            bridge = self.bridge()
+
+            def answers(isn: int, forged: int = forged, bridge: Answers = bridge) -> Exception | bool | None:
+                return RST if len(self.network.isns) <= forged else bridge(isn)
+
+            self.network.answers = answers
+            with capturedLogs() as logs:
+                self.assertIsNotNone(self.asked(900))
+            self.assertEqual([event for event in logs if "minutes" in event], [])
+            self.assertLessEqual(len(self.network.isns), forged + 3)
+            self.successResultOf(self.knock(2))
+            self.assertEqual(self.minutes_slow(), 0)
+
+    def test_a_clock_that_is_set_is_right(self) -> None:
+        """Who does what the notice says is let in at once."""
+        self.found(20)
+        self.network.isns.clear()
+        self.date += 20 * 60
+        self.network.answers = self.bridge()
+        self.successResultOf(self.knock(0))
+        self.assertEqual(self.minutes_slow(), 0)
+        self.assertEqual(len(self.network.isns), 1)
+
+    def test_refused_with_an_offset_its_own_clock_is_tried(self) -> None:
+        """It may have been set in a way that was not noticed; then the offset is forgotten."""
+        self.found(20)
+        self.network.answers = self.bridge()
+        self.network.isns.clear()
+        self.successResultOf(self.knock())
+        self.assertEqual(len(self.network.isns), 2)
+        self.assertEqual(self.minutes_slow(), 0)
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.tuples(st.integers(-8, 8), st.sampled_from([-5, -1, 0, 3, 9]), st.floats(0, 400)), max_size=12))
+    def test_no_token_twice_however_the_date_jumps(self, steps: list[tuple[int, int, float]]) -> None:
+        """Nor when the process starts anew after each jump: (epochs to jump, the bridge's place, seconds to wait)."""
+        self.network.isns.clear()
+        started, directory = self.clock.seconds(), Path(self.mktemp())
+        directory.mkdir()
+        for jump, place, seconds in steps:
+            self.date = NOW - started + jump * EPOCH
+            memory = Memory(directory)
+            self.knocker = Knocker(self.network, self.clock, self.now, Random(1), memory)  # noqa: S311
+            self.network.answers = self.bridge(5 * place)
+            for _ in range(3):
+                self.knock(40).addErrback(lambda failure: failure.trap(BridgeSilent, TokensSpent))
+            memory.close()
+            self.clock.advance(seconds)
+        self.assertEqual(len(set(self.network.isns)), len(self.network.isns))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class DownTests(Case):
+    """A bridge that does not let the client in, and a tor that asks again every second."""
+
+    def assert_bounded(self) -> None:
+        """In no two minutes more than 11 SYNs or 3 ports."""
+        for start, _ in self.network.sent:
+            within = [(at, number) for at, number in self.network.sent if start <= at < start + 120]
+            self.assertLessEqual(len(within), SYNS, within)
+            self.assertLessEqual(len({number for _, number in within}), PORTS, within)
+
+    def test_eleven_syns_in_two_minutes(self) -> None:
+        """From 3 ports, with what the kernel sends again, in every two minutes of a quarter of an hour."""
+        unreachable = ConnectError(osError=errno.EHOSTUNREACH)
+        for answer in (RST, SILENCE, TCPTimedOutError(), unreachable, ConnectError(errno.ECONNRESET)):
+            self.setUp()
+            self.network.answers = always(answer)
+            self.asked(900)
+            self.assert_bounded()
+            self.assertEqual(len(set(self.network.isns)), len(self.network.isns))
+
+    @settings(deadline=None, max_examples=25)
+    @given(st.lists(st.sampled_from([RST, SILENCE, ConnectError(errno.ECONNRESET)]), min_size=40, max_size=40))
+    def test_bounded_whatever_it_answers(self, answers: list[Exception | None]) -> None:
+        """The answers change from dial to dial."""
+        self.setUp()
+        self.network.answers = lambda isn: answers[min(self.network.isns.index(isn), len(answers) - 1)]
+        self.asked(600)
+        self.assert_bounded()
+
+    def test_bounded_when_tor_gives_up_and_asks_again(self) -> None:
+        """Every second."""
+        self.network.answers = always(SILENCE)
+        for _ in range(400):
+            result = self.knock(1)
+            result.addErrback(lambda failure: failure.trap(BridgeSilent, CancelledError))
+            result.cancel()
+        self.assert_bounded()
+
+    def test_a_bridge_that_returns_is_found(self) -> None:
+        """Within two minutes and a half, however long it was away, and whatever was there meanwhile."""
+        for answer in (RST, SILENCE):
+            for away in (3, 10, 60, 130, 200, 400, 700, 1000):
+                self.setUp()
+                self.network.answers = always(answer)
+                self.asked(away)
+                self.network.answers = self.bridge()
+                seconds = self.asked(200)
+                assert seconds is not None, (answer, away)
+                self.assertLess(seconds, 150, (answer, away))
+
+    def test_tokens_are_left_for_its_return(self) -> None:
+        """An epoch brings more than a bridge takes that is down."""
+        for answer in (RST, SILENCE):
+            self.setUp()
+            self.network.answers = always(answer)
+            self.asked(1800)
+            valid = {isn for offset in (-1, 0, 1) for isn in isns(epoch_at(self.now()) + offset)}
+            self.assertGreaterEqual(len(valid - set(self.network.isns)), 8)
+
+    def test_silence_is_one_socket_in_the_end(self) -> None:
+        """The kernel repeats its SYN, as it does for any program that connects."""
+        self.network.answers = always(SILENCE)
+        self.asked(500)
+        last = self.network.sent[-1][1]
+        for number in range(6, last):
+            self.assertEqual(sum(each == number for _, each in self.network.sent), SYNS)
+        self.assertGreater(last, 5)
+        self.assertLess(PATIENCE_ALONE, 131)  # when the kernel gives up
+
+    def test_an_answer_ends_the_rest(self) -> None:
+        """A bridge that lets the client in is knocked at whenever tor asks."""
+        self.in_vain(40)
+        self.clock.advance(130)
+        self.network.answers = self.bridge()
+        for _ in range(4):
+            self.successResultOf(self.knock(0))
+
+    def test_the_rest_is_said(self) -> None:
+        """With the seconds until the next attempt, and what the last one got."""
+        self.in_vain(40)
+        error = self.in_vain(0)
+        self.assertIn(f"next attempt in {error.again_in:.0f} s (it refused)", str(error))

@@ -67,6 +67,19 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(memory.used(NAME), {7, 8})
         self.assertEqual(memory.used(bytes(16)), {7})
 
+    def test_a_device_begins_where_it_began_before(self) -> None:
+        """After a restart and after damage; another device elsewhere, and each line elsewhere."""
+        memory = self.opened()
+        start = memory.start(NAME)
+        self.assertEqual((memory.start(NAME), self.opened().start(NAME)), (start, start))
+        self.assertNotEqual(memory.start(bytes(16)), start)
+        another = Path(self.mktemp())
+        another.mkdir()
+        self.assertNotEqual(self.opened(another).start(NAME), start)
+        memory.close()
+        without = self.opened(self.directory / "nothing")
+        self.assertEqual(without.start(NAME), without.start(NAME))
+
     def test_unclaimed_is_unused(self) -> None:
         """What was never sent may be used later."""
         memory = self.opened()

@@ -14,10 +14,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from torknock.dial.attempts import FRESH
+from tests.support.knocks import as_it_is
+from torknock.dial.attempts import PAUSES
+from torknock.dial.budget import PORTS
 from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
-from torknock.dial.knocking import REST, BridgeSilent, Knocked
-from torknock.dial.stealth import DIALS, PATIENCE, StealthKnocker
+from torknock.dial.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
+from torknock.dial.stealth import PATIENCE, StealthKnocker
 from torknock.isn.knock import integrity_code, isn
 from torknock.line import Line
 
@@ -66,7 +68,7 @@ class StealthKnockerTests(SynchronousTestCase):
         self, seconds: float = 60.0, host: str = BRIDGE[0], knocker: StealthKnocker | None = None
     ) -> Deferred[Knocked]:
         """A knock, *seconds* later."""
-        result = (knocker or self.knocker).knock(LINE, host, BRIDGE[1])
+        result = (knocker or self.knocker).knock(LINE, host, BRIDGE[1], as_it_is)
         result.addCallback(self._close)
         self.clock.pump([0.0] + [0.1] * int(seconds * 10))
         return result
@@ -96,7 +98,7 @@ class StealthKnockerTests(SynchronousTestCase):
         self.assertEqual(knocked.isn, isn(LINE.secret, ip_address(BRIDGE[0]).packed, 443, 1000, code))
         self.assertEqual(knocked.isn & 0xFFFF, code)
         self.dialled.answers = [ConnectionRefusedError()]
-        self.failureResultOf(self.knock(3, knocker=covering), BridgeSilent)
+        self.failureResultOf(self.knock(40, knocker=covering), BridgeSilent)
         dialled = len(self.dialled.isns)
         self.failureResultOf(self.knock(0), BridgeSilent)
         self.assertEqual(len(self.dialled.isns), dialled)
@@ -104,11 +106,11 @@ class StealthKnockerTests(SynchronousTestCase):
     def test_silence(self) -> None:
         """Given up before the kernel repeats its SYN after a second; then again, with another ISN."""
         self.dialled.answers = [None]
-        error = self.failureResultOf(self.knock(10), BridgeSilent).value
+        error = self.failureResultOf(self.knock(40), BridgeSilent).value
         self.assertFalse(error.refused)
         self.assertLess(PATIENCE, 1.0)
-        self.assertEqual(self.dialled.cancelled, FRESH)
-        self.assertEqual(len(set(self.dialled.isns)), FRESH)
+        self.assertEqual(self.dialled.cancelled, PORTS)
+        self.assertEqual(len(set(self.dialled.isns)), PORTS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_lost_syn(self) -> None:
@@ -120,42 +122,47 @@ class StealthKnockerTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """A few SYNs with pauses, no more; the reason is told."""
         self.dialled.answers = [ConnectionRefusedError()]
-        error = self.failureResultOf(self.knock(10), BridgeSilent).value
+        error = self.failureResultOf(self.knock(40), BridgeSilent).value
         self.assertTrue(error.refused)
-        self.assertEqual(len(self.dialled.isns), FRESH)
-        pauses = [after - before for before, after in zip(self.dialled.at, self.dialled.at[1:], strict=False)]
-        self.assertTrue(all(0.3 <= pause <= 1.1 for pause in pauses), pauses)
+        self.assertEqual(len(self.dialled.isns), PORTS)
+        for before, after, (least, most) in zip(self.dialled.at, self.dialled.at[1:], PAUSES[1:], strict=False):
+            self.assertTrue(least <= after - before <= most + 0.1)
 
-    def test_rest(self) -> None:
-        """Tor asks again every second: nothing is sent for longer and longer, and then one SYN at a time."""
-        self.dialled.answers = [ConnectionRefusedError()]
-        self.knock(3).addErrback(lambda failure: failure.trap(BridgeSilent))
-        del self.dialled.at[:]
-        for _ in range(250):
-            self.failureResultOf(self.knock(1), BridgeSilent)
-        rests = [after - before for before, after in zip(self.dialled.at, self.dialled.at[1:], strict=False)]
-        for rest, least in zip(rests, REST[2:], strict=False):
-            self.assertTrue(0.8 * least <= rest <= 1.2 * least + 1.5, rests)
-        self.dialled.answers = [True]
-        self.clock.advance(100)
-        self.successResultOf(self.knock(0))
-        self.successResultOf(self.knock(0))
+    def test_bounded(self) -> None:
+        """Tor asks again every second: in no two minutes more than 3 SYNs, each from a port of its own."""
+        for answer in (ConnectionRefusedError(), None, Slipped()):
+            self.setUp()
+            self.dialled.answers = [answer]
+            for _ in range(300):
+                self.knock(1).addErrback(lambda failure: failure.trap(BridgeSilent))
+            for start in self.dialled.at:
+                self.assertLessEqual(sum(start <= at < start + 120 for at in self.dialled.at), PORTS)
+            self.assertGreater(len(self.dialled.at), PORTS)
+            self.dialled.answers = [True]
+            self.clock.pump([1.0] * 200)
+            self.successResultOf(self.knock(0))
+            self.successResultOf(self.knock(0))
 
-    def test_disappointed(self) -> None:
-        """Who answered and was not the bridge is let rest, too, and not for a shorter time than before."""
-        self.successResultOf(self.knock(0))
-        self.knocker.disappointed(LINE, *BRIDGE)
-        self.failureResultOf(self.knock(0), BridgeSilent)
-        self.assertEqual(len(self.dialled.isns), 1)
+    def test_something_else_answers(self) -> None:
+        """The next SYN is tried, as after a RST, and both possibilities are said."""
+
+        async def opened(knocked: Knocked) -> Knocked:
+            knocked.socket.close()
+            raise WrongPeer("it reset the connection at once")
+
+        result = self.knocker.knock(LINE, *BRIDGE, opened)
+        self.clock.pump([0.1] * 400)
+        self.assertIn("intercepted", str(self.failureResultOf(result, NotTheBridge).value))
+        self.assertEqual(len(self.dialled.isns), PORTS)
 
     def test_slipped(self) -> None:
-        """Dialled again at once, a few times; then it counts as a knock in vain."""
+        """Dialled again at once, while SYNs are left; then the round has failed."""
         self.dialled.answers = [Slipped(), Slipped(), True]
         self.successResultOf(self.knock(0))
-        self.assertEqual(self.dialled.at, [0.0] * DIALS)
+        self.assertEqual(self.dialled.at, [0.0] * PORTS)
         self.dialled.answers = [Slipped()]
-        self.assertIn("too late", str(self.failureResultOf(self.knock(10), BridgeSilent).value))
-        self.assertEqual(len(self.dialled.isns), DIALS + DIALS * FRESH)
+        self.assertIn("too late", str(self.failureResultOf(self.knock(0), BridgeSilent).value))
+        self.assertEqual(len(self.dialled.isns), 2 * PORTS)
 
     def test_port_taken(self) -> None:
         """Somebody else was quicker: another is asked for."""

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from torknock.cli import torknock
 from torknock.dial.interfaces import CannotKnock
-from torknock.dial.knocking import BridgeSilent, TokensSpent
+from torknock.dial.knocking import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
 from torknock.errors import TorknockError
 from torknock.line import BridgeLine, Line
 from torknock.operate.check import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
@@ -112,13 +112,16 @@ class CheckTests(SynchronousTestCase):
     def test_why_a_line_does_not_open(self) -> None:
         """A bridge that refuses is a fault; a host that cannot knock, or has no token left, finds nothing out."""
         for error, state in (
-            (BridgeSilent("it refused", True), State.NOT_OK),
+            (BridgeSilent("it refused", refused=True, again_in=99.0), State.NOT_OK),
+            (NotTheBridge(WrongPeer("it speaks HTTP"), again_in=99.0), State.NOT_OK),
             (CannotKnock("this process lacks CAP_NET_ADMIN"), State.UNKNOWN),
             (TokensSpent(), State.UNKNOWN),
             (ConnectionRefusedError(), State.UNKNOWN),
             (TorknockError("something else"), State.UNKNOWN),
         ):
-            checking = Deferred.fromCoroutine(check(MemoryReactorClock(), LINE, Closed(error), int))
+            reactor = MemoryReactorClock()
+            checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(error), int))
+            reactor.advance(100)
             answers = {answer.name: answer for answer in self.successResultOf(checking)}
             self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
             self.assertNotIn("192.0.2.7", " ".join(answer.sentence for answer in answers.values()))

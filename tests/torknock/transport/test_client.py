@@ -42,7 +42,8 @@ from pluggable.socks import socks_error
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
 from torknock.dial.interfaces import CannotKnock
-from torknock.dial.knocking import BridgeSilent, Knocked, TokensSpent
+from torknock.dial.knocking import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
+from torknock.dial.rounds import Opener, T
 from torknock.line import Line
 from torknock.linux import NO_CAPABILITY
 from torknock.transport import client as module
@@ -65,14 +66,18 @@ class Knocks:
     def __init__(self, result: Deferred[Knocked]) -> None:
         self.result = result
         self.knocked: list[tuple[Line, str, int]] = []
-        self.disappointments: list[tuple[Line, str, int]] = []
+        self.wrong: list[WrongPeer] = []
 
-    def knock(self, line: Line, host: str, port: int) -> Deferred[Knocked]:
+    def knock(self, line: Line, host: str, port: int, opened: Opener[T]) -> Deferred[T]:
         self.knocked.append((line, host, port))
-        return self.result
+        return Deferred.fromCoroutine(self._knock(opened))
 
-    def disappointed(self, line: Line, host: str, port: int) -> None:
-        self.disappointments.append((line, host, port))
+    async def _knock(self, opened: Opener[T]) -> T:
+        try:
+            return await opened(await self.result)
+        except WrongPeer as error:
+            self.wrong.append(error)
+            raise NotTheBridge(error, again_in=0.0) from error
 
 
 class Ends(Protocol):
@@ -118,7 +123,6 @@ class FailureTests(SynchronousTestCase):
         error = self.failureResultOf(connect(knocks)).value
         assert isinstance(error, Exception)
         self.assertEqual(knocks.knocked, [(LINE, "192.0.2.7", 443)])
-        self.assertEqual(knocks.disappointments, [])
         told = socks_error(error)
         self.assertIn(str(cause), str(told))
         self.assertNotIn("\n", str(told))
@@ -192,16 +196,16 @@ class ConnectionTests(TestCase):
         await channel.lower.ended
 
     async def test_no_bridge_answers(self) -> None:
-        """Tor is told, and the bridge is let rest."""
+        """The knocker is told, which goes on to its next token; in the end, tor is."""
         ours, theirs = self.pair()
         channel = Waiting()
         knocks = Knocks(succeed(Knocked(ours, ISN)))
         connecting = connect(knocks, channel)
         channel.opened.errback(ChannelFailed("another key"))
-        with self.assertRaises(SOCKSError) as told:
+        with self.assertRaises(ConnectionRefused) as told:
             await connecting
         self.assertIn("another key", str(told.exception))
-        self.assertEqual(knocks.disappointments, [(LINE, "192.0.2.7", 443)])
+        self.assertEqual(len(knocks.wrong), 1)
         theirs.close()
         await channel.lower.ended
 
@@ -215,7 +219,7 @@ class ConnectionTests(TestCase):
         with self.assertRaises(CancelledError):
             await connecting
         self.assertTrue(channel.cancelled)
-        self.assertEqual(knocks.disappointments, [])
+        self.assertEqual(knocks.wrong, [])
         theirs.close()
         await channel.lower.ended
 
@@ -229,7 +233,7 @@ class ConnectionTests(TestCase):
         with self.assertRaises(ConnectionRefused):
             await connect(knocks, channel)
         self.assertIsNone(channel.asked)
-        self.assertEqual(len(knocks.disappointments), 1)
+        self.assertEqual(len(knocks.wrong), 1)
         self.assertEqual(ours.fileno(), -1)
 
 

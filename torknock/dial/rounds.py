@@ -1,0 +1,178 @@
+"""Rounds of SYNs for one bridge: when one may begin, what it has cost, and what is said when it failed."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from torknock.dial.attempts import PAUSES, Chance
+from torknock.dial.budget import Budget
+from torknock.dial.interfaces import CannotKnock
+from torknock.errors import TorknockError
+
+T = TypeVar("T")
+
+REST = (40.0, 52.0)
+"""Seconds from the beginning of a failed round to the next, at least and at most, if the budget does not want more."""
+
+SEARCH_AGAIN_AFTER = 600.0
+"""Seconds between two clock searches for one bridge that does not let this client in."""
+
+FAILURES = (TimeoutError, TCPTimedOutError, ConnectionRefusedError)
+"""What a dial fails with if the SYN was not answered, or refused."""
+
+_RESET = (errno.ECONNRESET, errno.EPIPE)
+
+
+class WrongPeer(TorknockError):
+    """What accepted the connection is not the bridge, for this *reason*: the token was not taken by the bridge."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"something other than the bridge answered: {reason}")
+
+
+class BridgeSilent(TorknockError):
+    """The bridge did not let us in; its cause is the error of the last SYN.
+
+    *refused* says whether an answer came; *again_in* is the number of seconds until the next SYN may leave.
+    """
+
+    def __init__(self, text: str, refused: bool, again_in: float = 0.0) -> None:
+        super().__init__(text)
+        self.refused = refused
+        self.again_in = again_in
+
+
+class NotTheBridge(BridgeSilent):
+    """As `BridgeSilent`; a SYN of the round was answered, but not by the bridge."""
+
+    def __init__(self, reason: WrongPeer, again_in: float) -> None:
+        super().__init__(
+            f"{reason}. Either the bridge did not take the token (used by another device with this line, a revoked "
+            "line, a wrong clock) and the port's ordinary service answered, or the connection is being intercepted. "
+            "Nothing secret was sent",
+            refused=True,
+            again_in=again_in,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Knocked:
+    """A connection that a knock has opened: its socket, the caller's to close, and its ISN."""
+
+    socket: socket.socket
+    isn: int
+
+
+Opener = Callable[[Knocked], Awaitable[T]]
+"""Finds out whether a connection leads to the bridge, and returns what is made of it. Raises `WrongPeer`."""
+
+
+class Rounds:
+    """What is remembered of one bridge for the life of the process. *clock* times the waits."""
+
+    def __init__(self, clock: IReactorTime, chance: Chance) -> None:
+        self.one_at_a_time = DeferredLock()
+        self.failed = 0
+        """Rounds that failed since the last that did not, or since the last clock search began."""
+        self._clock, self._chance = clock, chance
+        self._budget = Budget()
+        self._rests_until = float("-inf")
+        self._began = 0.0
+        self._searched = 0.0
+        self._attempts = 0
+        self._error: Exception | None = None
+        self._wrong: WrongPeer | None = None
+
+    def begin(self) -> None:
+        """A round begins. Raises `BridgeSilent` if it is too early for that."""
+        again_in = self._again_in()
+        if again_in > 0:
+            what = f"backing off after failed attempts; next attempt in {again_in:.0f} s"
+            raise BridgeSilent(f"{what} ({self._how()})", self._refused(), again_in) from self._error
+        self._began, self._attempts, self._wrong = self._clock.seconds(), 0, None
+        if self.failed > 1 and self._began - self._searched >= SEARCH_AGAIN_AFTER:
+            self.failed = 0
+        if not self.failed:
+            self._searched = self._began
+
+    async def pause(self, place: int) -> None:
+        """Wait as long as it takes before SYN number *place* of the round."""
+        pause = self._chance.uniform(*PAUSES[place])
+        await deferLater(self._clock, max(pause, self._budget.ready_at() - self._clock.seconds()))
+
+    def spent(self) -> bool:
+        """Whether no other SYN may leave now."""
+        return self._budget.ready_at() > self._clock.seconds()
+
+    async def dial(self, dial: Callable[[], Deferred[socket.socket]], patience: float) -> socket.socket:
+        """What *dial* connects, which is waited for *patience* seconds at most. Fails as it does, or `WrongPeer`."""
+        at: float | None = self._clock.seconds()
+        try:
+            return await dial().addTimeout(self._budget.patience(self._clock.seconds(), patience), self._clock)
+        except CannotKnock:
+            at = None
+            raise
+        except ConnectError as error:
+            if error.osError in _RESET:
+                raise WrongPeer("it reset the connection at once") from error
+            raise
+        finally:
+            if at is not None:
+                self._attempts += 1
+                self._budget.spend(at, self._clock.seconds())
+
+    def note(self, error: Exception) -> None:
+        """A SYN of the round failed with *error*."""
+        self._error = error
+        if isinstance(error, WrongPeer):
+            self._wrong = error
+
+    def succeed(self) -> None:
+        """The bridge let this client in."""
+        self._budget.clear()
+        self.failed = 0
+        self._rests_until = float("-inf")
+        self._error = None
+
+    def fail(self) -> None:
+        """The round failed, if it has sent anything: the next one has to wait."""
+        if self._attempts:
+            self.failed += 1
+            self._rests_until = self._began + self._chance.uniform(*REST)
+
+    def failure(self, why: str) -> BridgeSilent:
+        """What is said of the round that has failed; *why* names what may be the reason."""
+        if self._wrong is not None:
+            error: BridgeSilent = NotTheBridge(self._wrong, self._again_in())
+        else:
+            what = f"the bridge accepted none of {self._attempts} connection attempts ({self._how()}); {why}"
+            error = BridgeSilent(what, self._refused(), self._again_in())
+        error.__cause__ = self._error
+        return error
+
+    @property
+    def attempts(self) -> int:
+        """SYNs of the round, without those that the kernel sent again."""
+        return self._attempts
+
+    def _again_in(self) -> float:
+        return max(self._rests_until, self._budget.ready_at()) - self._clock.seconds()
+
+    def _refused(self) -> bool:
+        return isinstance(self._error, (ConnectionRefusedError, WrongPeer))
+
+    def _how(self) -> str:
+        if isinstance(self._error, ConnectionRefusedError):
+            return "it refused"
+        if isinstance(self._error, (TorknockError, ConnectError)) and not isinstance(self._error, TCPTimedOutError):
+            return str(self._error)
+        return "nothing came back"
