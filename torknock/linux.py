@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -59,6 +60,11 @@ def _listeners() -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address
                 address, _, port = local.partition(":")
                 words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
                 yield ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), int(port, 16)
+
+
+def network_namespace() -> int:
+    """The number of this thread's network namespace, which no other has while it exists (namespaces(7))."""
+    return os.stat("/proc/thread-self/ns/net").st_ino
 
 
 def may_administer_network() -> bool:

@@ -1,9 +1,11 @@
-"""One process at a time: what several may make in a directory, one makes."""
+"""One process at a time: what several may make in a directory, one makes; what one may have, the first has."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,3 +24,31 @@ def alone_in(directory: Path, wait: bool = True) -> Iterator[int]:
         yield held
     finally:
         os.close(held)
+
+
+def try_lock(directory: Path, name: str) -> int | None:
+    """A file descriptor that holds *name* in *directory* until it is closed; None if another process holds it.
+
+    *directory* is made for its owner alone if it is not there, and is refused if others may enter it: what they can
+    open they can lock. The file that is locked (flock(2)) is empty and stays, because one that is removed could be held
+    twice. Raises `OSError`.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_IMODE(os.fstat(inside).st_mode) & 0o077:
+            raise PermissionError(errno.EPERM, "other users may enter it", str(directory))
+        held = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=inside)
+    finally:
+        os.close(inside)
+    try:
+        if os.fstat(held).st_uid == os.geteuid():
+            os.fchmod(held, 0o644)  # whatever the umask is: root and the owner of the directory lock the same file
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    except BaseException:
+        os.close(held)
+        raise
+    return held

@@ -60,7 +60,7 @@ async def _measure(reactor: Any, directory: Path) -> None:
         keyring,
         SpentTokens(directory / "spent"),
         SpentKnocks(directory / "knocks"),
-        lambda ask: NftablesGate(reactor, Door("::", 443, 1, 2), ask),
+        lambda ask: NftablesGate(reactor, Door("::", 443, 1, 2), ask, directory / "doors"),
         reactor,
         now,
     )

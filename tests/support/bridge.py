@@ -36,6 +36,7 @@ class HiddenService:
 
     *options* are its `ServerTransportOptions`, read at each start; with a *helper*, the socket of `torknock gate`, it
     has no capability. Its clock is wrong by *skew* seconds; see `skew`.
+    With *own*, the socket of such a service too, it has: it makes its own gate, and the two exclude each other.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class HiddenService:
         options: Mapping[str, str] | None = None,
         helper: Path | None = None,
         skew: float = 0.0,
+        own: Path | None = None,
     ) -> None:
         self.host = host
         self.options = dict(options or {})
@@ -53,8 +55,8 @@ class HiddenService:
         self._skew = Path(self._directory.name) / "skew"
         self.skew(skew)
         powerless = () if helper is None else POWERLESS
-        asking = () if helper is None else (f"--helper={helper}",)
-        self._command = [*powerless, sys.executable, _SKEWED, str(self._skew), *asking]
+        service = helper or own or Path(self._directory.name) / "gate.sock"
+        self._command = [*powerless, sys.executable, _SKEWED, str(self._skew), f"--helper={service}"]
         self.state = directory or Path(self._directory.name) / "pt_state"
         self.state.mkdir(mode=0o700, exist_ok=True)
         with host.enter():

@@ -9,7 +9,7 @@ import click
 
 from torknock.cli.options import guests_options, socket_option
 from torknock.gate.service import helper
-from torknock.helper import GATE_SOCKET
+from torknock.helper import GATE_SOCKET, doors
 from torknock.helper.listener import listener
 from torknock.helper.peers import Guests
 from torknock.helper.serving import serve
@@ -26,4 +26,4 @@ def gate(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     from twisted.internet import reactor
 
     listening = listener(path, os.environ, os.getpid())
-    serve(reactor, helper(reactor, Guests.named(users, groups)), listening, sys.stderr)
+    serve(reactor, helper(reactor, Guests.named(users, groups), doors(path)), listening, sys.stderr)

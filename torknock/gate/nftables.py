@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Callable, Collection, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -11,8 +12,9 @@ from zope.interface import implementer
 
 from torknock.gate import ruleset
 from torknock.gate.ask import AskLater
+from torknock.gate.claim import claim
 from torknock.gate.command import command
-from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
+from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.netlink import counted_packets, ruleset_generation
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging, Posture
@@ -39,18 +41,19 @@ async def loaded_tables(reactor: Any) -> str:
 class NftablesGate:
     """A table of nftables in front of *door*. Needs CAP_NET_ADMIN, and the `nft` command.
 
-    *ask* is asked about SYNs without a token, while the gate is open for judging. Where the kernel lacks nftables'
-    own queue statement, that needs iptables too.
+    *ask* is asked about SYNs without a token, while the gate is open for judging; the `claim` on the door is made
+    in the directory *claims*. Where the kernel lacks nftables' own queue statement, that needs iptables too.
     """
 
-    def __init__(self, reactor: Any, door: ruleset.Door, ask: AskLater) -> None:
+    def __init__(self, reactor: Any, door: ruleset.Door, ask: AskLater, claims: Path) -> None:
         self._reactor = reactor
         self._door = door
+        self._claims = claims
         self._queue = PacketQueue(reactor, door.queue, door.port, ask, ruleset.let_in)
         self._xtables = XTables(reactor, door)
         self._judging: Judging | None = None
         self._one_at_a_time = DeferredLock()
-        self._claim: socket.socket | None = None
+        self._claim: int | None = None
         self._loaded = ""
         self._generation: int | None = None
 
@@ -83,7 +86,7 @@ class NftablesGate:
 
     async def _open(self, judging: bool) -> None:
         if self._claim is None:
-            self._claim = _claim(self._door)
+            self._claim = claim(self._door, self._claims)
         if judging:
             self._queue.start()
             await self._load_for_judging()
@@ -157,23 +160,12 @@ class NftablesGate:
 
     async def _close(self) -> None:
         if self._claim is not None:
-            await _nft(self._reactor, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
-            await self._stop_judging()
-            self._claim.close()
-            self._claim = None
-
-
-def _claim(door: ruleset.Door) -> socket.socket:
-    """The right to guard *door* for as long as the socket is open: its name can be had once in a network namespace."""
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        claim.bind(f"\0torknock/{door.table}")
-    except OSError as error:
-        claim.close()
-        raise DoorTaken(
-            f"another torknock guards port {door.port}; stop it, or give this one another ServerTransportListenAddr"
-        ) from error
-    return claim
+            try:
+                await _nft(self._reactor, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
+                await self._stop_judging()
+            finally:  # also a gate that is not closed well is left to a successor
+                os.close(self._claim)
+                self._claim = None
 
 
 def _generation() -> int:

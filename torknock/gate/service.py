@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -32,18 +33,19 @@ _log = Logger()
 _T = TypeVar("_T")
 
 
-def helper(reactor: Any, guests: Guests) -> Helper:
-    """The service for *guests*. Needs CAP_NET_ADMIN to be of use, and `nft`."""
-    return Helper(reactor, guests.may_ask, lambda talk: Guarding(reactor, talk))
+def helper(reactor: Any, guests: Guests, claims: Path) -> Helper:
+    """The service for *guests*, which claims doors in the directory *claims*. Needs CAP_NET_ADMIN to be of use, and `nft`."""
+    return Helper(reactor, guests.may_ask, lambda talk: Guarding(reactor, talk, claims))
 
 
 @implementer(IConversation)
 class Guarding:
     """One peer's door."""
 
-    def __init__(self, reactor: Any, talk: Talk) -> None:
+    def __init__(self, reactor: Any, talk: Talk, claims: Path) -> None:
         self._reactor = reactor
         self._talk = talk
+        self._claims = claims
         self._gate: NftablesGate | None = None
         self._guarded: Guard | None = None
 
@@ -90,7 +92,7 @@ class Guarding:
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, socket.socket]) -> None:
         hidden = door(wanted.host, wanted.port, listening, wanted.posture)
-        gate = NftablesGate(self._reactor, hidden, self._ask)
+        gate = NftablesGate(self._reactor, hidden, self._ask, self._claims)
         self._gate, self._guarded = gate, wanted
         try:
             await _whole(gate.open(wanted.judging))

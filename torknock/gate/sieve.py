@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Self
 
 from attrs import frozen
@@ -28,6 +29,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.gate.ask import SYN
+from torknock.gate.claim import claim
 from torknock.gate.filter import TOKENS_AT_MOST, assembled, program
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 from torknock.gate.listener import Listener
@@ -53,10 +55,14 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 @implementer(IGate)
 class FilterGate:
-    """Listens at *door* for *listener*, and lets tokens through. *reactor* times them."""
+    """Listens at *door* for *listener*, and lets tokens through. *reactor* times them.
 
-    def __init__(self, reactor: Any, door: Door, listener: Listener) -> None:
-        self._reactor, self._door, self._listener = reactor, door, listener
+    The `claim` on the door is made in the directory *claims*, for processes that would listen there at the same moment.
+    """
+
+    def __init__(self, reactor: Any, door: Door, listener: Listener, claims: Path) -> None:
+        self._reactor, self._door, self._listener, self._claims = reactor, door, listener, claims
+        self._claim: int | None = None
         self._pairs: list[_Pair] = []
         self._tokens: dict[int, float] = {}
         """Token -> when it runs out."""
@@ -94,6 +100,8 @@ class FilterGate:
         if self._pairs:
             self._sift()
             return
+        if self._claim is None:
+            self._claim = claim(self._door, self._claims)
         taken = f"another program listens on port {self._door.port}; end it, or hide a port that nobody serves"
         if is_served(self._door.host, self._door.port):  # one of the same user would become one of the group
             raise DoorTaken(taken)

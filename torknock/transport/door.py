@@ -81,7 +81,7 @@ class GuardedDoor:
         """Start to guard; a predecessor is waited for. Raises `TorknockError`."""
         wanted = self._wanted
         entrance = await find_gate(
-            self._reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, self._listener
+            self._reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, self._listener, wanted.directory
         )
         name = table_name(wanted.host, wanted.port)
         refresh = self._refresh = Refresh(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twisted.logger import Logger
@@ -18,6 +19,7 @@ from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Door, Posture
 from torknock.gate.service import served
 from torknock.gate.sieve import FilterGate
+from torknock.helper import doors
 from torknock.helper.connection import HelperMissing, connect
 from torknock.linux import is_served, may_administer_network
 
@@ -38,16 +40,16 @@ class Entrance:
 
 
 async def find_gate(
-    reactor: Any, helper: str, host: str, port: int, posture: Posture | None, listener: Listener
+    reactor: Any, helper: str, host: str, port: int, posture: Posture | None, listener: Listener, state: Path
 ) -> Entrance:
     """How the door at *host* and *port* can be guarded.
 
     *helper* is the socket of `torknock gate`. *posture* is what the operator wants, None for what is to be had. What
-    comes through the gate is *listener*'s. Raises `TorknockError`.
+    comes through the gate is *listener*'s; *state* is a directory of the bridge's own. Raises `TorknockError`.
     """
     if may_administer_network():
         wanted = posture or Posture.CLOSED
-        return Entrance(wanted, _own(reactor, host, port, wanted, listener), _no_knocks(wanted))
+        return Entrance(wanted, _own(reactor, host, port, wanted, listener, _claims(helper, state)), _no_knocks(wanted))
     try:
         (await connect(reactor, helper)).close()
     except HelperMissing as error:
@@ -55,7 +57,7 @@ async def find_gate(
             raise LacksPower(error) from error
         _log.warn("without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=port)
         door = Door(host, port, 0, 0, Posture.FILTERED)
-        return Entrance(door.posture, lambda _ask: FilterGate(reactor, door, listener), _POWERLESS)
+        return Entrance(door.posture, lambda _ask: FilterGate(reactor, door, listener, state / "doors"), _POWERLESS)
     wanted = posture or Posture.CLOSED
     return Entrance(
         wanted, lambda ask: RemoteGate(reactor, helper, host, port, wanted, listener, ask), _no_knocks(wanted)
@@ -84,10 +86,15 @@ class LacksPower(TorknockError):
         )
 
 
-def _own(reactor: Any, host: str, port: int, posture: Posture, listener: Listener) -> MakeGate:
+def _claims(helper: str, state: Path) -> Path:
+    """Where a process with the capability claims doors: root where the service does, so that they exclude each other."""
+    return doors(helper) if os.geteuid() == 0 else state / "doors"
+
+
+def _own(reactor: Any, host: str, port: int, posture: Posture, listener: Listener, claims: Path) -> MakeGate:
     if posture is not Posture.DECOY and is_served(host, port):
         raise GateFailed(served(port))
     listening = hidden_listeners()
     hidden = door(host, port, listening, posture)
     listener.adopt(listening)
-    return lambda ask: NftablesGate(reactor, hidden, ask)
+    return lambda ask: NftablesGate(reactor, hidden, ask, claims)

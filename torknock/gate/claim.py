@@ -1,0 +1,28 @@
+"""The claim on a door: one process guards it, and only who may guard it can claim it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torknock.gate.interfaces import DoorTaken, GateFailed
+from torknock.gate.ruleset import Door
+from torknock.linux import network_namespace
+from torknock.lock import try_lock
+
+
+def claim(door: Door, directory: Path) -> int:
+    """A file descriptor that is the right to guard *door* until it is closed, also by the end of the process.
+
+    The claims on all doors of a host are files in *directory*, which its owner and root alone can enter. A door is one
+    of a network namespace. Raises `DoorTaken`, and `GateFailed` if nothing can be claimed there.
+    """
+    try:
+        held = try_lock(directory, f"{network_namespace()}-{door.table}")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise GateFailed(f"port {door.port} cannot be claimed in {directory}: {reason}; see its owner and mode") from error
+    if held is None:
+        raise DoorTaken(
+            f"another torknock guards port {door.port}; stop it, or give this one another ServerTransportListenAddr"
+        )
+    return held
