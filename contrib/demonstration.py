@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,11 @@ from tests.support.tornet import PAGE, Tor, TorFailed, TorNetwork
 TORKNOCK = Path(sys.executable).with_name("torknock")
 PORT, BESIDE = 443, 444
 SCANS = ("-sS", "-sF", "-sN", "-sX", "-sA")
-SERVER = f"ServerTransportPlugin torknock exec {TORKNOCK} server\nServerTransportListenAddr torknock 0.0.0.0:{PORT}\n"
+SERVER = (
+    f"ServerTransportPlugin torknock exec {TORKNOCK} server --helper {{directory}}/gate.sock\n"
+    f"ServerTransportListenAddr torknock 0.0.0.0:{PORT}\n"
+)
+"""The claim on the port is made in a directory of this program's, so that nothing is left in /run."""
 CLIENT = f"ClientTransportPlugin torknock exec {TORKNOCK} client\n"
 
 
@@ -125,10 +130,10 @@ def gets_nothing(network: TorNetwork, line: str, seconds: float) -> None:
     raise Failed(f"a client with a revoked line came to {client.bootstrap_percent} %")
 
 
-def show(network: TorNetwork) -> None:
+def show(network: TorNetwork, directory: str) -> None:
     """Step by step."""
     with step(f"a bridge behind torknock, on port {PORT}, and a line for alice"):
-        bridge = network.bridge(SERVER).wait_bootstrapped()
+        bridge = network.bridge(SERVER.format(directory=directory)).wait_bootstrapped()
         bridge.wait_log(r"Registered server transport 'torknock'")
         alice = add_line(bridge, "alice")
         say(without_secrets(f"Bridge {alice}"))
@@ -184,8 +189,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is taken away
     try:
         print("* a private Tor network: three authorities, five relays, a web server, a router", flush=True)
-        with TorNetwork(progress=say) as network:
-            show(network)
+        with tempfile.TemporaryDirectory(prefix="torknock-") as directory, TorNetwork(progress=say) as network:
+            show(network, directory)
     except (Failed, TorFailed) as failure:
         print(f"FAILED: {failure}", file=sys.stderr)
         return 1

@@ -15,10 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.netns import Lab
 from torknock.cli import torknock
-from torknock.helper import DIAL_SOCKET, GATE_SOCKET
+from torknock.gate.access import ACCESS
+from torknock.helper import DIAL_SOCKET, GATE_SOCKET, doors
+from torknock.operate.doors import FILTERED
 
 UNITS = Path(__file__).parent.parent / "contrib" / "systemd"
 SOCKETS = {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}
+SERVICES = (*SOCKETS, "filtered")
 PROGRAM = "/usr/local/bin/torknock"
 EXPOSURE = 15
 """Tenths, at most."""
@@ -52,13 +55,13 @@ class UnitTests(SynchronousTestCase):
         for unit in UNITS.glob("torknock-*.*"):
             (directory / unit.name).write_text(unit.read_text().replace(PROGRAM, sys.executable))
         units = sorted(str(unit) for unit in directory.iterdir())
-        self.assertEqual(len(units), 4)
+        self.assertEqual(len(units), 5)
         done = self.analyzed("verify", "--man=no", *units)
         self.assertEqual((done.returncode, done.stderr, done.stdout), (0, "", ""))
 
     def test_exposure(self) -> None:
         """At most 1.5 of 10."""
-        for service in SOCKETS:
+        for service in SERVICES:
             unit = str(UNITS / f"torknock-{service}.service")
             done = self.analyzed("security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", unit)
             self.assertEqual(done.returncode, 0, done.stdout[-200:])
@@ -70,7 +73,7 @@ class UnitTests(SynchronousTestCase):
 
     def test_capabilities(self) -> None:
         """One, and no way to more."""
-        for service in SOCKETS:
+        for service in SERVICES:
             said = directives(f"torknock-{service}.service")
             for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
                 self.assertEqual(said[name], ["CAP_NET_ADMIN"])
@@ -85,7 +88,23 @@ class UnitTests(SynchronousTestCase):
             command = torknock.get_command(click.Context(torknock), verb)
             assert command is not None
             with command.make_context(verb, arguments) as context:
-                self.assertIn(("debian-tor",), context.params.values())
+                named = {"gate": ACCESS, "dial": ("debian-tor",)}[service]
+                self.assertIn(named, context.params.values())
+
+    def test_filtered_ports_are_silent_before_the_network_is_up(self) -> None:
+        """By nft alone, out of the file that setup writes; and the service that keeps them so is started."""
+        said = directives("torknock-filtered.service")
+        self.assertEqual(said["ExecStart"], [f"/usr/sbin/nft -f {FILTERED}"])
+        self.assertEqual(said["ConditionPathExists"], [str(FILTERED)])
+        self.assertIn("network-pre.target", said["Before"][0].split())
+        self.assertIn("torknock-gate.service", said["Wants"][0].split())
+        self.assertIn("nftables.service", said["After"][0].split())  # which flushes what was loaded before it
+
+    def test_claims_are_in_a_directory_of_the_service(self) -> None:
+        """Which outlives it: a bridge of root's own claims its door there too."""
+        said = directives("torknock-gate.service")
+        self.assertEqual(["/run/" + said["RuntimeDirectory"][0]], [str(doors(GATE_SOCKET))])
+        self.assertEqual((said["RuntimeDirectoryMode"], said["RuntimeDirectoryPreserve"]), (["0700"], ["yes"]))
 
 
 class CapabilityTests(SynchronousTestCase):

@@ -38,12 +38,10 @@ def try_lock(directory: Path, name: str) -> int | None:
     try:
         if stat.S_IMODE(os.fstat(inside).st_mode) & 0o077:
             raise PermissionError(errno.EPERM, "other users may enter it", str(directory))
-        held = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=inside)
+        held = _opened(name, inside)
     finally:
         os.close(inside)
     try:
-        if os.fstat(held).st_uid == os.geteuid():
-            os.fchmod(held, 0o644)  # whatever the umask is: root and the owner of the directory lock the same file
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(held)
@@ -52,3 +50,14 @@ def try_lock(directory: Path, name: str) -> int | None:
         os.close(held)
         raise
     return held
+
+
+def _opened(name: str, directory: int) -> int:
+    """The file *name*, made if it is not there: root and the owner of the directory can open what the other made."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        made = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory)
+    except FileExistsError:
+        return os.open(name, flags, dir_fd=directory)
+    os.fchmod(made, 0o644)  # whatever the umask is
+    return made

@@ -19,6 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
+from torknock.gate.access import EVERYWHERE, Entry
+from torknock.gate.ruleset import Posture
 from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import epoch_at, tokens
 from torknock.keyring import Issued
@@ -50,16 +52,25 @@ class Case(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.directory.chmod(0o777)
         self.path = self.directory / "gate.sock"
+        self.access = self.directory / "gate.toml"
+        self.allow(Entry(EVERYWHERE, 443, Posture.CLOSED, "root"), Entry(EVERYWHERE, 8443, Posture.CLOSED, "root"))
         self.service = self.serve()
 
     def serve(self) -> subprocess.Popen[Any]:
         """The service, once it listens."""
         command = [*PRIVILEGE, sys.executable, "-m", "torknock", "gate", "--socket", str(self.path)]
+        command += ["--access", str(self.access)]
         with (self.directory / "log").open("a") as log:
             service = self.bridge.popen(command, cwd=ROOT, stderr=log)
         self.addCleanup(end, [service])
         self.assertTrue(wait_for(self.listens), self.log)
         return service
+
+    def allow(self, *entries: Entry) -> None:
+        """Have root's access list hold *entries*, from one moment to the next."""
+        draft = self.access.with_suffix(".draft")
+        draft.write_text("\n".join(map(str, entries)))
+        draft.rename(self.access)
 
     @property
     def log(self) -> str:
@@ -158,6 +169,7 @@ class BridgeTests(Case):
         address = socket.inet_aton(self.bridge.address)
         end([self.hidden.process])
         self.hidden.options["posture"] = "filtered"
+        self.allow(Entry(EVERYWHERE, 443, Posture.FILTERED, "root"))
         self.hidden.start()
         isn = knock_isn(carol.line.secret, address, 443, 0)
         self.assertTrue(wait_for(lambda: "queue" in self.rules()), self.hidden.said)
@@ -213,7 +225,9 @@ class HostileTests(Case):
         with self.bridge.enter():
             served = socket.create_server(("0.0.0.0", 22))  # noqa: S104  in a namespace
         with served, self.asking() as connection:
+            self.allow(Entry(EVERYWHERE, 22, Posture.CLOSED, "root"))
             self.assertRegex(self.say(connection, "guard 0.0.0.0 22 closed tokens"), "^no failed another program")
+            self.allow(Entry(EVERYWHERE, 22, Posture.DECOY, "root"))
             self.assertEqual(self.say(connection, "guard 0.0.0.0 22 decoy tokens"), "ok")
 
     def test_a_user_who_may_not_ask(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.lock import alone_in
+from torknock.lock import alone_in, try_lock
 
 
 class AloneTests(SynchronousTestCase):
@@ -49,3 +49,47 @@ class AloneTests(SynchronousTestCase):
         for name, error in (("nothing", FileNotFoundError), ("file", NotADirectoryError)):
             with self.assertRaises(error), alone_in(self.directory / name):
                 self.fail("it was held")
+
+
+class TryLockTests(SynchronousTestCase):
+    """`try_lock`: what one process has, another has not."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()) / "doors"
+
+    def test_the_first_has_it(self) -> None:
+        """Until it lets go; other names are free."""
+        held = try_lock(self.directory, "a")
+        assert held is not None
+        self.assertIsNone(try_lock(self.directory, "a"))
+        other = try_lock(self.directory, "b")
+        assert other is not None
+        os.close(held)
+        again = try_lock(self.directory, "a")
+        assert again is not None
+        for each in (other, again):
+            os.close(each)
+
+    def test_a_directory_for_its_owner_alone(self) -> None:
+        """It is made so, whatever the umask is; one that others may enter, or a link to one, is refused."""
+        umask = os.umask(0)
+        self.addCleanup(os.umask, umask)
+        held = try_lock(self.directory, "a")
+        assert held is not None
+        os.close(held)
+        self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
+        self.directory.chmod(0o711)
+        self.assertRaises(PermissionError, try_lock, self.directory, "a")
+        link = self.directory.with_name("link")
+        link.symlink_to(self.directory)
+        self.assertRaises(OSError, try_lock, link, "a")
+
+    def test_what_is_no_plain_file_blocks_nobody(self) -> None:
+        """A FIFO is locked as a file is, a link is refused."""
+        self.directory.mkdir(0o700, parents=True)
+        os.mkfifo(self.directory / "fifo")
+        held = try_lock(self.directory, "fifo")
+        assert held is not None
+        os.close(held)
+        (self.directory / "link").symlink_to("/dev/null")
+        self.assertRaises(OSError, try_lock, self.directory, "link")

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
-from torknock.cli.options import guests_options, socket_option
+from torknock.cli.options import socket_option
+from torknock.gate.access import ACCESS, AccessList
 from torknock.gate.service import helper
 from torknock.helper import GATE_SOCKET, doors
 from torknock.helper.listener import listener
-from torknock.helper.peers import Guests
 from torknock.helper.serving import serve
 
 
-@click.command(epilog="Example: torknock gate --user debian-tor")
+@click.command(epilog="Example: torknock gate --access /etc/torknock/gate.toml")
 @socket_option(GATE_SOCKET)
-@guests_options
-def gate(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
+@click.option(
+    "--access", type=click.Path(path_type=Path), default=ACCESS, show_default=True, metavar="FILE",
+    help="Which doors may be guarded, and by which users.",
+)  # fmt: skip
+@click.option("--user", multiple=True, hidden=True, expose_value=False)  # in units of versions without an access list
+def gate(path: str, access: Path) -> None:
     """Guard ports for bridges that may not do so themselves.
 
-    Needs CAP_NET_ADMIN and no other privilege; the units of contrib/systemd start it with that. Root may always ask.
+    Needs CAP_NET_ADMIN and no other privilege; the units of contrib/systemd start it with that. It guards what root
+    lists in the access list, a file that root alone can write, and nothing else.
     """
     from twisted.internet import reactor
 
     listening = listener(path, os.environ, os.getpid())
-    serve(reactor, helper(reactor, Guests.named(users, groups), doors(path)), listening, sys.stderr)
+    serve(reactor, helper(reactor, AccessList(access), doors(path)), listening, sys.stderr)

@@ -181,7 +181,7 @@ def _bridge_changes(
     wishes = planning.BridgeWishes(found, *planning.port_and_posture(facts, port, posture), name)
     known = planning.known_options()
     if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
-        return [], wishes
+        return planning.plan_by_hand(facts, host), wishes
     options = planning.bridge_options(facts, wishes, known, host)
     return planning.plan("bridge", options, host, _group(host.tor_user)), wishes
 

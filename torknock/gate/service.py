@@ -1,7 +1,8 @@
 """The privileged service that guards ports for bridges: one connection to it is one door, and the lease of its gate.
 
-Whoever may ask can guard a port that nobody serves, say which ISNs open it, and read how many SYNs were refused; the
-sockets on which those connections arrive are his. When he goes, the gate is closed. He can do nothing else.
+A peer can guard the doors that root's access list has for its user, say which ISNs open them, and read how many SYNs
+were refused; the sockets on which those connections arrive are the peer's. When it goes, the gate is closed. Doors that
+are listed as filtered are silent for as long as the service runs, guarded or not.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.gate import requests
+from torknock.gate.access import DOORS_A_USER, AccessDenied, AccessList
 from torknock.gate.ask import SYN
 from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.listener import door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.gate.ruleset import Posture
+from torknock.gate.silence import Silence
 from torknock.helper.grammar import Malformed, no
 from torknock.helper.interfaces import IConversation, Reply
-from torknock.helper.peers import Guests
 from torknock.helper.unix import Helper, Talk
 from torknock.linux import is_served
 
@@ -32,22 +34,40 @@ _log = Logger()
 
 _T = TypeVar("_T")
 
+_A_USER = 2 * DOORS_A_USER
+"""Connections of one user: others find the service free, and a transport may ask while its predecessor leaves."""
 
-def helper(reactor: Any, guests: Guests, claims: Path) -> Helper:
-    """The service for *guests*, which claims doors in the directory *claims*. Needs CAP_NET_ADMIN to be of use, and `nft`."""
-    return Helper(reactor, guests.may_ask, lambda talk: Guarding(reactor, talk, claims))
+
+def helper(reactor: Any, access: AccessList, claims: Path) -> Helper:
+    """The service for the users of the list *access*; doors are claimed in the directory *claims*.
+
+    Needs CAP_NET_ADMIN to be of use, and `nft`.
+    """
+    guarding: set[Guarding] = set()
+
+    async def changed() -> None:
+        for each in list(guarding):
+            await each.follow()
+
+    silence = Silence(reactor, access, changed)
+    reactor.callWhenRunning(silence.start)
+    reactor.addSystemEventTrigger("before", "shutdown", silence.stop)
+    return Helper(reactor, access.may_ask, lambda talk: Guarding(reactor, talk, access, claims, guarding), _A_USER)
 
 
 @implementer(IConversation)
 class Guarding:
-    """One peer's door."""
+    """One peer's door, one of *guarding* until it has ended."""
 
-    def __init__(self, reactor: Any, talk: Talk, claims: Path) -> None:
+    def __init__(self, reactor: Any, talk: Talk, access: AccessList, claims: Path, guarding: set[Guarding]) -> None:
         self._reactor = reactor
         self._talk = talk
+        self._access = access
         self._claims = claims
         self._gate: NftablesGate | None = None
         self._guarded: Guard | None = None
+        self._all = guarding
+        guarding.add(self)
 
     async def answer(self, line: str) -> Reply:
         """See `IConversation.answer`."""
@@ -67,8 +87,20 @@ class Guarding:
         except OSError as error:
             return Reply(no("failed", f"the kernel refuses: {error.strerror}"))
 
+    async def follow(self) -> None:
+        """End the conversation, and with it the gate, unless the access list still has its door."""
+        if self._gate is None or self._guarded is None:
+            return
+        try:
+            self._check(self._guarded)
+        except AccessDenied as error:
+            _log.warn("a gate is closed: {reason}", reason=str(error))
+            await self._closed(self._gate)
+            self._talk.hang_up()
+
     def ended(self) -> Deferred[None] | None:
         """Close the gate; whatever is being done to it ends before."""
+        self._all.discard(self)
         return None if self._gate is None else self._closed(self._gate)
 
     async def _guard(self, wanted: Guard) -> Reply:
@@ -77,8 +109,10 @@ class Guarding:
                 self._guarded.host, self._guarded.port, self._guarded.posture
             ):  # fmt: skip
                 raise Malformed("one connection guards one door")
+            self._check(wanted)
             await _whole(self._gate.open(wanted.judging))
             return Reply("ok")
+        self._check(wanted)
         if wanted.posture is not Posture.DECOY and is_served(wanted.host, wanted.port):
             raise GateFailed(served(wanted.port))
         listening = hidden_listeners()
@@ -89,6 +123,9 @@ class Guarding:
                 each.close()
             raise
         return Reply("ok", listening)
+
+    def _check(self, wanted: Guard) -> None:
+        self._access.check(wanted.host, wanted.port, wanted.posture, self._talk.peer.uid)
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, socket.socket]) -> None:
         hidden = door(wanted.host, wanted.port, listening, wanted.posture)

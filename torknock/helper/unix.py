@@ -54,15 +54,20 @@ class PeerGone(TorknockError):
 class Helper(Factory):
     """The service's side: talks to at most `CONNECTIONS` peers of which *may_ask* says yes.
 
-    *converse* makes the `IConversation` for each. *clock* is the reactor, or a Clock.
+    *converse* makes the `IConversation` for each; one user has *a_user* of them at most. *clock* is the reactor, or a
+    Clock.
     """
 
     noisy = False
 
     def __init__(
-        self, clock: IReactorTime, may_ask: Callable[[Peer], bool], converse: Callable[[Talk], IConversation]
+        self,
+        clock: IReactorTime,
+        may_ask: Callable[[Peer], bool],
+        converse: Callable[[Talk], IConversation],
+        a_user: int = CONNECTIONS,
     ) -> None:
-        self.clock, self.may_ask, self.converse = clock, may_ask, converse
+        self.clock, self.may_ask, self.converse, self.a_user = clock, may_ask, converse, a_user
         self.talks: set[Talk] = set()
         self.leaving: set[Talk] = set()
         """Who were sent away, and have not gone yet."""
@@ -92,6 +97,9 @@ class Helper(Factory):
 class Talk(Protocol):
     """One peer: what comes from him goes to his conversation, which may also ask him something."""
 
+    peer: Peer
+    """Who it is, from the time at which the conversation is made."""
+
     def __init__(self, helper: Helper) -> None:
         self._helper = helper
         self._lines = Lines()
@@ -109,11 +117,13 @@ class Talk(Protocol):
         if len(self._helper.talks) >= CONNECTIONS:
             return self._refuse("busy", f"this service talks to {CONNECTIONS} programs at most, and now does")
         try:
-            allowed = self._helper.may_ask(peer(transport.getHandle()))
+            self.peer = peer(transport.getHandle())
         except OSError:
-            allowed = False
-        if not allowed:
-            return self._refuse("refused", "this service is not for this user; see its --user and --group")
+            return self._refuse("refused", "this service cannot tell who asks")
+        if not self._helper.may_ask(self.peer):
+            return self._refuse("refused", "this service is not for this user; root says who may ask")
+        if sum(talk.peer.uid == self.peer.uid for talk in self._helper.talks) >= self._helper.a_user:
+            return self._refuse("busy", f"this service talks to {self._helper.a_user} programs of a user at most")
         self._helper.talks.add(self)
         self._conversation = self._helper.converse(self)
         self._patience = self._helper.clock.callLater(PATIENCE, self._slow)

@@ -83,7 +83,8 @@ class File:
     path: str
     text: str
     mode: int = 0o644
-    group: int = 0
+    group: int | str = 0
+    """Its number, or its name where a user of that name is made first."""
     reader: Reader = field(default=Reader.NONE, converter=Reader)
     replaces: str | None = None
     """A text that may stand there, because torknock wrote it, though the record does not know."""
@@ -436,7 +437,7 @@ def read(path: str) -> str | None:
         return None
 
 
-def write(path: str, text: str, mode: int, group: int = 0, owner: int = 0) -> None:
+def write(path: str, text: str, mode: int, group: int | str = 0, owner: int = 0) -> None:
     """Put *text*, as `read` gives it, at *path*: a whole file is there at any moment, also after a power cut."""
     Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     written = draft(path)
@@ -444,7 +445,7 @@ def write(path: str, text: str, mode: int, group: int = 0, owner: int = 0) -> No
     descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchown(descriptor, owner, group)
+            os.fchown(descriptor, owner, group if isinstance(group, int) else grp.getgrnam(group).gr_gid)
             os.fchmod(descriptor, mode)
             file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()

@@ -18,6 +18,7 @@ from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import BridgeLine, write_address, write_bridge_line
 from torknock.linux import is_served
 from torknock.operate.changes import Block, Change, File, Member, Process, Reader, Unit, User
+from torknock.operate.doors import FILTERED_UNIT, access_changes, door_of
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import TorFacts
 
@@ -126,6 +127,8 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     *group* is tor's, who alone may read the options besides root.
     """
     service = _service("gate" if side == "bridge" else "dial", host, group)
+    if side == "bridge":
+        service[1:1] = _doors(options, host)  # the service finds them when it starts
     changes: list[Change] = []
     if host.apparmor:
         changes.append(Block(str(APPARMOR), _profile(host.program), Reader.APPARMOR))
@@ -134,6 +137,13 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
         changes.append(Block(str(host.config_file), f"%include {SNIPPET}\n", Reader.TOR))
     # a client that is broken off has its bridge in torrc: whatever starts tor, it connects to nothing else
     return _wanted([*service, *changes] if side == "bridge" else [*changes, *service])
+
+
+def plan_by_hand(facts: TorFacts, host: Host) -> list[Change]:
+    """What must be changed for a bridge whose lines in torrc are a person's: what its service may guard."""
+    names = ("ServerTransportListenAddr", "ServerTransportOptions")
+    options = "".join(f"{name} torknock {facts.of_torknock(name) or ''}\n" for name in names)
+    return _wanted([User(_SERVICE_USER), *_doors(options, host)])
 
 
 def plan_for_user(user: str, host: Host) -> list[Change]:
@@ -159,10 +169,18 @@ def _service(service: str, host: Host, group: int) -> list[Change]:
     if not host.systemd:
         return [*changes, _process(service, {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}[service], host, group)]
     for kind in ("service", "socket"):
-        name = f"torknock-{service}.{kind}"
-        path, text, earlier = str(_UNITS / name), _unit(name, host), _earlier(name)
-        changes.append(File(path, text, reader=Reader.SYSTEMD, replaces=earlier))
+        changes.append(_unit_file(f"torknock-{service}.{kind}", host))
     return [*changes, Unit(f"torknock-{service}.socket")]
+
+
+def _unit_file(name: str, host: Host) -> File:
+    return File(str(_UNITS / name), _unit(name, host), reader=Reader.SYSTEMD, replaces=_earlier(name))
+
+
+def _doors(options: str, host: Host) -> list[Change]:
+    door = door_of(options, host.tor_user)
+    unit = _unit_file(FILTERED_UNIT, host) if host.systemd else None
+    return [] if door is None else access_changes(door, _SERVICE_USER, unit)
 
 
 def known_options() -> str:
@@ -227,8 +245,9 @@ def _profile(program: Path) -> str:
 
 def _process(service: str, path: str, host: Host, group: int) -> Process:
     capability = "-all,+net_admin"
-    allowed = ["--user", host.tor_user] if host.tor_user != "root" else []
+    allowed = []
     if service == "dial":
+        allowed = ["--user", host.tor_user] if host.tor_user != "root" else []
         allowed += ["--group", _SERVICE_USER]
     command = [
         "setpriv", f"--reuid={_SERVICE_USER}", f"--regid={_SERVICE_USER}", "--clear-groups", "--no-new-privs",

@@ -87,7 +87,7 @@ class LacksPower(TorknockError):
 
 
 def _claims(helper: str, state: Path) -> Path:
-    """Where a process with the capability claims doors: root where the service does, so that they exclude each other."""
+    """Where a process that has the capability claims doors: root where the service does, which excludes both."""
     return doors(helper) if os.geteuid() == 0 else state / "doors"
 
 

@@ -263,6 +263,17 @@ class PatienceTests(Case):
         talk.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
 
+    def test_too_many_of_one_user(self) -> None:
+        """Others find the service free; when one of that user's goes there is room again."""
+        self.helper.a_user = 2
+        talks = [self.come()[0] for _ in range(2)]
+        _, wire = self.come()
+        self.assertEqual(wire.said(), ["no busy this service talks to 2 programs of a user at most"])
+        talks[1].peer = Peer(talks[0].peer.uid + 1, frozenset())
+        talk, wire = self.come()
+        talk.dataReceived(b"one\n")
+        self.assertEqual(wire.said(), ["ok one"])
+
     def test_not_allowed(self) -> None:
         """He is told so, and nothing that he says is heard."""
         asked: list[Peer] = []

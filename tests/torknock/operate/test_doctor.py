@@ -14,8 +14,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture
-from torknock.operate.doctor import host, log, port, tor
+from torknock.operate.doctor import access, host, log, port, tor
 from torknock.operate.doctor.processes import Listening, Process
 from torknock.operate.doctor.redact import redact
 from torknock.operate.finding import State
@@ -287,3 +288,50 @@ class HostTests(SynchronousTestCase):
         ):
             rules.write_text(text)
             self.assertEqual(host.apparmor("system_tor (enforce)", rules).state, state, text)
+
+
+class AccessTests(SynchronousTestCase):
+    """What root lets the gate service guard."""
+
+    skip = None if os.geteuid() == 0 else "files of root's need root"
+    door = Entry(EVERYWHERE, 443, Posture.FILTERED, "debian-tor")
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def test_the_list(self) -> None:
+        """It has the door as torrc has it; else what to do is said."""
+        for text, state, told in (
+            (str(self.door), State.OK, "lets debian-tor guard port 443 as filtered"),
+            (str(replace(self.door, posture=Posture.CLOSED)), State.NOT_OK, "otherwise than torrc"),
+            (str(replace(self.door, user="root")), State.NOT_OK, "does not have port 443 for debian-tor"),
+            ("[[door", State.NOT_OK, "no TOML"),
+            (None, State.NOT_OK, "there is no"),
+        ):
+            with self.subTest(told=told):
+                self.path.unlink(missing_ok=True)
+                if text is not None:
+                    self.path.write_text(text)
+                found = access.listed(self.door, self.path)
+                self.assertEqual(found.state, state)
+                self.assertIn(told, found.why)
+                self.assertEqual(bool(found.remedy), state is not State.OK)
+
+    def test_silence_at_boot(self) -> None:
+        """The rules are there, have the port, and are loaded."""
+        enabled, systemd = Path(self.mktemp()), Path(self.mktemp())
+
+        def told() -> tuple[State, str]:
+            found = access.silent_from_boot(self.door, self.path, enabled, systemd)
+            return found.state, found.why + found.remedy
+
+        self.assertEqual(told()[0], State.NOT_OK)
+        self.path.write_text("# nothing\n")
+        self.assertIn("does not have port 443", told()[1])
+        self.path.write_text(silence([self.door]))
+        self.assertEqual(told()[0], State.UNKNOWN)
+        self.assertIn("nft -f", told()[1])
+        systemd.mkdir()
+        self.assertIn("systemctl enable --now torknock-filtered.service", told()[1])
+        enabled.touch()
+        self.assertEqual(told()[0], State.OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 
 from torknock.errors import TorknockError
+from torknock.gate.access import Entry, canonical
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import LineError, parse_address
-from torknock.operate.doctor import host, log, port, tor
+from torknock.operate.doctor import access, host, log, port, tor
 from torknock.operate.doctor.processes import (
     Listening,
     Process,
@@ -120,7 +122,7 @@ async def _bridge(
     filtering = powered.filtering
     posture = Posture(options["posture"]) if options.get("posture") in _POSTURES else None
     posture = posture or (Posture.FILTERED if filtering else Posture.CLOSED)
-    findings = [powered.finding, *host.kernel()]
+    findings = [powered.finding, *_access(facts, posture, filtering, transport or tor_process), *host.kernel()]
     if not filtering:
         findings.append(host.nf_tables())
         findings += await host.gate_programs(reactor, posture, knocks and posture.hides_judging)
@@ -139,6 +141,18 @@ async def _bridge(
         findings.append(await log.log(reactor, facts.options.get("Log", ())))
     findings += await _door(reactor, facts, posture, transport, filtering)
     return findings
+
+
+def _access(facts: TorFacts | None, posture: Posture, filtering: bool, user: Process | None) -> list[Finding]:
+    """What concerns the gate service, for a bridge of *user* that needs it."""
+    if facts is None or user is None or filtering or user.may_administer_network:
+        return []
+    try:
+        address, number = parse_address(facts.of_torknock("ServerTransportListenAddr") or "")
+        door = Entry(canonical(str(address)), number, posture, pwd.getpwuid(user.uid).pw_name)
+    except (LineError, KeyError):
+        return []
+    return [access.listed(door), *([access.silent_from_boot(door)] if posture is Posture.FILTERED else [])]
 
 
 async def _door(

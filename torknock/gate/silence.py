@@ -1,0 +1,109 @@
+"""Keeps every door that root lists as filtered silent, guarded or not, while `torknock gate` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from torknock.gate import ruleset
+from torknock.gate.access import AccessDenied, AccessList, Entry, NoAccessList
+from torknock.gate.command import command
+from torknock.gate.interfaces import GateFailed
+from torknock.gate.netlink import ruleset_generation
+from torknock.gate.ruleset import Posture
+
+_log = Logger()
+
+_TICK = 0.25
+"""How often the list and nftables are looked at; that costs microseconds while neither changes."""
+
+
+class Silence:
+    """Loads the table `ruleset.posture_table` of each filtered door of the list *access*, and loads it again when lost.
+
+    *changed* is called when the list has changed, and waited for, before the tables of doors that it no longer has are
+    removed. While the list cannot be used, the one before it counts.
+    """
+
+    def __init__(self, reactor: Any, access: AccessList, changed: Callable[[], Awaitable[Any]]) -> None:
+        self._reactor, self._access, self._changed = reactor, access, changed
+        self._entries: tuple[Entry, ...] | None = None
+        self._silent: dict[str, Entry] = {}
+        self._generation: int | None = None
+        self._trouble = ""
+        self._turns = LoopingCall(lambda: Deferred.fromCoroutine(self._turn()))
+        self._turns.clock = reactor
+
+    def start(self) -> None:
+        """Load them now, and keep them."""
+        self._turns.start(_TICK)
+
+    def stop(self) -> Deferred[Any]:
+        """Look no more; the ports stay as they are. Fires when nothing is being done any more."""
+        if not self._turns.running:
+            return succeed(None)
+        self._turns.stop()
+        return self._turns.deferred or succeed(None)
+
+    async def _turn(self) -> None:
+        """One look. Whatever fails is said once, and tried again at the next."""
+        try:
+            trouble = await self._follow()
+            await self._restore()
+        except (GateFailed, OSError) as error:
+            trouble = str(error)
+        except Exception as error:  # noqa: BLE001  whatever it is, the next look may find it gone
+            trouble = type(error).__name__
+        if trouble and trouble != self._trouble:
+            _log.warn("filtered ports cannot be looked after: {reason}", reason=trouble)
+        self._trouble = trouble
+
+    async def _follow(self) -> str:
+        """Take up the list, if it has changed; what is wrong with it, or "". One that root has removed is empty."""
+        try:
+            entries = self._access.entries()
+        except NoAccessList:
+            entries = ()
+        except AccessDenied as error:
+            return str(error)
+        if entries == self._entries:
+            return ""
+        await self._changed()
+        silent = {
+            ruleset.posture_table(each.address, each.port): each for each in entries if each.posture is Posture.FILTERED
+        }
+        for table in self._silent.keys() - silent.keys():
+            await _load(self._reactor, ruleset.remove(table))
+        self._entries, self._silent, self._generation = entries, silent, None
+        return ""
+
+    async def _restore(self) -> None:
+        """Load what is lost, if anything in nftables has changed."""
+        generation: int | None = ruleset_generation()
+        if generation == self._generation:
+            return
+        for table, entry in self._silent.items():
+            if not await _stands(self._reactor, table, entry):
+                if self._generation is not None:
+                    _log.warn("rules that keep port {port} filtered are missing; loading them again", port=entry.port)
+                await _load(self._reactor, ruleset.load_posture(entry.address, entry.port))
+                generation = None  # look once more
+        self._generation = generation
+
+
+async def _stands(reactor: Any, table: str, entry: Entry) -> bool:
+    try:
+        listed = await command(
+            reactor, "nft", ["--stateless", "--terse", "list", "table", ruleset.FAMILY, table], package="nftables"
+        )
+    except GateFailed:
+        return False
+    return listed == ruleset.posture_listing(entry.address, entry.port)
+
+
+async def _load(reactor: Any, commands: str) -> None:
+    await command(reactor, "nft", ["-f", "-"], commands.encode("ascii"), package="nftables")
