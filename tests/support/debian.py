@@ -8,6 +8,7 @@ debian-tor, with the unit's bounding set and no new privileges. There is no syst
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -34,10 +35,14 @@ TOR = (
     "--RunAsDaemon", "0", "--Log", "notice stdout",
 )  # fmt: skip
 
+_serial = itertools.count()
+
 _MOUNTS = """
 set -e
 mount --make-rprivate /
 cp -a /etc {temporary}/etc
+sed -i '/^#*SYS_[UG]ID_MAX/d' {temporary}/etc/login.defs
+printf 'SYS_UID_MAX %d\nSYS_GID_MAX %d\n' {newest} {newest} >> {temporary}/etc/login.defs
 mount --bind {temporary}/etc /etc
 mkdir -p /srv/torknock
 mount --bind {temporary}/srv /srv
@@ -76,7 +81,10 @@ class Debian:
         temporary.chmod(0o755)
         (temporary / "srv" / "torknock").mkdir(parents=True)
         python = Path(sys.executable).relative_to(ROOT)
-        script = _MOUNTS.format(temporary=temporary, checkout=ROOT, python=python)
+        # the kernel knows users by their numbers, and processes of every machine are seen here: userdel refuses to
+        # remove a user whose number another machine's process has
+        newest = 200 + (os.getpid() * 31 + next(_serial)) % 700
+        script = _MOUNTS.format(temporary=temporary, checkout=ROOT, python=python, newest=newest)
         self._keeper = host.popen(["unshare", "--mount", "bash", "-c", script], stdout=subprocess.PIPE, text=True)
         assert self._keeper.stdout is not None
         if self._keeper.stdout.readline() != "ready\n":
