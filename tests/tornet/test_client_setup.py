@@ -14,6 +14,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
+from tests.support.capture import Capture
 from tests.support.debian import ROOT, Debian
 from tests.support.netns import Host
 from tests.support.tornet import PAGE, shared_network
@@ -93,12 +94,23 @@ class ClientTests(SynchronousTestCase):
         return done.returncode, done.stdout, done.stderr
 
     def test_a_line_that_opens(self) -> None:
-        """tor has no connection to the Tor network any more but through the bridge."""
-        status, said, told = self.set_up(self.line)
-        self.assertEqual((status, said), (0, "tor uses the bridge\n"), self.client.trouble(told))
-        self.assertEqual(connected(self.tor.pid), set())
+        """From then on tor connects to the bridge and to nothing else; --undo asks, and stops tor."""
+        with Capture(self.network.lab.hub, self.whence.hub_interface) as wire:
+            status, said, told = self.set_up(self.line)
+            self.assertEqual((status, said), (0, "tor uses the bridge\n"), self.client.trouble(told))
+            self.assertEqual(connected(self.tor.pid), set())
+            self.assertEqual(self.network.fetch("/", via=self.client), PAGE)
+            self.assertEqual(connected(self.tor.pid), set())
+        self.assertEqual({packet.destination_port for packet in wire.tcp() if packet.opens}, {443})
+        asked = self.client.run("torknock", "setup", "--undo", stdin="n\n")
+        self.assertEqual(asked.returncode, 1)
+        self.assertIn("Without the bridge tor connects to the Tor network directly", asked.stderr)
         self.assertEqual(self.network.fetch("/", via=self.client), PAGE)
-        self.assertEqual(connected(self.tor.pid), set())
+        stopped = self.client.run("torknock", "setup", "--undo", "--yes")
+        self.assertEqual(stopped.returncode, 0, stopped.stderr)
+        self.assertIn("tor is stopped", stopped.stderr)
+        self.assertTrue(wait_for(lambda: self.tor.poll() is not None))
+        self.assertEqual(self.client.path("/etc/tor/torrc").read_text(), self.torrc)
 
     def reload(self) -> None:
         """As logrotate does every day; and the time to connect to somewhere else."""
@@ -123,29 +135,8 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(self.set_up(self.line)[0], 0)
         self.assertEqual(self.set_up(self.line)[0], 0)
 
-    def test_undo(self) -> None:
-        """It asks, and stops tor; with --direct tor goes back to where it was."""
-        self.assertEqual(self.set_up(self.line)[0], 0)
-        asked = self.client.run("torknock", "setup", "--undo", stdin="n\n")
-        self.assertEqual(asked.returncode, 1)
-        self.assertIn("Without the bridge tor connects to the Tor network directly", asked.stderr)
-        self.assertEqual(connected(self.tor.pid), set())
-        stopped = self.client.run("torknock", "setup", "--undo", "--yes")
-        self.assertEqual(stopped.returncode, 0, stopped.stderr)
-        self.assertIn("tor is stopped", stopped.stderr)
-        self.assertTrue(wait_for(lambda: self.tor.poll() is not None))
-        self.assertNotIn("torrc.d", self.client.path("/etc/tor/torrc").read_text())
-
-    def test_undo_to_the_network(self) -> None:
-        """That is for those who say so."""
-        self.assertEqual(self.set_up(self.line)[0], 0)
-        undone = self.client.run("torknock", "setup", "--undo", "--direct", "--yes")
-        self.assertEqual(undone.returncode, 0, undone.stderr)
-        self.assertIsNone(self.tor.poll())
-        self.assertTrue(wait_for(lambda: bool(connected(self.tor.pid)), 30))
-
     def test_broken_off(self) -> None:
-        """Killed at whatever step, tor has the bridge or nothing, until the next set-up has ended."""
+        """Killed at whatever step, tor has the bridge or nothing; only --undo --direct lets it go back."""
         for step in KILLED_BEFORE:
             killed = self.client.run("/usr/local/bin/killed", step, "setup", "client", "-", stdin=f"{self.line}\n")
             self.assertEqual(killed.returncode, -signal.SIGKILL, f"{step}: {killed.stderr}")
@@ -154,4 +145,5 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(self.set_up(self.line)[0], 0)
         self.assertEqual(self.network.fetch("/", via=self.client), PAGE)
         self.assertEqual(self.client.run("torknock", "setup", "--undo", "--direct", "--yes").returncode, 0)
+        self.assertTrue(wait_for(lambda: bool(connected(self.tor.pid)), 30))
         self.assertEqual(self.client.path("/etc/tor/torrc").read_text(), self.torrc)
