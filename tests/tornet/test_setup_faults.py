@@ -69,6 +69,20 @@ class FaultTests(Case):
         self.assertEqual(self.state(), self.before)
         self.assertFalse(self.debian.path(str(RECORD)).exists())
 
+    def test_an_undo_that_tor_would_not_survive(self) -> None:
+        """It is not told to read what is wrong; a directory that an operator made and included stays."""
+        directory = self.debian.path(str(SNIPPET.parent))
+        directory.mkdir()
+        torrc = self.debian.path("/etc/tor/torrc")
+        own = self.torrc() + f"%include {SNIPPET.parent}/*.conf\n"
+        torrc.write_text(own)
+        self.set_up()
+        torrc.write_text(own + "Nonsense 1\n")
+        self.torknock("setup", "--undo")
+        self.assertIn("so tor was not reloaded", self.told)
+        self.assertTrue(directory.is_dir())
+        self.assertIsNone(self.tor.poll())
+
     def test_two_at_once(self) -> None:
         """One is done, the other is told so; both are undone by one undo."""
         both = [self.start("setup", "bridge", "--yes", "--address", self.bridge.address, "--port", port)

@@ -120,10 +120,13 @@ def undo(record: Record, control: str | None, password: str | None) -> Iterator[
     if control is not None:
         try:
             with tor_at(control, password) as tor:
+                verify(tor.config_file, tor.defaults_file)
                 tor.reload()
                 until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
         except TorUnreachable as error:
             yield f"{error}; it still has the former configuration, if it runs: reload or restart it"
+        except CannotSetUp as error:
+            yield f"{error}; so tor was not reloaded, and still has the former configuration"
     if tables:
         _remove_tables(tables)
         yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
