@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -24,7 +23,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.dial.interfaces import CannotKnock, Slipped
+from torknock.dial.interfaces import CannotKnock
 from torknock.dial.repair import RepairDialer
 from torknock.dial.timestamp import clock, stamps
 from torknock.errors import TorknockError
@@ -35,9 +34,6 @@ _log = Logger()
 
 PATIENCE = 10.0
 """Seconds that a connection may take, and then the answer."""
-
-_DIALS = 10
-"""How often a SYN may leave too late for its TSval."""
 
 _SAVED_AT_MOST = 512
 """Octets of headers that are read of a saved SYN."""
@@ -153,16 +149,16 @@ class _Reflection(Protocol):
         self.transport.loseConnection()
 
 
-async def ask(reactor: Any, host: str, port: int, isn: Callable[[], int]) -> tuple[Sent, Seen]:
+async def ask(reactor: Any, host: str, port: int, isn: int) -> tuple[Sent, Seen]:
     """What was sent to the reflector at *host*, an IP literal, and *port*, and what it saw.
 
-    *isn* returns a fresh number of 1..2**32-1 for each SYN. Without CAP_NET_ADMIN the ISN is the kernel's, unknown.
+    *isn* is a fresh number of 1..2**32-1. Without CAP_NET_ADMIN the ISN is the kernel's, unknown.
     Raises `PathUnknown`.
     """
     try:
         connect = _knock if may_administer_network() else _connect
         sent, answer = await connect(reactor, host, port, isn)
-    except (TimeoutError, ConnectError, CannotKnock, Slipped, OSError) as error:
+    except (TimeoutError, ConnectError, CannotKnock, OSError) as error:
         raise PathUnknown(_why(error)) from error
     try:
         return sent, parse_answer(await answer.octets.addTimeout(PATIENCE, reactor))
@@ -199,38 +195,27 @@ class _Answer(Protocol):
             self.octets.callback(self._heard)
 
 
-async def _knock(reactor: Any, host: str, port: int, isn: Callable[[], int]) -> tuple[Sent, _Answer]:
-    dialer = RepairDialer(reactor)
-    chosen = 0, 0
-
-    def choose(tsval: int) -> int:
-        nonlocal chosen
-        chosen = isn(), tsval
-        return chosen[0]
-
-    for tries_left in reversed(range(_DIALS)):
-        try:
-            connected = await dialer.dial_stamped(host, port, choose).addTimeout(PATIENCE, reactor)
-        except Slipped:
-            if not tries_left:
-                raise
-            continue
-        answer = _Answer()
-        with connected:
-            reactor.adoptStreamConnection(connected.fileno(), connected.family, _only(answer))
-        return Sent(chosen[0], chosen[1] or None), answer
-    raise AssertionError("the last try returns or raises")
+async def _knock(reactor: Any, host: str, port: int, isn: int) -> tuple[Sent, _Answer]:
+    answer = _Answer()
+    before_ns = time.monotonic_ns()
+    with await RepairDialer(reactor).dial(host, port, isn).addTimeout(PATIENCE, reactor) as connected:
+        reactor.adoptStreamConnection(connected.fileno(), connected.family, _only(answer))
+        return _sent(connected, before_ns, isn), answer
 
 
-async def _connect(reactor: Any, host: str, port: int, _: object) -> tuple[Sent, _Answer]:
+async def _connect(reactor: Any, host: str, port: int, _: int) -> tuple[Sent, _Answer]:
     endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     answer = _Answer()
     before_ns = time.monotonic_ns()
     await endpoint(reactor, host, port, timeout=PATIENCE).connect(_only(answer))
-    handle: socket.socket = answer.transport.getHandle()  # type: ignore[union-attr]  # it is connected
-    tsval = clock(handle) + 1  # its lowest bit may be missing
+    return _sent(answer.transport.getHandle(), before_ns, None), answer  # type: ignore[union-attr]  # it is connected
+
+
+def _sent(connected: socket.socket, before_ns: int, isn: int | None) -> Sent:
+    """What left at *before_ns* or later: a SYN that was sent twice has two TSvals, and either may be the one seen."""
+    tsval = clock(connected) + 1  # its lowest bit may be missing
     late_ms = (time.monotonic_ns() - before_ns) // 1_000_000 + 2
-    return Sent(None, tsval % 2**32 if stamps() else None, late_ms), answer
+    return Sent(isn, tsval % 2**32, late_ms) if stamps() else Sent(isn, None)
 
 
 def _only(answer: _Answer) -> Factory[_Answer]:

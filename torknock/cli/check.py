@@ -148,7 +148,7 @@ def path(reflector: tuple[IPv4Address | IPv6Address, int], as_json: bool) -> Non
 
     def begin() -> None:
         host, port = str(reflector[0]), reflector[1]
-        asking = Deferred.fromCoroutine(ask(reactor, host, port, lambda: 1 + secrets.randbelow(2**32 - 1)))
+        asking = Deferred.fromCoroutine(ask(reactor, host, port, 1 + secrets.randbelow(2**32 - 1)))
         asking.addBoth(outcome.append)
         asking.addBoth(lambda _: reactor.stop())
 
@@ -172,6 +172,7 @@ def path(reflector: tuple[IPv4Address | IPv6Address, int], as_json: bool) -> Non
             "isn_sent": sent and sent.isn,
             "isn_seen": seen and seen.isn,
             "tsval_sent": sent and sent.tsval,
+            "tsval_late_ms": sent and sent.late_ms,
             "tsval_seen": seen and seen.tsval,
         }
         say(json.dumps(values))
