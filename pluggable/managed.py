@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ from pluggable.errors import EnvironmentFault, MethodError, NotManaged, ProxyErr
 from pluggable.extorport import ORPortFactory
 from pluggable.interfaces import IClientTransport, IServerTransport
 from pluggable.logs import logging_to
+from pluggable.peers import LocalUsers
 from pluggable.relay import Links
 from pluggable.report import Report
 from pluggable.socks import SOCKSFactory
@@ -59,6 +61,7 @@ def main(
     clients: Clients | None = None,
     servers: Servers | None = None,
     proxy_error: str | None = NO_PROXY,
+    socks_users: Collection[int] = (),
 ) -> NoReturn:
     """`run` in a *reactor* that is started for it; exits with its code."""
     reactor.seconds = time.monotonic  # Twisted's own clock stands still when wall time is turned back
@@ -81,6 +84,7 @@ def main(
             clients=clients,
             servers=servers,
             proxy_error=proxy_error,
+            socks_users=socks_users,
         )
         Deferred.fromCoroutine(running).addBoth(ended)
 
@@ -98,6 +102,7 @@ async def run(
     clients: Clients | None = None,
     servers: Servers | None = None,
     proxy_error: str | None = NO_PROXY,
+    socks_users: Collection[int] = (),
     stdin: int = 0,
     stdout: int = 1,
 ) -> int:
@@ -105,6 +110,7 @@ async def run(
 
     *implementation* and *version* are published by tor; *version* has no spaces. *proxy_error* is what tor is told
     when it wants a proxy to be used; None is for transports that see to it themselves (`ClientEnvironment.proxy`).
+    A client serves its own user, root, and the users whose uids are *socks_users*: tor's, if tor runs as another one.
 
     The reactor is to be started without signal handlers of its own: SIGTERM, SIGINT and SIGCHLD are taken care of
     here. While this runs, *stdout* is tor's alone: what others write there goes to stderr.
@@ -134,7 +140,7 @@ async def run(
                     report.status(known[0], implementation, version)
                 makers = {name: asked[name] for name in known}
                 if isinstance(environment, ClientEnvironment):
-                    await life.lead(_start_clients(reactor, environment, report, life, makers))
+                    await life.lead(_start_clients(reactor, environment, report, life, makers, socks_users))
                 else:
                     await life.lead(_start_servers(reactor, environment, report, life, makers))
     return 0
@@ -224,6 +230,7 @@ async def _start_clients(
     report: Report,
     life: _Life,
     makers: Mapping[str, Callable[[ClientEnvironment], IClientTransport]],
+    socks_users: Collection[int],
 ) -> None:
     if environment.proxy is not None:
         report.proxy_done()
@@ -234,12 +241,18 @@ async def _start_clients(
             transport = make(environment)
             life.stops(transport.stop)
             await transport.start()
+            users = LocalUsers(reactor, socks_users, partial(_say_refused, name))
+            life.stops(users.close)
             endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-            port = await _listen(reactor, endpoint, SOCKSFactory(reactor, name, transport, life.links))
+            port = await _listen(reactor, endpoint, SOCKSFactory(reactor, name, transport, life.links, users))
             life.listens(port)
             host: Any = port.getHost()
             report.cmethod(name, host.host, host.port)
     report.cmethods_done()
+
+
+def _say_refused(name: str, reason: str) -> None:
+    _log.warn("{transport}: {reason}", transport=name, reason=reason)
 
 
 async def _start_servers(

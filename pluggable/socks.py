@@ -26,6 +26,7 @@ from pluggable.errors import (
     TTLExpired,
 )
 from pluggable.interfaces import IClientTransport, Request
+from pluggable.peers import LocalUsers
 from pluggable.relay import Half, Links, join
 
 _log = Logger()
@@ -171,8 +172,10 @@ class _Reception:
 
     rest = b""
 
-    def __init__(self, clock: Any, name: str, transport: IClientTransport, links: Links) -> None:
-        self._clock, self._name, self._transport, self._links = clock, name, transport, links
+    def __init__(
+        self, clock: Any, name: str, transport: IClientTransport, links: Links, users: LocalUsers | None
+    ) -> None:
+        self._clock, self._name, self._transport, self._links, self._users = clock, name, transport, links, users
         self._socks = SOCKS5()
         self._upstream = Half()
         self._dialling: Deferred[None] | None = None
@@ -182,6 +185,9 @@ class _Reception:
         self._half = half
         self._links.add(half)
         self._limit = self._clock.callLater(HANDSHAKE_LIMIT, self._refuse, TTLExpired("tor asked for nothing in time"))
+        if self._users is not None and not self._users.let_in(half.transport.getPeer(), half.transport.getHost()):
+            self._refused = True
+            half.abort()
 
     def received(self, octets: bytes) -> None:
         if self._refused:
@@ -244,12 +250,17 @@ def _too_late(_result: object, seconds: float) -> Failure:
 
 
 class SOCKSFactory(Factory[Half]):
-    """Serves tor's requests for transport *name*; *clock* measures the limits of time."""
+    """Serves tor's requests for transport *name*; *clock* measures the limits of time.
+
+    With *users*, others who connect are closed without an answer.
+    """
 
     noisy = False
 
-    def __init__(self, clock: Any, name: str, transport: IClientTransport, links: Links) -> None:
-        self._parts = (clock, name, transport, links)
+    def __init__(
+        self, clock: Any, name: str, transport: IClientTransport, links: Links, users: LocalUsers | None = None
+    ) -> None:
+        self._parts = (clock, name, transport, links, users)
 
     def buildProtocol(self, addr: IAddress | None) -> Half:
         """A link for tor's next connection."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,9 +21,18 @@ PATIENCE = 60.0
 
 
 class Transport:
-    """*program* as tor starts it, but with *environ* for its environment (None takes a variable away)."""
+    """*program* as tor starts it, but with *environ* for its environment (None takes a variable away).
 
-    def __init__(self, environ: Mapping[str, str | None], program: Path = EXAMPLE, stdin: int = subprocess.PIPE):
+    With *arguments* it is what Python is called with.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str | None],
+        program: Path = EXAMPLE,
+        stdin: int = subprocess.PIPE,
+        arguments: Sequence[str] = (),
+    ):
         self._directory = tempfile.TemporaryDirectory(prefix="transport-", ignore_cleanup_errors=True)
         self.state = Path(self._directory.name) / "DataDirectory" / "pt_state"
         common: dict[str, str | None] = {
@@ -32,7 +41,7 @@ class Transport:
             "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(program)],
+            [sys.executable, *(arguments or [str(program)])],
             env={name: value for name, value in (common | dict(environ)).items() if value is not None},
             cwd="/", stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

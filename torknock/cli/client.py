@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from importlib.metadata import version
 
@@ -12,15 +13,32 @@ from torknock.cli.options import helper_option
 from torknock.helper import DIAL_SOCKET
 
 
+def uid(name: str) -> int:
+    """The uid of the user *name*. Raises `click.BadParameter`."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise click.BadParameter(f"this host has no user {name}") from None
+
+
 @click.command(epilog="In torrc: ClientTransportPlugin torknock exec /usr/local/bin/torknock client")
 @helper_option(DIAL_SOCKET)
-def client(helper: str) -> None:
+@click.option(
+    "--socks-user",
+    "socks_users",
+    multiple=True,
+    type=uid,
+    metavar="NAME",
+    help="A user who may use the SOCKS port besides torknock's own and root: tor's, if it is another. May be repeated.",
+)
+def client(helper: str, socks_users: tuple[int, ...]) -> None:
     """The client's transport; tor starts it.
 
-    It knocks itself if it has CAP_NET_ADMIN, else through the service of torknock dial.
+    It knocks itself if it has CAP_NET_ADMIN, else through the service of torknock dial. Connections of other local
+    users to its SOCKS port are closed without an answer.
     """
     from twisted.internet import reactor
 
     from torknock.transport.client import serve
 
-    serve(reactor, os.environ, time.time, version("torknock"), helper)
+    serve(reactor, os.environ, time.time, version("torknock"), helper, socks_users)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 from attrs import define
@@ -43,10 +43,17 @@ _NO_WAY: Mapping[int | None, type[SOCKSError]] = {
 }
 
 
-def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str) -> NoReturn:
+def serve(
+    reactor: Any,
+    environ: Mapping[str, str],
+    now: Callable[[], float],
+    version: str,
+    helper: str,
+    socks_users: Collection[int] = (),
+) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
-    *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN.
+    *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN; *socks_users* see `pluggable.run`.
     """
     main(
         reactor,
@@ -55,6 +62,7 @@ def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], ve
         version=version,
         clients={"torknock": lambda environment: KnockClient(reactor, environment, now, helper)},
         proxy_error=PROXY_ERROR,
+        socks_users=socks_users,
     )
 
 

@@ -1,0 +1,234 @@
+"""Tests of `pluggable.peers`: whose a TCP connection over loopback is, as the kernel says."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from pluggable import peers
+from pluggable.errors import MethodError
+from pluggable.peers import LocalUsers, Owners
+from tests.support.transports import EXAMPLE, PATIENCE, Echo, Transport, read, socks
+
+NOBODY = 65534
+needs_root = None if os.geteuid() == 0 else "only root can be another user"
+
+CONNECT = """
+import contextlib, socket, sys
+link = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+print("connected", flush=True)
+if sys.argv[3:]:
+    with contextlib.suppress(ConnectionError):
+        link.sendall(bytes.fromhex(sys.argv[3]))
+else:
+    sys.stdin.read()
+"""
+"""Connects, says what it is told, and ends: at once if it says something, else with its stdin."""
+
+ASK = """
+import socket, sys
+link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+link.settimeout(60)
+try:
+    link.sendall(bytes.fromhex(sys.argv[2]))
+    print(link.recv(100).hex(), end="")
+except ConnectionError:
+    pass
+"""
+"""Asks a SOCKS port for something, and prints the answer."""
+
+
+def request(port: int) -> bytes:
+    """All that tor says to a SOCKS port to have 127.0.0.1:*port* dialled, at once."""
+    return b"\x05\x01\x00" + b"\x05\x01\x00\x01\x7f\x00\x00\x01" + port.to_bytes(2, "big")
+
+
+class OwnersTests(SynchronousTestCase):
+    """What the kernel says of connections, over IPv4 and IPv6."""
+
+    def setUp(self) -> None:
+        self.owners = Owners()
+        self.addCleanup(self.owners.close)
+
+    def listener(self, host: str) -> socket.socket:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, 0), family=family)
+        self.addCleanup(listening.close)
+        listening.settimeout(PATIENCE)
+        return listening
+
+    def connected(self, listening: socket.socket, user: int | None, *said: str, host: str = "") -> Any:
+        """A process of *user* that has connected to *listening*, which has accepted it."""
+        where, port = listening.getsockname()[:2]
+        child = subprocess.Popen(
+            [sys.executable, "-c", CONNECT, host or where, str(port), *said],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", user=user,
+        )  # fmt: skip
+        accepted, _ = listening.accept()
+        self.addCleanup(accepted.close)
+        self.addCleanup(child.communicate)
+        return accepted, child
+
+    def owner(self, accepted: socket.socket) -> int | None:
+        return self.owners.owner(accepted.getpeername()[:2], accepted.getsockname()[:2])
+
+    def test_a_connection_is_of_the_user_who_made_it(self) -> None:
+        """Not of the one who accepted it."""
+        users = [os.geteuid()] + ([NOBODY] if os.geteuid() == 0 else [])
+        for host in ("127.0.0.1", "::1"):
+            for user in users:
+                accepted, _ = self.connected(self.listener(host), user if len(users) > 1 else None)
+                self.assertEqual(self.owner(accepted), user, host)
+
+    def test_ipv4_through_a_socket_of_ipv6(self) -> None:
+        """As `connect` to ::ffff:127.0.0.1 makes it."""
+        accepted, _ = self.connected(self.listener("127.0.0.1"), None, host="::ffff:127.0.0.1")
+        self.assertEqual(self.owner(accepted), os.geteuid())
+
+    def test_a_connection_that_nobody_has_is_nobodys(self) -> None:
+        """One whose process has gone would look like root's; nor is one that never was a listener's."""
+        listening = self.listener("127.0.0.1")
+        accepted, child = self.connected(listening, None, "00")
+        child.wait()
+        self.assertIsNone(self.owner(accepted))
+        host, port = listening.getsockname()
+        self.assertIsNone(self.owners.owner((host, port), (host, 1)))
+
+    def test_it_is_quick(self) -> None:
+        """An exact question has one answer, and no answer of an earlier question is taken for it."""
+        accepted, _ = self.connected(self.listener("127.0.0.1"), None)
+        for _ in range(100):
+            self.assertEqual(self.owner(accepted), os.geteuid())
+            self.assertIsNone(self.owners.owner(("127.0.0.1", 1), ("127.0.0.1", 2)))
+
+
+class LocalUsersTests(SynchronousTestCase):
+    """Who is let in, and what is said of others."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.told: list[str] = []
+        self.users = LocalUsers(self.clock, [1234], self.told.append)
+        self.addCleanup(self.users.close)
+        self.says: int | OSError | None = None
+        self.patch(self.users._owners, "owner", self.owner)
+
+    def owner(self, *_: object) -> int | None:
+        if isinstance(self.says, OSError):
+            raise self.says
+        return self.says
+
+    def lets_in(self, says: int | OSError | None) -> bool:
+        self.says = says
+        here, there = IPv4Address("TCP", "127.0.0.1", 1), IPv4Address("TCP", "127.0.0.1", 2)
+        return self.users.let_in(there, here)
+
+    def test_who_is_let_in(self) -> None:
+        """Our own user, root, and who is named; nobody else, and nobody of whom the kernel does not say."""
+        for uid in (os.geteuid(), 0, 1234):
+            self.assertTrue(self.lets_in(uid))
+        self.assertEqual(self.told, [])
+        for says in (4321, None, OSError(errno.ENOBUFS, "no buffers")):
+            self.assertFalse(self.lets_in(says))
+
+    def test_it_is_said_once_a_minute(self) -> None:
+        """With how many there were, why, and no address."""
+        self.assertFalse(self.lets_in(4321))
+        for _ in range(50):
+            self.assertFalse(self.lets_in(None))
+        self.assertEqual(len(self.told), 1)
+        self.assertIn("uid 4321", self.told[0])
+        self.clock.advance(60)
+        self.assertFalse(self.lets_in(OSError(errno.ENOBUFS, "no buffers")))
+        self.assertEqual(len(self.told), 2)
+        self.assertIn("50 more", self.told[1])
+        self.assertNotIn("127.0.0.1", "".join(self.told))
+
+    def test_other_kinds_of_addresses(self) -> None:
+        """IPv6 is asked for as it is; what is no TCP connection at all is nobody's."""
+        self.says = 0
+        self.assertTrue(self.users.let_in(IPv6Address("TCP", "::1", 2), IPv6Address("TCP", "::1", 1)))
+        self.assertFalse(self.users.let_in(None, None))
+
+    def test_a_kernel_that_does_not_say(self) -> None:
+        """There is no transport then, and tor is told why."""
+
+        def unable(*_: object) -> None:
+            raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+        self.patch(peers, "Owners", unable)
+        with self.assertRaises(MethodError) as caught:
+            LocalUsers(self.clock, [], self.told.append)
+        self.assertIn("Protocol not supported", str(caught.exception))
+
+
+class SOCKSPortTests(SynchronousTestCase):
+    """The SOCKS port of a real transport, asked by several users."""
+
+    skip = needs_root
+
+    def setUp(self) -> None:
+        self.echo = Echo()
+        self.addCleanup(self.echo.close)
+
+    def ask(self, port: int, user: int) -> str:
+        """The answer to all of tor's request, by a process of *user*; in hexadecimal digits."""
+        arguments = [sys.executable, "-c", ASK, str(port), request(self.echo.port).hex()]
+        return subprocess.run(arguments, cwd="/", user=user, capture_output=True, text=True, check=True).stdout
+
+    def test_only_the_transports_user_is_served(self) -> None:
+        """Nobody gets not one octet and no connection; the log says so in one line, with no address."""
+        with Transport({"TOR_PT_CLIENT_TRANSPORTS": "plain"}) as transport:
+            port = transport.port(transport.start())
+            for _ in range(30):
+                self.assertEqual(self.ask(port, NOBODY), "")
+            link, reply = socks(port, self.echo.port)
+            with link:
+                self.assertEqual(reply[:2], b"\x05\x00")
+                link.sendall(b"word")
+                self.assertEqual(read(link, 4), b"word")
+            _, said, _ = transport.end()
+        refusals = [line for line in said.splitlines() if "uid" in line]
+        self.assertEqual(len(refusals), 1, said)
+        self.assertIn(f"uid {NOBODY}", refusals[0])
+        self.assertNotIn("127.0.0.1", refusals[0])
+
+    def test_a_connection_that_is_left_at_once_asks_for_nothing(self) -> None:
+        """It has no owner any more; the kernel says 0 for its user, which is not root."""
+        with Transport({"TOR_PT_CLIENT_TRANSPORTS": "plain"}) as transport:
+            port = transport.port(transport.start())
+            with socket.create_server(("127.0.0.1", 0)) as bridge:
+                arguments = ["127.0.0.1", str(port), request(bridge.getsockname()[1]).hex()]
+                for _ in range(10):
+                    subprocess.run([sys.executable, "-c", CONNECT, *arguments], cwd="/", user=NOBODY, check=True,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+                transport.end()
+                bridge.setblocking(False)
+                self.assertRaises(BlockingIOError, bridge.accept)
+
+    def test_torknock_can_be_told_of_others(self) -> None:
+        """A user by name; a name that this host does not know is refused at the start."""
+        torknock = EXAMPLE.parents[2] / "torknock" / "__main__.py"
+        if not torknock.exists():
+            raise SkipTest("torknock is not here")
+        environment = {"TOR_PT_CLIENT_TRANSPORTS": "torknock"}
+        name = pwd.getpwuid(NOBODY).pw_name
+        for options, served in (([], False), (["--socks-user", name], True)):
+            with Transport(environment, arguments=["-m", "torknock", "client", *options]) as transport:
+                port = transport.port(transport.start())
+                self.assertEqual(self.ask(port, NOBODY).startswith("0500"), served)
+        with Transport(
+            environment, arguments=["-m", "torknock", "client", "--socks-user", "no-such-user"]
+        ) as transport:
+            code, _, told = transport.end()
+            self.assertEqual(code, 2)
+            self.assertIn("no-such-user", told)
