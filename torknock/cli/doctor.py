@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from twisted.internet.defer import Deferred
@@ -12,6 +13,9 @@ from twisted.python.failure import Failure
 
 from torknock.cli.options import control_option, control_password, keyring_option, password_option, say
 from torknock.operate.finding import Finding, State, exit_status
+
+if TYPE_CHECKING:
+    from torknock.operate.doctor.examine import Patient
 
 _COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
 
@@ -28,11 +32,19 @@ def doctor(role: str | None, as_json: bool, control: str, asks: bool, keyring: P
     Which of the two this host has is found out where it is not said. Nothing is changed, and nothing secret is printed.
     The exit status is 0 if all is ok, 1 if something is not, 2 if something could not be found out.
     """
+    from torknock.operate.doctor.examine import Patient
+
+    findings = run(Patient(keyring, role, control, control_password(asks)))
+    say(_as_json(findings) if as_json else as_text(findings))
+    raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
+
+
+def run(patient: Patient) -> list[Finding]:
+    """What is found at *patient*, in a reactor that is started for it, so once in a process."""
     from twisted.internet import reactor
 
-    from torknock.operate.doctor.examine import Patient, examine
+    from torknock.operate.doctor.examine import examine
 
-    patient = Patient(keyring, role, control, control_password(asks))
     outcome: list[list[Finding] | Failure] = []
 
     def begin() -> None:
@@ -46,8 +58,7 @@ def doctor(role: str | None, as_json: bool, control: str, asks: bool, keyring: P
         if isinstance(findings, Failure):
             findings.raiseException()
         else:
-            say(_as_json(findings) if as_json else _as_text(findings))
-            raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
+            return findings
     raise click.exceptions.Exit(2)
 
 
@@ -56,7 +67,8 @@ def _as_json(findings: list[Finding]) -> str:
     return json.dumps({"status": exit_status(it.state for it in findings), "findings": told})
 
 
-def _as_text(findings: list[Finding]) -> str:
+def as_text(findings: list[Finding]) -> str:
+    """A line for each of *findings*, and below them what to do; for a terminal."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:

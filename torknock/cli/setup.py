@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torknock.cli.options import control_option, control_password, password_option, reachable, say
-from torknock.operate.addresses import is_broadcast
+from torknock.cli.options import KEYRING, control_option, control_password, password_option, reachable, say
+from torknock.operate.addresses import is_broadcast, warning
 
 if TYPE_CHECKING:
+    from torknock.cli.whereabouts import Address
     from torknock.operate.changes import Change
     from torknock.operate.plan import BridgeWishes, Host
     from torknock.operate.record import Record
@@ -75,10 +76,12 @@ def setup(ctx: click.Context, undo: bool, direct: bool, control: str, asks: bool
 
 
 @setup.command(epilog="Example: torknock setup bridge --address 192.0.2.7 --port 443")
-@click.option("--address", callback=_address, metavar="IP", help="The bridge's public address.  [asked for]")
+@click.option(
+    "--address", callback=_address, metavar="IP", help="The bridge's public address.  [this host's own, if public]"
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to hide.  [443]")
 @click.option(
-    "--posture", type=click.Choice(["closed", "filtered", "decoy"]), help="What strangers see there.  [closed]"
+    "--posture", type=click.Choice(["closed", "filtered", "decoy"]), help="What strangers see there.  [as unused ports]"
 )
 @click.option("--name", default="first", show_default=True, help="The first line's.")
 @control_option
@@ -98,19 +101,19 @@ def bridge(
     from torknock.operate.record import Record
     from torknock.tor.control import tor_at
 
-    record, password = Record(operate.RECORD), control_password(asks)
+    record, password, named = Record(operate.RECORD), control_password(asks), None
     with ExitStack() as stack:
         stack.enter_context(record.alone())
         if resting.is_at_rest(control):
             host, facts = planning.Host.of(None, _program()), resting.resting_facts()
-            changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, yes)
+            changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, named, yes)
             _configure(changes, record, yes)
             resting.start()
-            address = wishes.address
+            address, named = wishes.address, wishes.named
         tor = stack.enter_context(tor_at(control, password))
         host = planning.Host.of(tor, _program())
         facts = tor.facts()
-        changes, wishes = _bridge_changes(host, facts, tor.address, address, port, posture, name, yes)
+        changes, wishes = _bridge_changes(host, facts, tor.address, address, port, posture, name, named, yes)
         if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
             _warn_of_ignored(ignored, wishes.posture)
         if _agreed(changes, yes):
@@ -119,7 +122,7 @@ def bridge(
             operate.start_transport(tor, "bridge")
         line = operate.first_line(tor, wishes, time.time())
     say(line)
-    _draw(line)
+    _conclude(line, name, control, password)
 
 
 @setup.command(epilog="Example: torknock setup client - < line.txt")
@@ -170,15 +173,52 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
     say("tor uses the bridge")
 
 
+def _conclude(line: str, name: str, control: str, password: str | None) -> None:
+    """Say what the doctor finds, and what comes next. A line that opens nothing yet is not drawn."""
+    from torknock.cli.doctor import as_text, run
+    from torknock.operate.doctor.examine import Patient
+    from torknock.operate.finding import State
+
+    findings = run(Patient(KEYRING, "bridge", control, password))
+    wanting = [finding for finding in findings if finding.state is not State.OK]
+    if wanting:
+        click.echo(as_text(wanting), err=True)
+    if any(it.state is State.NOT_OK and it.name not in _LETS_CLIENTS_IN for it in wanting):
+        click.echo(_NOT_YET.format(name=name), err=True)
+        raise click.exceptions.Exit(1)
+    _draw(line)
+    click.echo(_NEXT, err=True)
+
+
+_LETS_CLIENTS_IN = {"bootstrap", "knock lines", "posture"}
+"""Findings that do not keep the new line out: a first bootstrap takes minutes, a posture may have been wished for."""
+
+_NOT_YET = """
+torknock: the bridge is set up, and clients may not get in before that is mended; torknock doctor bridge looks again.
+The line's QR code: torknock line show {name} --qr"""
+
+_NEXT = """
+The bridge is set up. Next:
+  from another host of yours: torknock check --as-stranger - < line.txt    is it hidden, and does the line open it?
+  give the line to one person, for one device; torknock line add NAME makes another
+  torknock status shows what the bridge does"""
+
+
 def _bridge_changes(
     host: Host, facts: TorFacts, told: str | None, address: IPv4Address | IPv6Address | None, port: int | None,
-    posture: str | None, name: str, yes: bool,
+    posture: str | None, name: str, named: Address | None, yes: bool,
 ) -> tuple[list[Change], BridgeWishes]:  # fmt: skip
-    """What a bridge wants changed, and for which wishes; *told* is the address that tor takes for its own."""
+    """What a bridge wants changed, and for which wishes; *told* is the address that tor takes for its own.
+
+    *named* is where lines say that the bridge is, if that is decided.
+    """
     from torknock.operate import plan as planning
 
-    found = address or _found_address(facts.option("Address") or told, yes)
-    wishes = planning.BridgeWishes(found, *planning.port_and_posture(facts, port, posture), name)
+    found = address or _found_address(facts.option("Address"), told, yes)
+    if named is None and (doubt := warning(found)):
+        click.echo(f"torknock: {doubt}", err=True)
+    ways = planning.port_and_posture(facts, port, posture, _found_posture)
+    wishes = planning.BridgeWishes(found, *ways, name, named or _named(facts, found, ways[0], yes))
     known = planning.known_options()
     if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
         return planning.plan_by_hand(facts, host), wishes
@@ -239,20 +279,60 @@ _DIRECT = (
 _STOPPED = f"{_DIRECT}\nSo tor is stopped, and stays so. To let it connect directly: torknock setup --undo --direct"
 
 
-def _found_address(told: str | None, yes: bool) -> IPv4Address | IPv6Address:
-    try:
-        known = None if told is None else ip_address(told)
-    except ValueError:
-        known = None
-    if known is not None and known.is_global:
-        return known
-    if yes:
-        raise click.UsageError("tor does not know the public address of this host; name it with --address")
-    while True:
-        try:
-            return ip_address(click.prompt("The public address of this host", default=told, err=True))
-        except ValueError:
-            click.echo("an IP address is wanted, such as 192.0.2.7", err=True)
+def _found_address(torrc: str | None, guess: str | None, yes: bool) -> IPv4Address | IPv6Address:
+    """The address in *torrc*, else the one that is proposed, which may be overridden unless *yes*."""
+    from torknock.operate.propose import parsed, propose_address
+
+    if (there := parsed(torrc)) is not None:
+        return there
+    proposed = propose_address(guess)
+    if proposed is not None:
+        click.echo(f"address {proposed.address}: {proposed.why}", err=True)
+    if not yes:
+        default = parsed(guess) if proposed is None else proposed.address
+        return _asked_address(default)
+    if proposed is None:
+        raise click.UsageError(
+            "neither an interface of this host nor tor tells its public address; name it with --address"
+        )
+    return proposed.address
+
+
+def _asked_address(default: IPv4Address | IPv6Address | None) -> IPv4Address | IPv6Address:
+    shown = None if default is None else str(default)
+    answer: Any = click.prompt("The public address of this host", default=shown, value_proc=_parsed_address, err=True)
+    return _parsed_address(str(answer))
+
+
+def _found_posture() -> str:
+    from torknock.operate.propose import propose_posture
+
+    proposed = propose_posture()
+    click.echo(f"posture {proposed.posture.value}: {proposed.why}", err=True)
+    return proposed.posture.value
+
+
+def _named(facts: TorFacts, address: IPv4Address | IPv6Address, port: int, yes: bool) -> Address:
+    """Where lines are to say that the bridge is. A person is asked before those that were handed out go stale."""
+    from torknock.line import write_address
+    from torknock.operate.lines import handed_out
+    from torknock.operate.plan import configured_port
+
+    out = None
+    if facts.data_directory is not None:
+        out = handed_out(facts.data_directory / "pt_state" / "torknock", time.time())
+    if out is None:
+        return address, port
+    if out.address == address and configured_port(facts) in (port, None):  # a port that is forwarded stays
+        return address, out.port
+    before, after = write_address(out.address, out.port), write_address(address, port)
+    if out.live and before != after:
+        lines = f"{out.live} live {'line names' if out.live == 1 else 'lines name'} {before}"
+        remedy = "give each client the line again: torknock line show NAME"
+        click.echo(f"torknock: {lines}, and opens nothing once the bridge is at {after}; {remedy}", err=True)
+        if not (yes or click.confirm("Move the bridge?", err=True)):
+            raise click.Abort
+    return address, port
 
 
 def _agreed(changes: list[Change], yes: bool, reloads: bool = True) -> bool:

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import StringIO
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from torknock.keyring import DAY, Issued
+from torknock.database import KeyringMissing
+from torknock.keyring import DAY, Issued, Keyring
+from torknock.line import LineError, parse_address
 
 _WIDEST = 1000
 """Columns that any table of lines fits in."""
 _NARROWEST_NOTE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOut:
+    """The lines that people have."""
+
+    live: int
+    """How many of them open a connection."""
+    address: IPv4Address | IPv6Address
+    port: int
+
+
+def handed_out(directory: Path, now: float) -> HandedOut | None:
+    """Where the lines of the keyring in *directory* say that the bridge is; None if it is not known there.
+
+    Raises `KeyringUnreadable`.
+    """
+    try:
+        with Keyring.open(directory, create=False) as keyring:
+            address, port = parse_address(keyring.setting("address") or "")
+            return HandedOut(sum(issued.lives(now) for issued in keyring.lines()), address, port)
+    except (KeyringMissing, LineError):
+        return None
 
 
 def state(issued: Issued, now: float) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pwd
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -74,6 +75,8 @@ class BridgeWishes:
     posture: str
     name: str
     """Of the first line."""
+    named: tuple[IPv4Address | IPv6Address, int]
+    """Where lines say that the bridge is: behind address translation the port may be another."""
 
 
 def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host) -> str:
@@ -189,12 +192,22 @@ def known_options() -> str:
     return there if there.startswith(_HEAD) else ""
 
 
-def port_and_posture(facts: TorFacts, port: int | None, posture: str | None) -> tuple[int, str]:
-    """What was wished for, else what torrc has, else 443 and closed. Raises `CannotSetUp` if it cannot be had."""
+def configured_port(facts: TorFacts) -> int | None:
+    """The port that torrc hides."""
     listening = (facts.of_torknock("ServerTransportListenAddr") or "").rpartition(":")[2]
-    there = int(listening) if listening.isdecimal() else None
+    return int(listening) if listening.isdecimal() else None
+
+
+def port_and_posture(
+    facts: TorFacts, port: int | None, posture: str | None, usual: Callable[[], str]
+) -> tuple[int, str]:
+    """What was wished for, else what torrc has, else 443 and what *usual* says.
+
+    Raises `CannotSetUp` if it cannot be had.
+    """
+    there = configured_port(facts)
     options = dict(word.partition("=")[::2] for word in (facts.of_torknock("ServerTransportOptions") or "").split())
-    port, posture = port or there or 443, posture or options.get("posture") or "closed"
+    port, posture = port or there or 443, posture or options.get("posture") or usual()
     if port != there and posture != "decoy" and is_served("0.0.0.0", port):  # noqa: S104  looked at, not listened on
         raise CannotSetUp(
             f"another program listens on port {port}; end it, name another with --port, or let it be the decoy with "

@@ -30,8 +30,8 @@ _ENDS_WITHIN = 40.0
 """Seconds; a tor that is a relay takes 30 to end."""
 
 _LISTED = (
-    "Address", "BridgeRelay", "ExtORPort", "ORPort", "ServerTransportListenAddr", "ServerTransportOptions",
-    "ServerTransportPlugin",
+    "Address", "BridgeRelay", "DataDirectory", "ExtORPort", "ORPort", "ServerTransportListenAddr",
+    "ServerTransportOptions", "ServerTransportPlugin",
 )  # fmt: skip
 
 

@@ -92,10 +92,10 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
             issued = keyring.get(wishes.name)
         except LineUnknown:
             issued = keyring.add(wishes.name, expires=None, now=now)
-        keyring.make_known_at(wishes.name, str(wishes.address))
-        keyring.set_setting("address", write_address(wishes.address, wishes.port))
+        keyring.make_known_at(wishes.name, str(wishes.named[0]))
+        keyring.set_setting("address", write_address(*wishes.named))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
-    return write_bridge_line(BridgeLine(wishes.address, wishes.port, parse_fingerprint(fingerprint), issued.line))
+    return write_bridge_line(BridgeLine(*wishes.named, parse_fingerprint(fingerprint), issued.line))
 
 
 def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pwd
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,9 @@ from torknock.operate.doctor.processes import (
     transport_of,
 )
 from torknock.operate.finding import Finding, not_ok, unknown
-from torknock.operate.firewall.look import Firewall, default_interface, look
+from torknock.operate.firewall.look import Firewall, look, routed
 from torknock.tor import CONTROL
 from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor
-
-_SAMPLE = 3
-"""Unused ports that are judged."""
 
 
 class WhatIsThis(TorknockError):
@@ -179,10 +175,9 @@ async def _door(
         findings.append(unknown("firewall", f"its rules cannot be listed: {why}", install or host.AS_ROOT))
         findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", install or host.AS_ROOT))
         return findings
-    versions = [version for version in door.versions if default_interface(version)] or door.versions[:1]
+    versions = routed(door.versions)
     findings.append(port.let_in(number, [(version, firewall.judge(number, version)) for version in versions]))
-    sample = _unused({number, *(each.port for each in found)})
-    findings.append(port.fits(posture, [firewall.judge(each, version) for each in sample for version in versions]))
+    findings.append(port.fits(posture, firewall.of_unused({number, *(each.port for each in found)}, versions)))
     return findings
 
 
@@ -203,15 +198,6 @@ def _helper(facts: TorFacts | None, side: str, usual: str) -> str:
 def _keyring(patient: Patient, facts: TorFacts | None) -> Path:
     data = facts.data_directory if facts is not None else None
     return patient.keyring if data is None else data / "pt_state" / "torknock"
-
-
-def _unused(used: set[int]) -> Sequence[int]:
-    sample: list[int] = []
-    while len(sample) < _SAMPLE:
-        candidate = 1024 + secrets.randbelow(65536 - 1024)
-        if candidate not in used:
-            sample.append(candidate)
-    return sample
 
 
 def _process(facts: TorFacts | None) -> Process | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torknock.gate.ruleset import Posture
 from torknock.operate.doctor.processes import Listening
@@ -11,6 +11,9 @@ from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.operate.firewall.look import Firewall
 
 UNSEEN = "a provider's firewall cannot be seen from here; torknock check --as-stranger from outside can"
+
+LIKE: Mapping[Fate | None, Posture] = {Fate.PASSED: Posture.CLOSED, Fate.DROPPED: Posture.FILTERED}
+"""The posture that does what a firewall does to unused ports."""
 
 
 def listeners(port: int, posture: Posture, found: Iterable[Listening], ours: frozenset[int]) -> Finding:
@@ -68,7 +71,7 @@ def fits(posture: Posture, judged: Sequence[Judgement]) -> Finding:
         doubts = [doubt for judgement in judged for doubt in judgement.doubts]
         why = f"{posture.value}: what the host's unused ports do cannot be judged"
         return unknown(name, why, f"look at {_listed(doubts)}" if doubts else UNSEEN)
-    like = {Fate.PASSED: Posture.CLOSED, Fate.DROPPED: Posture.FILTERED}.get(fate)
+    like = LIKE.get(fate)
     if like is posture:
         return ok(name, f"{posture.value}, as this host's unused ports are by its own rules; {UNSEEN}")
     why = f"the port is {posture.value}, and SYNs to this host's unused ports are {_seen(fate)}: it stands out"

@@ -6,8 +6,10 @@ Blocks: a running reactor calls it in a thread.
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess  # noqa: TID251  in a thread, or in a command of root's, which has no reactor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from torknock.operate.firewall.fate import SYN, Judgement, judge
 
 _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
 """Types of elements that a stranger's SYN may be one of; sets of addresses may be huge, and name no stranger."""
+
+
+_SAMPLE = 3
+"""Unused ports that are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,13 @@ class Firewall:
         chains |= iptables.chains(self.legacy.get(version, ""), syn, "iptables-legacy")
         return judge(chains)
 
+    def of_unused(self, used: set[int], versions: Sequence[int]) -> list[Judgement]:
+        """The judgements of some ports that are not *used*, chosen by chance, over each of the IP *versions*."""
+        sample: set[int] = set()
+        while len(sample) < _SAMPLE:
+            sample |= {1024 + secrets.randbelow(65536 - 1024)} - used
+        return [self.judge(port, version) for port in sample for version in versions]
+
     def has_table(self, table: str) -> bool:
         """Whether there is a table of nftables called *table* in the family inet."""
         return any(it.get("table", {}).get("name") == table for it in self.items)
@@ -65,6 +78,11 @@ def look() -> Firewall:
         if _tables_of(name):
             legacy[version] = _command(f"{name}tables-legacy-save", package="iptables")
     return Firewall(items, saved, legacy)
+
+
+def routed(versions: Sequence[int]) -> Sequence[int]:
+    """Those of the IP *versions* that have a default route here; the first if none has."""
+    return [version for version in versions if default_interface(version)] or versions[:1]
 
 
 def default_interface(version: int) -> str | None:

@@ -1,0 +1,67 @@
+"""What is proposed to an operator who has not said it: the bridge's address, and its posture."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from attrs import frozen
+
+from torknock.gate.interfaces import GateFailed
+from torknock.gate.ruleset import Posture
+from torknock.operate.addresses import Address, own_address, refusal
+from torknock.operate.doctor.port import LIKE
+from torknock.operate.doctor.processes import listening
+from torknock.operate.firewall.look import look, routed
+
+
+@frozen
+class ProposedAddress:
+    """An address, and why it is proposed, as a clause."""
+
+    address: Address
+    why: str
+
+
+@frozen
+class ProposedPosture:
+    """A posture, and why it is proposed, as a clause."""
+
+    posture: Posture
+    why: str
+
+
+def propose_address(guess: str | None) -> ProposedAddress | None:
+    """The host's own address if it is public, IPv4 first; else tor's *guess* if that is public; else None."""
+    for version in (4, 6):
+        own = own_address(version)
+        if own is not None and own.is_global and not refusal(own):
+            return ProposedAddress(own, "this host's own towards the Internet")
+    guessed = parsed(guess)
+    if guessed is not None and guessed.is_global:
+        return ProposedAddress(guessed, "what tor takes for this host's")
+    return None
+
+
+def parsed(text: str | None) -> Address | None:
+    """The address that *text* is; None if it is none, or one that no client can connect to."""
+    try:
+        found = ip_address(text or "")
+    except ValueError:  # a host name, which tor allows
+        return None
+    return None if refusal(found) else found
+
+
+def propose_posture() -> ProposedPosture:
+    """The posture that makes a port look as this host's unused ports do, by its own firewall; closed where in doubt."""
+    try:
+        firewall = look()
+    except GateFailed as error:
+        reason = str(error).partition("; ")[0]
+        return ProposedPosture(Posture.CLOSED, f"this host's firewall cannot be read ({reason})")
+    used = {each.port for each in listening()}
+    postures = {LIKE.get(judgement.fate) for judgement in firewall.of_unused(used, routed((4, 6)))}
+    if postures == {Posture.CLOSED}:
+        return ProposedPosture(Posture.CLOSED, "this host's unused ports are closed")
+    if postures == {Posture.FILTERED}:
+        return ProposedPosture(Posture.FILTERED, "this host's firewall drops what comes to its unused ports")
+    return ProposedPosture(Posture.CLOSED, "this host's unused ports do not all do the same, or it cannot be judged")
