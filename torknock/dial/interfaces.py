@@ -21,10 +21,14 @@ class CannotKnock(TorknockError):
 
 
 class Slipped(TorknockError):
-    """The SYN may have left with another TSval than its ISN was made for; another is to be tried at once."""
+    """The SYN was too late for the TSval that its ISN was made for; another is to be tried at once.
 
-    def __init__(self) -> None:
+    *sent* says whether it may have left, with another TSval.
+    """
+
+    def __init__(self, sent: bool = True) -> None:
         super().__init__("the SYN left too late for the timestamp that was foreseen; this host may be very busy")
+        self.sent = sent
 
 
 class IDialer(Interface):

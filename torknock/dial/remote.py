@@ -126,8 +126,8 @@ def _error(refused: HelperRefused) -> Exception:
     """What a `RepairDialer` would have failed with."""
     text = str(refused)
     match refused.kind:
-        case "slipped":
-            return Slipped()
+        case "slipped" | "late":
+            return Slipped(sent=refused.kind == "slipped")
         case "cannot" | "failed":
             try:
                 number, text = requests.parse_errno_and_text(text)

@@ -85,7 +85,7 @@ class RepairDialer:
         try:
             isn, stamp = choose(knocking.getsockname(), target)
             if not isn:
-                raise Slipped
+                raise Slipped(sent=False)
             knocking.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
             knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
         except (OSError, CannotKnock, Slipped) as error:

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 
 from torknock.dial.attempts import PAUSES, Chance
 from torknock.dial.budget import Budget
-from torknock.dial.interfaces import CannotKnock
+from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.errors import TorknockError
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Rounds:
         if again_in > 0:
             what = f"backing off after failed attempts; next attempt in {again_in:.0f} s"
             raise BridgeSilent(f"{what} ({self._how()})", self._refused(), again_in) from self._error
-        self._began, self._attempts, self._wrong = self._clock.seconds(), 0, None
+        self._began, self._attempts, self._error, self._wrong = self._clock.seconds(), 0, None, None
         if self.failed > 1 and self._began - self._searched >= SEARCH_AGAIN_AFTER:
             self.failed = 0
         if not self.failed:
@@ -118,8 +118,9 @@ class Rounds:
         at: float | None = self._clock.seconds()
         try:
             return await dial().addTimeout(self._budget.patience(self._clock.seconds(), patience), self._clock)
-        except CannotKnock:
-            at = None
+        except (CannotKnock, Slipped) as error:
+            if isinstance(error, CannotKnock) or not error.sent:
+                at = None
             raise
         except ConnectError as error:
             if error.osError in _RESET:
@@ -131,8 +132,9 @@ class Rounds:
                 self._budget.spend(at, self._clock.seconds())
 
     def note(self, error: Exception) -> None:
-        """A SYN of the round failed with *error*."""
-        self._error = error
+        """A SYN of the round failed with *error*. What the bridge said, or did not say, tells more than `Slipped`."""
+        if self._error is None or not isinstance(error, Slipped):
+            self._error = error
         if isinstance(error, WrongPeer):
             self._wrong = error
 

@@ -44,7 +44,7 @@ class Dialling:
         except CannotKnock as error:
             return Reply(no("cannot", errno_and_text(error.number, str(error))), last=True)
         except Slipped as error:
-            return Reply(no("slipped", str(error)), last=True)
+            return Reply(no("slipped" if error.sent else "late", str(error)), last=True)
         except ConnectError as error:
             return Reply(no("failed", errno_and_text(error.osError, error.args[0] if error.args else "")), last=True)
 

@@ -24,8 +24,8 @@ from torknock.line import Line
 PATIENCE = 0.9
 """Seconds that a SYN-ACK is waited for: Linux sends a SYN again after 1 s."""
 
-_PORT_TRIES = 3
-"""How often a source port is asked for when another program is quicker to take it."""
+_TRIES = 5
+"""How often a SYN is prepared again that could not leave: another program took its port, or its TSval was over."""
 
 _WHY = "the line may be revoked, or a network on the way may rewrite sequence numbers, timestamps or the address"
 
@@ -69,7 +69,7 @@ class StealthKnocker:
                     made = await opened(knocked)
                 except (*FAILURES, Slipped, WrongPeer) as error:
                     rounds.note(error)
-                    if isinstance(error, Slipped):
+                    if rounds.spent():
                         break
                 else:
                     rounds.succeed()
@@ -95,14 +95,15 @@ class StealthKnocker:
             chosen = isn(line.secret, address, port, tsval, code)
             return chosen
 
-        tries_left = _PORT_TRIES
+        tries_left = _TRIES
         while True:
             try:
                 return Knocked(
                     await rounds.dial(lambda: self._dialer.dial_stamped(host, port, choose), PATIENCE), chosen
                 )
-            except Slipped:
-                if rounds.spent():
+            except Slipped as error:
+                tries_left -= not error.sent
+                if not tries_left or rounds.spent():
                     raise
             except CannotKnock as error:
                 tries_left -= 1

@@ -77,7 +77,7 @@ class Foresight:
                 seen_ns = before_ns
             elif to_go == 0:  # so the tick came after seen_ns
                 return Stamp(self.tsval, seen_ns + _MILLISECOND)
-        raise Slipped
+        raise Slipped(sent=False)
 
     def close(self) -> None:
         """Let go of the 4-tuple."""
