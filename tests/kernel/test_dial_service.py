@@ -20,11 +20,12 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import TimeoutError
 from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.support.capture import Capture, Packet
 from tests.support.knocks import as_it_is
-from tests.support.netns import Lab
+from tests.support.netns import Lab, end
 from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.dial.knocking import BridgeSilent, Knocker
 from torknock.dial.memory import Memory
@@ -40,8 +41,8 @@ needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
 ROOT = Path(__file__).parent.parent.parent
 ISN, PORT, CLOSED = 0xC0FFEE42, 443, 444
-SERVICE, CLIENT = 64_001, 64_002
-"""Users that this host does not know; the second is in the group of the same number."""
+SERVICE, CLIENT, OTHER = 64_001, 64_002, 64_003
+"""Users that this host does not know; each is in the group of the same number."""
 
 PRIVILEGE = [
     "setpriv", f"--reuid={SERVICE}", f"--regid={SERVICE}", "--clear-groups", "--no-new-privs",
@@ -69,6 +70,57 @@ async def knock(reactor):
 from twisted.internet.defer import Deferred
 react(lambda reactor: Deferred.fromCoroutine(knock(reactor)))
 """
+
+FLOOD = """
+import socket, sys, time
+path, *hosts = sys.argv[1:]
+held, number = [], 0
+while True:
+    number += 1
+    asking = socket.socket(socket.AF_UNIX)
+    asking.setblocking(False)
+    try:
+        asking.connect(path)
+        asking.send(f"dial {hosts[number % len(hosts)]} 443 7\\n".encode())
+        held.append(asking)
+    except OSError:
+        asking.close()
+        time.sleep(0.001)
+    if len(held) > 200:
+        for each in held[:100]:
+            each.close()
+        del held[:100]
+    if number == 1000:
+        print("begun", flush=True)
+"""
+"""A user who dials as often as the service lets it, and keeps as many dials waiting as it can."""
+
+KNOCKS = """
+import json, sys
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from torknock.dial.remote import RemoteDialer
+
+async def knock(reactor):
+    said = []
+    for isn in range(1, 21):
+        try:
+            (await RemoteDialer(reactor, sys.argv[1]).dial(sys.argv[2], 443, isn)).close()
+            said.append("ok")
+        except Exception as error:
+            said.append(str(error))
+    print(json.dumps(said))
+
+react(lambda reactor: Deferred.fromCoroutine(knock(reactor)))
+"""
+
+
+def as_user(uid: int, *command: str) -> list[str]:
+    """The command of a user who is in the group of the service's guests."""
+    return [
+        "setpriv", f"--reuid={uid}", f"--regid={uid}", "--groups=daemon", "--no-new-privs", "--bounding-set=-all",
+        *command,
+    ]  # fmt: skip
 
 
 class Case(TestCase):
@@ -244,6 +296,27 @@ class KnockTests(Case):
                     knocked.socket.close()
             [syn] = [syn for syn in self.syns() if syn.seq == knocked.isn]
             self.assertEqual(syn.seq, isn(line.secret, socket.inet_pton(family, host), PORT, syn.tsval or 0, None))
+
+
+class FairnessTests(Case):
+    """Users of one service."""
+
+    async def test_a_user_does_not_take_it_from_another(self) -> None:
+        """While one dials without end, here, to the bridge and where nobody answers, another's dials are all made."""
+        await self.served("--group", "daemon")
+        flood = subprocess.Popen(
+            as_user(CLIENT, sys.executable, "-c", FLOOD, self.path, "127.0.0.1", self.bridge.silent, self.addresses[0]),
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.addCleanup(end, [flood])
+        assert flood.stdout is not None
+        self.assertEqual(await deferToThread(flood.stdout.readline), "begun\n")
+        knocks = subprocess.Popen(
+            as_user(OTHER, sys.executable, "-c", KNOCKS, self.path, self.addresses[0]),
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        said, _ = await deferToThread(knocks.communicate, timeout=100)
+        self.assertEqual(json.loads(said), ["ok"] * 20)
 
 
 class ServiceTests(Case):

@@ -31,7 +31,7 @@ from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
-from torknock.dial.tuples import SAME_TUPLE_AFTER
+from torknock.dial.tuples import SAME_TUPLE_AFTER, Tuples
 from torknock.isn.token import EPOCH, tokens
 from torknock.line import Line
 from torknock.linux import NO_CAPABILITY, TCP_REPAIR
@@ -223,6 +223,46 @@ class SYNTests(Case):
                 self.assertEqual(error.number, errno.EADDRNOTAVAIL)
                 await deferLater(reactor, 0.1)
         self.assertEqual([packet.seq == ISN for packet in self.syns()], [False, True])
+
+
+class TupleTests(Case):
+    """4-tuples."""
+
+    async def test_what_stays_on_this_host_is_not_remembered(self) -> None:
+        """To loopback, and to an address of its own: nobody else sees those ISNs."""
+        dialled = Tuples()
+        dialer = RepairDialer(reactor, dialled=dialled)
+        for host in ("127.0.0.1", "127.8.8.8", "::1", "0.0.0.0", "::ffff:127.0.0.1", *self.own()):  # noqa: S104
+            with contextlib.suppress(ConnectionRefusedError):
+                await self.dial(host, dialer=dialer)
+        self.assertEqual(len(dialled), 0)
+        await self.dial(self.bridge.address, dialer=dialer)
+        await self.dial(f"::ffff:{self.bridge.address}", dialer=dialer)
+        self.assertEqual(len(dialled), 2)
+        self.assertEqual({syn.destination for syn in self.syns()}, {self.bridge.address})
+
+    def own(self) -> tuple[str, str]:
+        """The client's addresses."""
+        return self.client.address, self.client.address6
+
+    async def test_where_the_walk_finds_used_ports_only(self) -> None:
+        """A free one is drawn elsewhere in the kernel's range; where none is free, that is said."""
+        low, high = 40_000, 40_199
+        self.client.sysctl("net.ipv4.ip_local_port_range", f"{low} {high}")
+        dialled = Tuples()
+        source, target = self.client.address, (self.bridge.address, PORT)
+        free = set(range(low, high + 1, 8))
+        for port in set(range(low, high + 1)) - free:
+            dialled.take(((source, port), target), reactor.seconds())
+        for _ in range(5):
+            connected = await self.dial(self.bridge.address, dialer=RepairDialer(reactor, dialled=dialled))
+            self.assertIn(connected.getsockname()[1], free)
+        for port in free:
+            with contextlib.suppress(OSError):
+                dialled.take(((source, port), target), reactor.seconds())
+        with self.assertRaises(CannotKnock) as cannot:
+            await self.dial(self.bridge.address, dialer=RepairDialer(reactor, dialled=dialled))
+        self.assertIn("unused for 5 minutes", str(cannot.exception))
 
 
 class ConnectionTests(Case):

@@ -22,6 +22,7 @@ def dial(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     """Knock for programs that may not choose the ISN of a SYN themselves.
 
     Needs CAP_NET_ADMIN and no other privilege; the units of contrib/systemd start it with that. Root may always ask.
+    Each other user may have 32 dials waiting, and make 200 at once and 5 a second in addition.
     """
     from twisted.internet import reactor
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -23,7 +25,7 @@ from zope.interface import implementer
 
 from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.dial.timestamp import Foresight, Stamp
-from torknock.dial.tuples import Name, Pair, Tuples
+from torknock.dial.tuples import Name, NoneFree, Pair, Tuples
 from torknock.linux import (
     NO_CAPABILITY,
     TCP_QUEUE_SEQ,
@@ -37,6 +39,11 @@ from torknock.linux import (
 _REHEARSALS = 16
 """Ports that are tried for one that was never used, before one that was not used lately is taken."""
 
+_DRAWN = 64
+"""Ports that are drawn where the kernel's walk goes through ports that were all used lately."""
+
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
 
@@ -44,15 +51,21 @@ _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 class RepairDialer:
     """Dials in this process. *bind_v4* and *bind_v6* are the addresses to dial from, but for targets on loopback.
 
-    *dialled* remembers the 4-tuples, also for others who dial from here.
+    *dialled* remembers the 4-tuples, also for others who dial from here; *user* is the number of who dials.
     """
 
     def __init__(
-        self, reactor: Any, bind_v4: str | None = None, bind_v6: str | None = None, dialled: Tuples | None = None
+        self,
+        reactor: Any,
+        bind_v4: str | None = None,
+        bind_v6: str | None = None,
+        dialled: Tuples | None = None,
+        user: int = 0,
     ) -> None:
         self._reactor = reactor
         self._bind = {4: bind_v4, 6: bind_v6}
         self._dialled = Tuples() if dialled is None else dialled
+        self._user = user
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`. The kernel chooses the source port as it does for every `connect`."""
@@ -74,7 +87,7 @@ class RepairDialer:
     ) -> Deferred[socket.socket]:
         """What *choose* returns for source and target is the ISN, and the TSval that it is for, if for one."""
         try:
-            address = ipaddress.ip_address(host)
+            address = _unmapped(ipaddress.ip_address(host))
             bind = None if address.is_loopback else self._bind[address.version]
             target = _name(address, port)
             knocking = self._prepared(target, None if bind is None else _name(ipaddress.ip_address(bind), 0))
@@ -122,8 +135,39 @@ class RepairDialer:
                 if seen[-1] not in self._dialled:
                     break
             pair = min(seen, key=self._dialled.last)
-            self._dialled.take(pair, self._reactor.seconds())
+            if _stays_here(pair):  # nobody else sees its ISN
+                return _bound(pair)
+            now = self._reactor.seconds()
+            if not self._dialled.is_free(pair, now):
+                pair = self._drawn(pair, now)
+            self._dialled.take(pair, now, self._user)
             return _bound(pair)
+
+    def _drawn(self, used: Pair, now: float) -> Pair:
+        """Another source port than *used*, as the kernel may begin its next walk at; *used* if none is found."""
+        source, target = used
+        try:
+            low, high = map(int, _PORT_RANGE.read_text("ascii").split())
+        except (OSError, ValueError):
+            return used
+        for _ in range(_DRAWN):
+            port = low + (source[1] - low) % 2 + 2 * secrets.randbelow((high - low) // 2 + 1)
+            pair = (source[0], port, *source[2:]), target
+            if port <= high and self._dialled.is_free(pair, now):
+                return pair
+        return used
+
+
+def _unmapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 socket would dial; *address* itself if there is none."""
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _stays_here(pair: Pair) -> bool:
+    """Whether a connection never leaves this host: to loopback, or to the address that it comes from."""
+    source, target = pair
+    address = ipaddress.ip_address(target[0])
+    return address.is_loopback or address.is_unspecified or source[0] == target[0]
 
 
 def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> Name:
@@ -163,6 +207,8 @@ def _bound(pair: Pair) -> socket.socket:
 def _cannot(error: OSError) -> CannotKnock:
     if error.errno in (errno.EPERM, errno.EACCES):
         text = NO_CAPABILITY
+    elif isinstance(error, NoneFree):
+        text = f"no knock could leave this host: {error.strerror}; try again in a few minutes"
     else:
         text = f"no knock could leave this host: {error.strerror}; look at its addresses and routes"
     cannot = CannotKnock(text, error.errno)

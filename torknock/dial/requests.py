@@ -1,11 +1,13 @@
 """The grammar of `torknock dial`: one request on a connection, and what is said about it. Pure.
 
     dial HOST PORT ISN [BIND]    -> dialling, then: ok and the connected socket | no cannot ... | no failed ...
-    stamped HOST PORT [BIND]     -> tsval N; the client answers `isn N` at once; then as above, or: no slipped ... | no late ...
+    stamped HOST PORT [BIND]     -> tsval N; the client answers `isn N` at once; then as above, or: no slipped ...,
+                                    no late ...
 
 `dialling` says that the SYN has left. HOST and BIND are addresses, ISN is 1..2**32-1; `isn 0` gives the dial up.
-`no slipped TEXT`: the SYN may have left
-with another TSval; `no late TEXT`: it was too late, and has not left. `no cannot ERRNO TEXT`: no SYN has left; `no failed ERRNO TEXT`: nobody let it in; ERRNO is 0 if the kernel gave none.
+`no cannot ERRNO TEXT`: no SYN has left; `no failed ERRNO TEXT`: nobody let it in; ERRNO is 0 if the kernel gave none.
+`no slipped TEXT`: the SYN may have left with another TSval; `no late TEXT`: it was too late, and has not left.
+`no busy TEXT`: this user dials too often.
 """
 
 from __future__ import annotations

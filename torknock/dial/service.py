@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectError
 from zope.interface import implementer
 
 from torknock.dial.interfaces import CannotKnock, Slipped
+from torknock.dial.quotas import Quotas
 from torknock.dial.repair import RepairDialer
 from torknock.dial.requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
 from torknock.dial.tuples import Tuples
@@ -18,25 +19,31 @@ from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Guests
 from torknock.helper.unix import Helper, Talk
 
+EACH = 2_048
+"""4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""
+
 
 def helper(reactor: Any, guests: Guests) -> Helper:
     """The service for *guests*. Needs CAP_NET_ADMIN to be of use."""
-    dialled = Tuples()
-    return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled))
+    dialled, quotas = Tuples(each=EACH), Quotas()
+    return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled, quotas))
 
 
 @implementer(IConversation)
 class Dialling:
-    """One peer's dial. When he goes it is given up, and its socket closed."""
+    """One peer's dial. When the peer goes it is given up, and its socket closed."""
 
-    def __init__(self, reactor: Any, talk: Talk, dialled: Tuples) -> None:
+    def __init__(self, reactor: Any, talk: Talk, dialled: Tuples, quotas: Quotas) -> None:
         self._reactor = reactor
         self._talk = talk
-        self._dialled = dialled
+        self._dialled, self._quotas = dialled, quotas
 
     async def answer(self, line: str) -> Reply:
         """The socket, connected, or why there is none; with that the conversation is over."""
-        dialling = self._dial(parse(line))
+        request = parse(line)
+        if wait := self._quotas.wait(self._talk.peer.uid, self._reactor.seconds()):
+            return Reply(no("busy", f"this user dials too often; the next dial is possible in {wait:.1f} s"), last=True)
+        dialling = self._dial(request)
         if not dialling.called:
             self._talk.tell(DIALLING)
         try:
@@ -52,7 +59,7 @@ class Dialling:
         """Whatever was dialled is given up already."""
 
     def _dial(self, request: Request) -> Deferred[socket.socket]:
-        dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled)
+        dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled, self._talk.peer.uid)
         if request.isn is not None:
             return dialer.dial(request.host, request.port, request.isn)
         return dialer.dial_stamped(request.host, request.port, self._ask)

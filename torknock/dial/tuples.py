@@ -19,34 +19,59 @@ Pair = tuple[Name, Name]
 """Source and target."""
 
 
-class Tuples:
-    """When each 4-tuple was dialled last; at most *at_most* of them, of which old ones are forgotten for new ones."""
+class NoneFree(OSError):
+    """No 4-tuple may be dialled now; the text says why."""
 
-    def __init__(self, at_most: int = AT_MOST) -> None:
-        self._at_most = at_most
-        self._dialled: dict[Pair, float] = {}  # the oldest first
+
+class Tuples:
+    """When each 4-tuple was dialled last, by any user of this host: at most *each* of a user, *at_most* in all.
+
+    A user who has dialled too many has to wait. Where there are too many users for all, what the one with the most has
+    dialled is forgotten first.
+    """
+
+    def __init__(self, each: int = AT_MOST, at_most: int = AT_MOST) -> None:
+        self._each, self._at_most = each, at_most
+        self._whose: dict[Pair, int] = {}
+        self._dialled: dict[int, dict[Pair, float]] = {}  # of each user, the oldest first
 
     def __contains__(self, pair: Pair) -> bool:
-        return pair in self._dialled
+        return pair in self._whose
 
     def __len__(self) -> int:
-        return len(self._dialled)
+        return len(self._whose)
 
     def last(self, pair: Pair) -> float:
         """When *pair* was dialled, minus infinity if that is not known."""
-        return self._dialled.get(pair, -inf)
+        return self._dialled[self._whose[pair]][pair] if pair in self._whose else -inf
 
-    def take(self, pair: Pair, now: float) -> None:
-        """*pair* is dialled at *now*.
+    def is_free(self, pair: Pair, now: float) -> bool:
+        """Whether *pair* may be dialled at *now*."""
+        return now - self.last(pair) >= SAME_TUPLE_AFTER
 
-        Raises `OSError` if it was within `SAME_TUPLE_AFTER`, and if so many others were that no more can be remembered.
+    def take(self, pair: Pair, now: float, user: int = 0) -> None:
+        """*pair* is dialled at *now*, by a *user* who is told by a number.
+
+        Raises `NoneFree` if it is not free, or if this user has dialled too many others since it would be.
         """
-        if now - self.last(pair) < SAME_TUPLE_AFTER:
-            raise OSError(errno.EADDRNOTAVAIL, "every source port was used in the last 5 minutes")
-        while len(self._dialled) >= self._at_most:
-            oldest = next(iter(self._dialled))
-            if now - self._dialled[oldest] < SAME_TUPLE_AFTER:
-                raise OSError(errno.ENOBUFS, "too many connections were dialled in the last 5 minutes")
-            del self._dialled[oldest]
-        self._dialled.pop(pair, None)
-        self._dialled[pair] = now
+        if not self.is_free(pair, now):
+            raise NoneFree(errno.EADDRNOTAVAIL, "no source port was found that is free and unused for 5 minutes")
+        own = self._dialled.get(user, {})
+        if len(own) >= self._each and pair not in own:
+            oldest = next(iter(own))
+            if not self.is_free(oldest, now):
+                raise NoneFree(errno.ENOBUFS, f"this user has dialled {self._each} times in the last 5 minutes")
+            self._forget(oldest)
+        self._forget(pair)
+        if len(self._whose) >= self._at_most:
+            most = max(self._dialled, key=lambda each: len(self._dialled[each]))
+            self._forget(next(iter(self._dialled[most])))
+        self._whose[pair] = user
+        self._dialled.setdefault(user, {})[pair] = now
+
+    def _forget(self, pair: Pair) -> None:
+        user = self._whose.pop(pair, None)
+        if user is not None:
+            del self._dialled[user][pair]
+            if not self._dialled[user]:
+                del self._dialled[user]

@@ -8,15 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
+from twisted.internet.defer import Deferred, DeferredLock, fail
 from twisted.internet.interfaces import IAddress, IFileDescriptorReceiver
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.internet.unix import Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
 from torknock.helper.grammar import Lines, Malformed, octets
+
+_TRIES = 20
+_BREATH = 0.1
+"""Seconds between two tries at a service that has more peers waiting than it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +70,24 @@ def connect(
     *heard* is called with each line that comes unasked (one that begins with neither `ok` nor `no`); without it such a
     line ends the connection. *lost* is called once, when the connection has ended, whoever ended it.
     """
-    connection = HelperConnection(path, heard, lost)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connecting:
-        connecting.setblocking(False)
-        try:
-            connecting.connect(path)  # either it stands at once, or it never will
-            reactor.adoptStreamConnection(connecting.fileno(), socket.AF_UNIX, _Factory(connection))
-        except OSError as error:
-            busy = isinstance(error, BlockingIOError)
-            reason = "it does not answer" if busy else error.strerror or type(error).__name__
-            return fail(HelperMissing(path, reason))
-    return succeed(connection)
+    return Deferred.fromCoroutine(_connect(reactor, path, HelperConnection(path, heard, lost)))
+
+
+async def _connect(reactor: Any, path: str, connection: HelperConnection) -> HelperConnection:
+    for tries_left in reversed(range(_TRIES)):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connecting:
+            connecting.setblocking(False)
+            try:
+                connecting.connect(path)  # either it stands at once, or there are too many who wait
+                reactor.adoptStreamConnection(connecting.fileno(), socket.AF_UNIX, _Factory(connection))
+                return connection
+            except BlockingIOError as error:
+                if not tries_left:
+                    raise HelperMissing(path, "it does not answer") from error
+            except OSError as error:
+                raise HelperMissing(path, error.strerror or type(error).__name__) from error
+        await deferLater(reactor, _BREATH)
+    raise AssertionError("the last try returns or raises")
 
 
 class _Factory(Factory):

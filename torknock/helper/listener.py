@@ -19,7 +19,7 @@ from torknock.errors import TorknockError
 _log = Logger()
 
 _SYSTEMD_FD = 3  # sd_listen_fds(3)
-_BACKLOG = 64
+_BACKLOG = 1024
 _AT_ONCE = 16
 _BREATH = 1.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,8 +35,11 @@ from torknock.helper.peers import Peer, peer
 
 _log = Logger()
 
-CONNECTIONS = 64
+CONNECTIONS = 256
 """Peers at most that are talked to at once."""
+
+PER_USER = 32
+"""The same for those of one user: no user's programs keep those of another out."""
 
 PATIENCE = 5.0
 """Seconds in which a line that was begun must end, and in which the first one must come."""
@@ -65,7 +68,7 @@ class Helper(Factory):
         clock: IReactorTime,
         may_ask: Callable[[Peer], bool],
         converse: Callable[[Talk], IConversation],
-        a_user: int = CONNECTIONS,
+        a_user: int = PER_USER,
     ) -> None:
         self.clock, self.may_ask, self.converse, self.a_user = clock, may_ask, converse, a_user
         self.talks: set[Talk] = set()
@@ -79,6 +82,18 @@ class Helper(Factory):
         for talk in list(self.talks):
             talk.hang_up()
         return gatherResults(self.endings, consumeErrors=True)
+
+    def has_room(self, uid: int) -> bool:
+        """Whether another peer of the user *uid* is talked to. Where all places are taken, who has most loses one."""
+        users = Counter(talk.peer.uid for talk in self.talks)
+        if users[uid] >= self.a_user:
+            return False
+        if len(self.talks) >= CONNECTIONS:
+            [(most, count)] = users.most_common(1)
+            if count <= users[uid] + 1:
+                return False
+            next(talk for talk in self.talks if talk.peer.uid == most).hang_up()
+        return True
 
     def over(self, talk: Talk, conversation: IConversation) -> None:
         """*talk* has ended, and with it its *conversation*."""
@@ -114,15 +129,13 @@ class Talk(Protocol):
         """Let the peer in, if he may."""
         transport = cast("Server", self.transport)
         transport.registerProducer(self, True)
-        if len(self._helper.talks) >= CONNECTIONS:
-            return self._refuse("busy", f"this service talks to {CONNECTIONS} programs at most, and now does")
         try:
             self.peer = peer(transport.getHandle())
         except OSError:
             return self._refuse("refused", "this service cannot tell who asks")
         if not self._helper.may_ask(self.peer):
             return self._refuse("refused", "this service is not for this user; root says who may ask")
-        if sum(talk.peer.uid == self.peer.uid for talk in self._helper.talks) >= self._helper.a_user:
+        if not self._helper.has_room(self.peer.uid):
             return self._refuse("busy", f"this service talks to {self._helper.a_user} programs of a user at most")
         self._helper.talks.add(self)
         self._conversation = self._helper.converse(self)

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.dial.quotas import BURST, PER_SECOND, Quotas
+from torknock.dial.service import EACH
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Pair, Tuples
 
 
@@ -23,7 +25,7 @@ class TuplesTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.integers(0, 8), st.floats(0, 200)), max_size=60))
     def test_as_if_nothing_were_forgotten(self, dials: list[tuple[int, float]]) -> None:
         """It refuses what was dialled within 300 s, and what it could not remember; never more is kept."""
-        tuples, dialled, now = Tuples(5), dict[int, float](), 0.0
+        tuples, dialled, now = Tuples(each=5), dict[int, float](), 0.0
         for number, pause in dials:
             now += pause
             lately = {each for each, at in dialled.items() if now - at < SAME_TUPLE_AFTER}
@@ -41,8 +43,51 @@ class TuplesTests(SynchronousTestCase):
 
     def test_known(self) -> None:
         """Old ones are known as long as there is room."""
-        tuples = Tuples(2)
+        tuples = Tuples(each=2)
         for number in range(3):
             self.assertEqual(tuples.last(pair(number)), -inf)
             tuples.take(pair(number), number * SAME_TUPLE_AFTER)
         self.assertEqual([pair(number) in tuples for number in range(3)], [False, True, True])
+
+    def test_one_user_takes_nothing_of_anothers(self) -> None:
+        """Who has dialled too many waits; the next user does not. No 4-tuple comes twice, whoever dialled it."""
+        tuples = Tuples(each=3)
+        for number in range(3):
+            tuples.take(pair(number), 0.0, user=1)
+        self.assertEqual(self.assertRaises(OSError, tuples.take, pair(3), 1.0, 1).errno, errno.ENOBUFS)
+        self.assertEqual(self.assertRaises(OSError, tuples.take, pair(0), 1.0, 2).errno, errno.EADDRNOTAVAIL)
+        tuples.take(pair(3), 1.0, user=2)
+        tuples.take(pair(0), SAME_TUPLE_AFTER, user=2)
+        tuples.take(pair(4), SAME_TUPLE_AFTER, user=1)
+        self.assertEqual(len(tuples), 5)
+
+    @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 200)), max_size=100))
+    def test_any_number_of_users(self, dials: list[tuple[int, int]]) -> None:
+        """Memory is bounded, and nobody is refused for what others have dialled."""
+        tuples = Tuples(each=10, at_most=8)
+        for user, number in dials:
+            if tuples.is_free(pair(number), 0.0):
+                tuples.take(pair(number), 0.0, user)
+            self.assertLessEqual(len(tuples), 8)
+
+
+class QuotasTests(SynchronousTestCase):
+    """`Quotas`."""
+
+    def test_a_burst_and_then_a_rate(self) -> None:
+        """Each user its own; root has none."""
+        quotas = Quotas()
+        for user in (1, 2):
+            self.assertEqual([quotas.wait(user, 0.0) for _ in range(BURST)], [0.0] * BURST)
+            self.assertEqual(quotas.wait(user, 0.0), 1 / PER_SECOND)
+        self.assertEqual([quotas.wait(0, 0.0) for _ in range(2 * BURST)], [0.0] * 2 * BURST)
+        granted = sum(not quotas.wait(1, second / 100) for second in range(30_000))
+        self.assertLess(abs(granted - 300 * PER_SECOND), 3)
+        self.assertLess(BURST + granted, EACH)
+
+    def test_memory_is_bounded(self) -> None:
+        """Users who have not dialled for long are forgotten."""
+        quotas = Quotas()
+        for user in range(1, 5000):
+            quotas.wait(user, user * 1.0)
+        self.assertLessEqual(len(quotas), 1024)

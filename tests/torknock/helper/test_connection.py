@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -23,7 +24,7 @@ from torknock.helper.connection import HelperConnection, HelperLost, HelperMissi
 from torknock.helper.grammar import Malformed
 from torknock.helper.listener import Accepting, CannotServe, listener
 from torknock.helper.peers import Guests, Peer, peer
-from torknock.helper.unix import CONNECTIONS, Helper, Talk
+from torknock.helper.unix import PER_USER, Helper, Talk
 
 reactor: Any = _reactor
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -173,14 +174,33 @@ class ConversationTests(TestCase):
         """Hundreds that connect are told so, and the first ones are served."""
         first = await self.connect()
         await first.ask("one")
-        many = [await self.connect() for _ in range(CONNECTIONS - 1)]
-        await self.until(lambda: len(self.helper.talks) == CONNECTIONS)
+        many = [await self.connect() for _ in range(PER_USER - 1)]
+        await self.until(lambda: len(self.helper.talks) == PER_USER)
         for _ in range(200):
             with self.assertRaises(HelperRefused) as refused:
                 await (await self.connect()).ask("one")
             self.assertEqual(refused.exception.kind, "busy")
         self.assertEqual((await first.ask("one")).words, ("one",))
         self.assertEqual((await many[-1].ask("one")).words, ("one",))
+
+    async def test_more_waiting_than_are_taken(self) -> None:
+        """Who comes while the service has no time, and many wait, is not told that there is none."""
+        crowded = self.mktemp()
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(crowded)
+            listening.listen(0)
+            connecting = [connect(reactor, crowded) for _ in range(4)]
+            self.assertNoResult(connecting[-1])
+            listening.setblocking(False)
+            accepted = []
+            while not all(each.called for each in connecting):
+                with contextlib.suppress(BlockingIOError):
+                    accepted.append(listening.accept()[0])
+                await deferLater(reactor, 0.02)
+            for connected in connecting:
+                (await connected).close()
+            for each in accepted:
+                each.close()
 
     async def test_lost(self) -> None:
         """Who waits for an answer is told when the service ends."""

@@ -17,10 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.strategies import pieces
+from torknock.helper import unix
 from torknock.helper.grammar import LINE_AT_MOST, Malformed
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Peer
-from torknock.helper.unix import CONNECTIONS, PATIENCE, Helper, PeerGone, Talk
+from torknock.helper.unix import CONNECTIONS, PATIENCE, PER_USER, Helper, PeerGone, Talk
 
 REQUESTS = (b"one", b"later", b"malformed", b"sockets", b"last")
 
@@ -252,11 +253,16 @@ class PatienceTests(Case):
             self.clock.advance(0.9)
         self.assertTrue(wire.ended)
 
+    def come_as(self, uid: int) -> tuple[Talk, Wire]:
+        """Another peer, of the user *uid*."""
+        self.patch(unix, "peer", lambda _: Peer(uid, frozenset()))
+        return self.come()
+
     def test_too_many(self) -> None:
-        """The 65th is told so; when one goes there is room again."""
-        talks = [self.come()[0] for _ in range(CONNECTIONS)]
+        """One more is told so; when one goes there is room again."""
+        talks = [self.come()[0] for _ in range(PER_USER)]
         _, wire = self.come()
-        self.assertEqual(wire.said(), ["no busy this service talks to 64 programs at most, and now does"])
+        self.assertEqual(wire.said(), ["no busy this service talks to 32 programs of a user at most"])
         self.assertTrue(wire.ended)
         self.goes(talks[0])
         talk, wire = self.come()
@@ -273,6 +279,18 @@ class PatienceTests(Case):
         talk, wire = self.come()
         talk.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
+
+    def test_no_user_keeps_others_out(self) -> None:
+        """However many programs of others there are: who has more places than the newcomer gives one up."""
+        talks = [self.come_as(uid) for uid in range(1000, 1000 + CONNECTIONS // PER_USER) for _ in range(PER_USER)]
+        for _ in range(3):
+            talk, wire = self.come_as(2000)
+            talk.dataReceived(b"one\n")
+            self.assertEqual(wire.said(), ["ok one"])
+        self.assertEqual(len(self.helper.talks), CONNECTIONS)
+        self.assertEqual(sum(wire.ended for _, wire in talks), 3)
+        _, wire = self.come_as(1000)
+        self.assertEqual(wire.said()[0][:7], "no busy")
 
     def test_not_allowed(self) -> None:
         """He is told so, and nothing that he says is heard."""
