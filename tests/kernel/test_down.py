@@ -1,29 +1,39 @@
-"""What a bridge that does not let the client in gets to see of it, on the wire."""
+"""What a client sends to a bridge that does not let it in, and to what answers in its stead."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
+from tests.support.bridge import GREETING, HiddenService, connected
 from tests.support.capture import Capture
 from tests.support.knocks import as_it_is
-from tests.support.netns import Host, Lab
+from tests.support.netns import Host, Lab, end
+from tests.torknock.channel import peer
 from torknock.dial import rounds
 from torknock.dial.budget import PORTS, SYNS
 from torknock.dial.interfaces import IDialer
 from torknock.dial.knocking import BridgeSilent, Knocker
-from torknock.dial.memory import Memory
+from torknock.dial.memory import Memory, line_id
 from torknock.dial.repair import RepairDialer
-from torknock.isn.token import EPOCH
+from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.line import Line
+from torknock.transport.bridges import Bridges
 
 reactor: Any = _reactor
 
@@ -79,3 +89,85 @@ class DownTests(TestCase):
                 self.assertIn(len(syns), range(PORTS + 1, SYNS + 1))
             else:
                 self.assertEqual(len(syns), PORTS)
+
+
+class Hears(Protocol):
+    """Keeps what comes first."""
+
+    def __init__(self) -> None:
+        self.heard: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.heard.called:
+            self.heard.callback(data)
+
+
+class DecoyTests(TestCase):
+    """A bridge behind nginx, and a line of which another device has used a token."""
+
+    skip = needs_root or (None if shutil.which("nginx") else "nginx is missing")
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.lab = Lab(offloads=False)
+        self.addCleanup(self.lab.close)
+        self.bridge, self.client = self.lab.host("bridge"), self.lab.host("client")
+        self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.directory.chmod(0o755)
+        (self.directory / "state").mkdir()
+        key = ec.generate_private_key(ec.SECP256R1())
+        shown = peer.certificate(self.bridge.address, key=key)
+        (self.directory / "key.pem").write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + shown.public_bytes(Encoding.PEM)
+        )
+
+    def nginx(self, listen: str) -> None:
+        """A web server on the bridge's port."""
+        (self.directory / "nginx.conf").write_text(
+            f"daemon off; pid {self.directory}/pid; error_log {self.directory}/error.log;\n"
+            f"events {{}} http {{ access_log off; server {{ {listen} return 200 page; }} }}\n"
+        )
+        running = self.bridge.popen(["nginx", "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")])
+        self.addCleanup(end, [running])
+
+    async def connected_past(self, listen: str) -> None:
+        """The client is let in by its second token, and the decoy has got a ClientHello."""
+        self.nginx(listen)
+        service = HiddenService(self.bridge, options={"posture": "decoy"})
+        self.addCleanup(service.close)
+        now = time.time()
+        with service.keyring() as keyring:
+            line = keyring.add("alice", expires=None, now=now).line
+            keyring.make_known_at("alice", self.bridge.address)
+        memory = Memory(self.directory / "state")
+        self.addCleanup(memory.close)
+        opening = tokens(line.secret, line.bridge_name, epoch_at(now), line.n)
+        first = opening[memory.start(line_id(line)) % line.n]
+        while str(first) not in self.bridge.run(["nft", "list", "set", "inet", "torknock-443", "tokens"]).stdout:
+            await deferLater(reactor, 0.1)
+        connected(self.client, self.bridge.address, 443, first).close()
+        chance = random.SystemRandom()
+        bridges = Bridges(Inside(self.client), reactor, lambda: now, chance, memory)
+        with Capture(self.client) as capture:
+            made = await bridges.endpoint(line, self.bridge.address, 443).connect(Factory.forProtocol(Hears))
+            assert isinstance(made, Hears)
+            self.assertEqual(await made.heard, GREETING)
+            assert made.transport is not None
+            made.transport.loseConnection()
+            sent = [packet for packet in capture.tcp(443) if packet.source == self.client.address]
+        syns = [packet for packet in sent if packet.opens]
+        self.assertEqual([syn.seq for syn in syns][:1], [first])
+        self.assertEqual(len(syns), 2)
+        said = b"".join(packet.payload for packet in sent if packet.source_port == syns[0].source_port)
+        self.assertEqual((said[0], said[5], len(said)), (22, 1, 5 + int.from_bytes(said[3:5])))
+
+    async def test_tls(self) -> None:
+        """It has another key."""
+        await self.connected_past(
+            f"listen 443 ssl; ssl_certificate {self.directory}/key.pem; ssl_certificate_key {self.directory}/key.pem;"
+        )
+
+    async def test_plain(self) -> None:
+        """It speaks HTTP."""
+        await self.connected_past("listen 443;")
