@@ -273,7 +273,7 @@ def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:
 
 
 _DIRECT = (
-    "Without the bridge tor connects to the Tor network directly: anybody who watches this network sees that Tor is "
+    "Without the bridge tor connects to the Tor network directly: an observer of this network sees that Tor is "
     "used here."
 )
 _STOPPED = f"{_DIRECT}\nSo tor is stopped, and stays so. To let it connect directly: torknock setup --undo --direct"
