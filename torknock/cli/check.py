@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 import tempfile
 import time
 from functools import partial
@@ -16,9 +15,9 @@ import click
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from torknock.cli.options import address, helper_option, say
+from torknock.cli.options import address, helper_option, read_bridge_line, say
 from torknock.helper import DIAL_SOCKET
-from torknock.line import BridgeLine, parse_bridge_line
+from torknock.line import BridgeLine
 from torknock.operate.finding import State, exit_status
 from torknock.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 
@@ -64,15 +63,9 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
     would not send more SYNs. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
     something could not be found out.
     """
-    text = " ".join(bridge_line)
-    parsed = parse_bridge_line(_stdin() if text == "-" else text)
-    answers = _answers(parsed, helper, as_stranger)
+    answers = _answers(read_bridge_line(bridge_line), helper, as_stranger)
     say(_as_json(answers) if as_json else _as_text(answers))
     raise click.exceptions.Exit(exit_status(answer.state for answer in answers))
-
-
-def _stdin() -> str:
-    return sys.stdin.buffer.read(4096).decode("utf-8", "replace")
 
 
 def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Answer]:

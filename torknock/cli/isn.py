@@ -16,14 +16,12 @@ from torknock.isn.knock import integrity_code
 from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import NEIGHBOURS, epoch_at, tokens
 from torknock.keyring import Keyring
-from torknock.line import Line, parse_bridge_line
+from torknock.line import Line
+from torknock.operate.pasted import LONGEST, read
 
 _LAST_EPOCH = 2**64 - 1
 _PAYLOAD_AT_MOST = 65_535
 """Octets that an integrity code covers."""
-
-_LONGEST = 4096
-"""Octets of a bridge line's file, more than tor would take."""
 
 
 class NobodysISN(TorknockError):
@@ -159,7 +157,7 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
 
 
 def _read(file: BinaryIO) -> Line:
-    return _of_tokens(parse_bridge_line(file.read(_LONGEST).decode("utf-8", "replace")).line)
+    return _of_tokens(read(file.read(LONGEST + 1).decode("utf-8", "replace")).bridge_line.line)
 
 
 def _of_tokens(line: Line) -> Line:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import BinaryIO
@@ -12,8 +13,9 @@ from typing import BinaryIO
 import click
 
 from torknock.errors import TorknockError
-from torknock.line import LineError, parse_address, parse_fingerprint
+from torknock.line import BridgeLine, LineError, parse_address, parse_fingerprint
 from torknock.operate.addresses import refusal
+from torknock.operate.pasted import LONGEST, read
 from torknock.tor import CONTROL
 
 KEYRING = Path("/var/lib/tor/pt_state/torknock")
@@ -100,6 +102,22 @@ def guests_options(command: Callable[..., None]) -> Callable[..., None]:
     user, group = "A user who may ask; may be repeated.", "A group whose members may; may be repeated."
     command = click.option("--group", "groups", multiple=True, metavar="NAME", help=group)(command)
     return click.option("--user", "users", multiple=True, metavar="NAME", help=user)(command)
+
+
+def read_bridge_line(words: Sequence[str]) -> BridgeLine:
+    """The bridge line that the arguments *words* are, or stdin if they are `-`; repairs are told on stderr.
+
+    Raises `LineError`.
+    """
+    text = " ".join(words)
+    if text == "-":
+        if sys.stdin.isatty():
+            click.echo("paste the bridge line, then press Enter and Ctrl-D", err=True)
+        text = sys.stdin.buffer.read(LONGEST + 1).decode("utf-8", "replace")
+    pasted = read(text)
+    if pasted.repairs:
+        click.echo(f"torknock: {pasted.told}", err=True)
+    return pasted.bridge_line
 
 
 def read_secret(file: BinaryIO) -> bytes:

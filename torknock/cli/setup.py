@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torknock.cli.options import KEYRING, control_option, control_password, password_option, reachable, say
+from torknock.cli.options import (
+    KEYRING,
+    control_option,
+    control_password,
+    password_option,
+    reachable,
+    read_bridge_line,
+    say,
+)
 from torknock.operate.addresses import is_broadcast, warning
 
 if TYPE_CHECKING:
@@ -147,7 +155,6 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
         return
     if not bridge_line:
         raise click.UsageError("give the bridge line, or - to have it read from stdin")
-    from torknock.line import parse_bridge_line
     from torknock.operate import plan as planning
     from torknock.operate import resting
     from torknock.operate import setup as operate
@@ -155,20 +162,19 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
     from torknock.operate.record import Record
     from torknock.tor.control import tor_at
 
-    text = " ".join(bridge_line)
-    parsed = parse_bridge_line(sys.stdin.readline() if text == "-" else text)
+    parsed, stdin = read_bridge_line(bridge_line), bridge_line == ("-",)
     record, password = Record(operate.RECORD), control_password(asks)
     with record.alone():
         if resting.is_at_rest(control):
             host = planning.Host.of(None, _program())
             options = planning.client_options(resting.resting_facts(), parsed, planning.known_options(), host)
-            _configure(planning.plan("client", options, host, _group(host.tor_user)), record, yes or text == "-")
+            _configure(planning.plan("client", options, host, _group(host.tor_user)), record, yes or stdin)
             resting.start()
         with tor_at(control, password) as tor:
             host = planning.Host.of(tor, _program())
             options = planning.client_options(tor.facts(), parsed, planning.known_options(), host)
             changes = planning.plan("client", options, host, _group(host.tor_user))
-            _agreed(changes, yes or text == "-")
+            _agreed(changes, yes or stdin)
             use_bridge(changes, tor, record, parsed)
     say("tor uses the bridge")
 

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from torknock.line import LineError, parse_bridge_line
 from torknock.operate.doctor.processes import Listening, Process
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.pasted import read
 from torknock.tor.inspect import TorFacts
 
 _OLDEST = (0, 4, 5)
@@ -73,7 +74,7 @@ def client_options(facts: TorFacts) -> list[Finding]:
         try:
             parse_bridge_line(line)
         except LineError as error:
-            faults.append(str(error))
+            faults.append(_fault(line) or str(error))
     if not lines:
         remedy = "torrc: the bridge line that you were given"
         findings.append(not_ok("bridge lines", "torrc has none of torknock", remedy))
@@ -83,6 +84,15 @@ def client_options(facts: TorFacts) -> list[Finding]:
     else:
         findings.append(ok("bridge lines", f"{len(lines)} can be read; torknock check - says whether one opens"))
     return findings
+
+
+def _fault(line: str) -> str:
+    """What tor would have to repair in *line*, or what cannot be repaired; empty if nothing is known."""
+    try:
+        repairs = read(line).repairs
+    except LineError as error:
+        return str(error)
+    return f"it has {', '.join(repairs)}" if repairs else ""
 
 
 def uses_knocks(facts: TorFacts) -> bool:
