@@ -208,7 +208,7 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
         sentence = "what is behind it hangs up: tor may be down, or the line revoked a moment ago"
         return [opened, Answer("tor", State.NOT_OK, sentence, _ms(reactor, start))]
     finally:
-        await _end(reactor, connected.transport, over)
+        await _end(reactor, connected, over)
     return [opened, whose(relay, bridge_line, _ms(reactor, start))]
 
 
@@ -223,16 +223,16 @@ async def _connected(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamCli
     return await endpoint.connect(factory)
 
 
-async def _end(reactor: Any, transport: Any, over: Deferred[None]) -> None:
+async def _end(reactor: Any, connected: Any, over: Deferred[None]) -> None:
     """End the connection as a client does whose tor has closed it: this direction first, then the bridge's."""
     await deferLater(reactor, 0)  # not while tor's answer is still being read
     if over.called:
         return
-    transport.loseWriteConnection()
+    connected.end()
     try:
         await over.addTimeout(END_PATIENCE, reactor)
     except TimeoutError:
-        transport.abortConnection()
+        connected.transport.abortConnection()
 
 
 def _not_opened(error: Exception, ms: int) -> Answer:

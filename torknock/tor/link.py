@@ -189,6 +189,19 @@ class _Link(BufferingTLSTransport):
     """
 
     transport: Any
+    _ending = False
+
+    def end(self) -> None:
+        """Say no more, as a client whose tor has closed the connection, and wait for the peer's end; drop what comes.
+
+        TLS would close a TCP connection that is half-closed at once, in the middle of what it is doing.
+        """
+        self._ending = True
+        self.transport.loseWriteConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._ending:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted does not type it
 
     def readConnectionLost(self) -> None:
         self.transport.loseConnection()
