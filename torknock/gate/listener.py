@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Server
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from torknock.gate.ask import SYN
 from torknock.gate.ruleset import Door, Posture
@@ -25,8 +26,8 @@ _SAVED_AT_MOST = 512
 
 _BACKLOG = 1024
 
-Welcome = Callable[[SYN, IAddress], IProtocol | None]
-"""The protocol for a connection, given its SYN and the client's address; None drops it."""
+Welcome = Callable[[SYN, IAddress], Deferred[IProtocol | None]]
+"""The protocol for a connection, given its SYN and the client's address; None drops it. Nothing is read until then."""
 
 
 class Listener:
@@ -110,23 +111,38 @@ class _Doorstep(Factory):
 
 
 class _Newcomer(Protocol):
-    """A connection that nobody has asked yet: it becomes somebody's at once, or is dropped."""
+    """A connection that nobody has asked yet: it becomes somebody's, or is dropped."""
 
     def __init__(self, doorstep: _Doorstep, address: IAddress) -> None:
         self._doorstep = doorstep
         self._address = address
+        self._lost = False
 
     def connectionMade(self) -> None:
         transport = cast("Server", self.transport)
         syn = self._doorstep.syns.syn(transport.getHandle())
-        if syn is not None:
-            self._doorstep.listener.heard(syn)
-        upper = None if syn is None else self._doorstep.welcome(syn, self._address)
-        if upper is None:
+        if syn is None:
             transport.abortConnection()
-        else:
-            transport.protocol = upper
-            upper.makeConnection(transport)
+            return
+        transport.pauseProducing()
+        self._doorstep.listener.heard(syn)
+        self._doorstep.welcome(syn, self._address).addCallbacks(self._welcomed, self._failed)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+
+    def _welcomed(self, upper: IProtocol | None) -> None:
+        transport = cast("Server", self.transport)
+        if upper is None or self._lost:
+            transport.abortConnection()
+            return
+        transport.resumeProducing()
+        transport.protocol = upper
+        upper.makeConnection(transport)
+
+    def _failed(self, failure: Failure) -> None:
+        _log.failure("a connection is dropped, because its welcome broke", failure=failure)
+        cast("Server", self.transport).abortConnection()
 
 
 class SavedSYNs:

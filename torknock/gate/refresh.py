@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -16,9 +16,10 @@ from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.gate.ask import SYN, Ask
+from torknock.gate.calendar import ClockBehind
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.judge import Judge, tag
-from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
+from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, expand_tokens, extract, seconds_valid
 from torknock.keyring import Issued, Keyring
@@ -32,6 +33,9 @@ _TICK = 0.5
 _JUMP = 5.0
 """A wall clock that runs away from the steady one by more than this was set."""
 
+_KNOCKS_RESERVED = 1_024
+"""Knocks that the disk has room for before a line of scheme `knock` is judged by."""
+
 _LINES_A_TURN = 125
 """So many lines' tokens are derived before the reactor gets its turn."""
 
@@ -40,9 +44,10 @@ class Refresh:
     """Admits what is valid now and withdraws what is not, from `start` to `stop`.
 
     *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
-    start what was used. *clock* times the waits and *now* tells the date: a clock that is set makes the gate be filled
-    anew. *changed* is called when somebody has changed the keyring's lines. *no_knocks* says why lines of scheme
-    `knock` are ignored, and is empty if they are served.
+    *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
+    start what was used; *in_thread* runs what waits for the disk. *clock* times the waits and *now* tells the date, a
+    `Calendar`'s: when it jumps, the gate is filled anew. *changed* is called when somebody has changed the keyring's
+    lines. *no_knocks* says why lines of scheme `knock` are ignored, and is empty if they are served.
     """
 
     def __init__(
@@ -55,9 +60,11 @@ class Refresh:
         now: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
         no_knocks: str = "",
+        in_thread: Callable[..., Deferred[None]] = execute,
     ) -> None:
         self._keyring = keyring
         self._spent = spent
+        self._syncs = GroupSync(spent, in_thread)
         self._knocks = knocks
         self._gate = gate(self.judge)
         self._clock = clock
@@ -74,6 +81,7 @@ class Refresh:
         self._epoch = 0
         self._ahead = 0.0
         self._trouble = ""
+        self._behind = ""
         self._running: Deferred[None] | None = None
 
     async def start(self) -> None:
@@ -94,7 +102,7 @@ class Refresh:
     @property
     def trouble(self) -> str:
         """Why the port is closed to everyone; empty while it is not."""
-        return self._trouble
+        return self._trouble or self._behind
 
     @property
     def ignored(self) -> str:
@@ -121,24 +129,41 @@ class Refresh:
         return self._gate.refused()
 
     def judge(self, syns: Sequence[SYN]) -> Sequence[bool]:
-        """Which of *syns*, that have no token, open a connection."""
+        """Which of *syns*, that have no token, open a connection. Those that do are on the disk already."""
         try:
-            return self._judge.judge(syns, self._clock.seconds())
+            answers = self._judge.judge(syns, self._clock.seconds())
+            if any(answers):
+                self._knocks.sync(self._knocks.handle())
+            return answers
         except SpentUnusable as error:
             self._unusable = error
             return [False] * len(syns)
 
-    def whose(self, syn: SYN) -> tuple[Issued, ...]:
-        """The live lines that *syn* has opened a connection for, this once; empty if there is none."""
-        names = self._judge.whose(syn, self._clock.seconds())
-        return self.spend(syn.isn) or tuple(self._live[name] for name in names if name in self._live)
+    async def whose(self, syn: SYN) -> tuple[Issued, ...]:
+        """The live lines that *syn* has opened a connection for, this once; empty if there is none.
+
+        What it spends is on the disk by then.
+        """
+        knocked = self._judge.whose(syn, self._clock.seconds())
+        lines = tuple(self._live[name] for name in knocked if name in self._live) or self.spend(syn.isn)
+        if lines:
+            try:
+                await self._syncs.synced()
+            except SpentUnusable as error:
+                self._unusable = error
+                return ()
+        return tuple(issued for issued in lines if issued.name in self._live)
 
     def spend(self, isn: int) -> tuple[Issued, ...]:
-        """The live lines that *isn* opens a connection for, this once; empty if there is none."""
+        """The live lines that *isn* opens a connection for, this once; empty if there is none, or it cannot be kept.
+
+        An ISN that no line derives now, since the gate is being filled or a line was revoked, is spent all the same.
+        """
         epochs, names = self._book.spend(isn)
         valid = [epoch for epoch in epochs if abs(epoch - epoch_at(self._now())) <= NEIGHBOURS]
         try:
-            for epoch in epochs:
+            for epoch in epochs or self._epochs:
+                self._book.remember_spent([(epoch, isn)])
                 self._spent.add(epoch, isn)
         except SpentUnusable as error:
             self._unusable = error
@@ -170,11 +195,10 @@ class Refresh:
             await self._fill()
             return
         if epoch == self._epoch + 1:
-            self._epoch = epoch
-            self._book.forget(epoch - NEIGHBOURS)
-            self._spent.read(self._epochs)
-            await self._derive(self._live, [epoch + NEIGHBOURS])
-            await self._admit([epoch + NEIGHBOURS])
+            self._enter(epoch)
+            come = [each for each in self._epochs if each == epoch + NEIGHBOURS]
+            await self._derive(self._live, come)
+            await self._admit(come)
         await self._follow(now)
 
     async def _follow(self, now: float) -> None:
@@ -212,18 +236,17 @@ class Refresh:
         """Open the gate anew, with exactly what is valid now."""
         now = self._now()
         self._ahead = now - self._clock.seconds()
-        self._epoch = epoch_at(now)
+        self._book.clear()
+        self._enter(epoch_at(now))
         epochs = self._epochs
         self._changes = self._keyring.changes()
         self._live = {issued.name: issued for issued in self._served(now)}
         self._changed()
         self._prks.clear()
-        self._book.clear()
-        self._book.forget(epochs[0])
-        self._book.remember_spent(self._spent.read(epochs))
         knocking = _knocking(self._live)
         ever = {tag(issued.line) for issued in self._keyring.lines() if issued.line.scheme == "knock"}
         self._judge.lines(knocking, self._knocks.read(ever))
+        self._knocks.reserve(_KNOCKS_RESERVED if knocking else 0)
         await self._gate.open(bool(knocking))
         await self._derive(self._live, epochs)
         await self._admit(epochs)
@@ -238,10 +261,23 @@ class Refresh:
             _log.warn("{told}", told=self.ignored)
         return [issued for issued in live if issued.line.scheme != "knock"]
 
+    def _enter(self, epoch: int) -> None:
+        """Let *epoch* be the present one, for ever, and forget what cannot come back."""
+        self._epoch = epoch
+        spent = self._spent.enter(epoch, self._book.spent)
+        self._book.forget(self._spent.floor)
+        self._book.remember_spent(spent)
+        behind = "" if self._epochs else str(ClockBehind(self._spent.highest, self._spent.path))
+        if behind and behind != self._behind:
+            _log.error("port closed: {reason}", reason=behind)
+        elif self._behind and not behind:
+            _log.warn("port open again: the clock is no longer behind")
+        self._behind = behind
+
     @property
     def _epochs(self) -> range:
-        """The epochs whose tokens are valid now."""
-        return range(self._epoch - NEIGHBOURS, self._epoch + NEIGHBOURS + 1)
+        """The epochs whose tokens are valid now: the present one and its neighbours, but none that was left behind."""
+        return range(max(self._epoch - NEIGHBOURS, self._spent.floor), self._epoch + NEIGHBOURS + 1)
 
     async def _derive(self, names: Collection[str], epochs: Iterable[int]) -> None:
         waiting = list(names)
@@ -266,6 +302,7 @@ class Refresh:
     async def _admit_tokens(self, epoch: int, tokens: Collection[int]) -> None:
         left = math.floor(seconds_valid(epoch, self._now()))
         if tokens and left > 0:
+            self._spent.reserve(sum(len(self._book.unspent(each)) for each in self._book.epochs))
             await self._gate.admit(tokens, left)
 
     async def _close_for(self, error: TorknockError) -> None:

@@ -54,6 +54,11 @@ class TokenBook:
         for epoch, isn in tokens:
             self._spent.setdefault(epoch, set()).add(isn)
 
+    @property
+    def spent(self) -> set[tuple[int, int]]:
+        """What opened a connection, as (epoch, ISN)."""
+        return {(epoch, isn) for epoch, isns in self._spent.items() for isn in isns}
+
     def unspent(self, epoch: int) -> Collection[int]:
         """The ISNs that still open a connection in *epoch*."""
         return self._holders.get(epoch, {}).keys()

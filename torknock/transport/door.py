@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -21,6 +24,7 @@ from torknock.channel.raw import Raw
 from torknock.channel.tls import Refusal, ServerTLS
 from torknock.errors import TorknockError
 from torknock.gate.ask import SYN
+from torknock.gate.calendar import HELD, Calendar
 from torknock.gate.interfaces import DoorTaken
 from torknock.gate.listener import Listener
 from torknock.gate.refresh import Refresh
@@ -90,9 +94,10 @@ class GuardedDoor:
             SpentKnocks(wanted.directory / f"{name}.knocks"),
             entrance.make_gate,
             self._reactor,
-            self._now,
+            Calendar(self._now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped).now,
             self._cut,
             entrance.no_knocks,
+            partial(deferToThreadPool, self._reactor, self._reactor.getThreadPool()),
         )
         self._monitor = Monitor(
             self._reactor,
@@ -156,8 +161,11 @@ class GuardedDoor:
         kind = IPv4Address if ipaddress.ip_address(self._wanted.host).version == 4 else IPv6Address
         return kind("TCP", self._wanted.host, self._wanted.port)
 
-    def _welcome(self, syn: SYN, address: IAddress) -> IProtocol | None:
-        issued = () if self._refresh is None else self._refresh.whose(syn)
+    def _welcome(self, syn: SYN, address: IAddress) -> Deferred[IProtocol | None]:
+        return Deferred.fromCoroutine(self._welcomed(syn, address))
+
+    async def _welcomed(self, syn: SYN, address: IAddress) -> IProtocol | None:
+        issued = () if self._refresh is None else await self._refresh.whose(syn)
         if not issued:
             return None
         self._monitor.let_in()
@@ -196,3 +204,10 @@ class GuardedDoor:
                 self._keyring.count(used, self._now())
         except TorknockError as error:
             _log.error("who used which line is not written down: {reason}", reason=str(error))
+
+
+def _stepped(by: float) -> None:
+    _log.warn(
+        "the clock was stepped by {seconds} s; tokens go by the time before that, unless it lasts {held} s",
+        seconds=round(by), held=round(HELD),
+    )  # fmt: skip

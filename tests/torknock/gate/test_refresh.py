@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from torknock.gate.ask import SYN
+from torknock.gate.calendar import Calendar
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.refresh import Refresh
-from torknock.gate.spent import SpentKnocks, SpentTokens
+from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.isn.knock import isn
 from torknock.isn.token import EPOCH, tokens
 from torknock.keyring import Issued, Keyring
@@ -85,12 +87,22 @@ class RefreshTests(SynchronousTestCase):
         self.gate = Remembered(self.clock)
         self.refresh = self.another()
 
-    def another(self, no_knocks: str = "") -> Refresh:
+    def another(self, no_knocks: str = "", in_thread: Callable[..., Deferred[None]] = execute) -> Refresh:
         spent, knocks = SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks")
         gate = self.gate
-        return Refresh(self.keyring, spent, knocks, lambda _ask: gate, self.clock, self.now, no_knocks=no_knocks)
+        return Refresh(
+            self.keyring,
+            spent,
+            knocks,
+            lambda _ask: gate,
+            self.clock,
+            Calendar(self.now, self.clock.seconds).now,
+            no_knocks=no_knocks,
+            in_thread=in_thread,
+        )
 
     def now(self) -> float:
+        """What the wall clock says."""
         return NOW + self.set_by + self.clock.seconds()
 
     def started(self) -> None:
@@ -197,14 +209,148 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
 
     def test_a_clock_that_is_set_fills_the_gate_anew(self) -> None:
-        """A day forward, then back: what opens is always what is valid at the date that is told."""
+        """A day forward: what opens is what is valid at the date that is told, once it has been told for a minute."""
         self.started()
         self.set_by = 86_400.0
-        self.pass_time(2)
-        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E + 287, E + 288, E + 289))
-        self.set_by = 0.0
-        self.pass_time(2)
+        self.pass_time(59)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+        self.pass_time(3)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E + 287, E + 288, E + 289))
+
+    def spent(self) -> int:
+        """A token that has opened its connection."""
+        token = max(self.tokens_of(self.alice, E))
+        self.assertEqual([issued.name for issued in self.refresh.spend(token)], ["alice"])
+        return token
+
+    def test_a_clock_that_is_stepped_for_a_moment_revives_nothing(self) -> None:
+        """The bridge goes on with the date that it knew; it opens as before, less what was spent."""
+        self.started()
+        token = self.spent()
+        for ahead in (1200.0, 3600.0, -3600.0, 365 * 86_400.0):
+            self.set_by = ahead
+            self.pass_time(3)
+            self.assertEqual(self.gate.opens | {token}, self.tokens_of(self.alice, E - 1, E, E + 1), ahead)
+            self.set_by = 0.0
+            self.pass_time(3)
+            self.assertEqual(self.refresh.spend(token), (), ahead)
+            self.restart()
+            self.assertNotIn(token, self.gate.opens, ahead)
+
+    def test_a_clock_that_was_ahead_for_long_opens_nothing_when_it_is_right_again(self) -> None:
+        """What was spent before may be forgotten: until the time that it told has come, the port is closed, and why."""
+        self.started()
+        token = self.spent()
+        self.set_by = 3600.0
+        self.pass_time(62)
+        self.set_by = 0.0
+        with capturedLogs() as logs:
+            self.pass_time(62)
+        self.assertEqual(self.gate.opens, set())
+        self.assertTrue(self.gate.standing)
+        self.assertIn("no token opens before 2023-11-14 23:05 UTC", self.refresh.trouble)
+        told = [log for log in logs if log["log_level"] == LogLevel.error]
+        self.assertEqual([log["reason"] for log in told], [self.refresh.trouble])
+        self.restart()
+        self.assertEqual(self.gate.opens, set())
+        self.assertEqual(self.refresh.spend(token), ())
+        self.assertIn("2023-11-14 23:05 UTC", self.refresh.trouble)
+        self.pass_time(9 * EPOCH)
+        self.assertTrue(self.refresh.trouble)
+        self.pass_time(2 * EPOCH)
+        self.assertEqual(self.refresh.trouble, "")
+        self.assertTrue(self.gate.opens)
+
+    def test_a_clock_that_is_behind_at_the_start_opens_nothing(self) -> None:
+        """An hour behind, started, right again: what was spent stays spent, and the rest opens after a minute."""
+        self.started()
+        token = self.spent()
+        self.set_by = -3600.0
+        self.restart()
+        self.assertEqual(self.gate.opens, set())
+        self.set_by = 0.0
+        self.pass_time(62)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {token})
+
+    def test_a_clock_that_begins_with_1970_is_followed_when_it_is_set(self) -> None:
+        """As that of a host without a battery."""
+        self.set_by = -NOW
+        self.started()
+        self.set_by = 0.0
+        self.pass_time(62)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+
+    def test_a_clock_that_is_slewed_is_followed(self) -> None:
+        """As NTP does it, here by 10 minutes."""
+        self.started()
+        for _ in range(600):
+            self.set_by += 1.0
+            self.pass_time(1)
+        self.pass_time(1)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E + 3, E + 4, E + 5))
+
+    def test_a_token_of_nobody_is_spent(self) -> None:
+        """One that was let in while the gate was filled or its line revoked does not open when all is well again."""
+        self.started()
+        token = max(self.tokens_of(self.alice, E))
+        self.refresh._deny()
+        self.assertEqual(self.refresh.spend(token), ())
+        self.gate.tampered = True
+        self.pass_time(2)
+        self.assertNotIn(token, self.gate.opens)
+        self.restart()
+        self.assertNotIn(token, self.gate.opens)
+
+    def test_a_file_that_is_removed_closes_the_gate_and_loses_nothing(self) -> None:
+        """A record that goes to a file without a name is none; what was spent is written to the next one."""
+        self.started()
+        before = self.spent()
+        (self.directory / "spent").unlink()
+        token = min(self.tokens_of(self.alice, E))
+        with capturedLogs() as logs:
+            self.assertEqual(self.refresh.spend(token), ())
+            self.pass_time(0.6)
+            self.assertFalse(self.gate.standing)
+            self.pass_time(1)
+        self.assertEqual([log["log_level"] for log in logs], [LogLevel.error])
+        self.restart()
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {before, token})
+
+    def test_a_connection_is_answered_for_once_its_record_is_on_the_disk(self) -> None:
+        """Many wait for one sync; if it fails, they are dropped and the gate is closed."""
+        syncs: list[tuple[Deferred[None], int]] = []
+
+        def later(_sync: object, handle: int) -> Deferred[None]:
+            self.addCleanup(os.close, handle)
+            syncs.append((Deferred(), handle))
+            return syncs[-1][0]
+
+        self.refresh = self.another(in_thread=later)
+        self.started()
+        first, second, third, fourth = sorted(self.tokens_of(self.alice, E))[:4]
+        asked = [self.asked(token) for token in (first, second, third)]
+        for waiting in asked:
+            self.assertNoResult(waiting)
+        syncs.pop()[0].callback(None)
+        self.assertEqual([issued.name for issued in self.successResultOf(asked[0])], ["alice"])
+        self.assertNoResult(asked[1])
+        syncs.pop()[0].callback(None)
+        self.assertEqual([len(self.successResultOf(waiting)) for waiting in asked[1:]], [1, 1])
+        refused = self.asked(fourth)
+        syncs.pop()[0].errback(SpentUnusable(self.directory / "spent", "Input/output error"))
+        self.assertEqual(self.successResultOf(refused), ())
+        self.pass_time(0.6)
+        self.assertFalse(self.gate.standing)
+
+    def asked(self, token: int) -> Deferred[tuple[Issued, ...]]:
+        """The answer for a connection that *token* has opened."""
+        syn = SYN("192.0.2.1", 40000, bytes([192, 0, 2, 7]), 443, token, 7)
+        return Deferred.fromCoroutine(self.refresh.whose(syn))
+
+    def restart(self) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
+        self.refresh = self.another()
+        self.started()
 
     def test_a_gate_that_cannot_be_changed_is_taken_away_and_made_anew(self) -> None:
         """A line that could not be withdrawn does not stay open; the trouble is said once."""
@@ -229,6 +375,9 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(self.gate.opens, set())
         self.assertFalse(self.gate.standing)
 
+    def whose(self, syn: SYN) -> tuple[Issued, ...]:
+        return self.successResultOf(Deferred.fromCoroutine(self.refresh.whose(syn)))
+
     def knocking(self, name: str) -> SYN:
         """A knock of a new line."""
         with Keyring.open(self.directory, create=False) as elsewhere:
@@ -246,8 +395,8 @@ class RefreshTests(SynchronousTestCase):
         self.assertTrue(self.gate.judging)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
         self.assertEqual(self.refresh.judge([syn]), [True])
-        self.assertEqual([issued.name for issued in self.refresh.whose(syn)], ["carol"])
-        self.assertEqual(self.refresh.whose(syn), ())
+        self.assertEqual([issued.name for issued in self.whose(syn)], ["carol"])
+        self.assertEqual(self.whose(syn), ())
 
     def test_where_knocks_are_not_served_nothing_is_judged(self) -> None:
         """The gate never asks, tokens go on to open, and which lines open nothing is told for as long as they live."""
@@ -259,7 +408,7 @@ class RefreshTests(SynchronousTestCase):
             self.pass_time(2)
             self.assertFalse(self.gate.judging)
             self.assertEqual(self.refresh.judge([before, later]), [False, False])
-            self.assertEqual((self.refresh.whose(before), list(self.refresh.live)), ((), ["alice"]))
+            self.assertEqual((self.whose(before), list(self.refresh.live)), ((), ["alice"]))
             self.assertEqual(self.refresh.tokens, len(self.gate.opens))
             self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
             self.assertEqual(self.refresh.ignored, "2 lines of scheme knock open nothing: the posture is closed")
@@ -287,7 +436,7 @@ class RefreshTests(SynchronousTestCase):
             self.keyring.revoke(name, self.now())
             self.pass_time(2)
             self.assertEqual(self.gate.judging, stays)
-            self.assertEqual(self.refresh.whose(syns[0]), ())
+            self.assertEqual(self.whose(syns[0]), ())
         self.assertEqual(self.refresh.judge(syns), [False, False])
 
     def test_a_process_that_starts_anew_refuses_the_knocks_it_let_in(self) -> None:

@@ -22,6 +22,7 @@ from torknock.operate.doctor.redact import redact
 from torknock.operate.finding import State
 from torknock.operate.firewall import iptables, nftables
 from torknock.operate.firewall.fate import SYN, Fate, Judgement, judge
+from torknock.status import Trouble, Warned
 from torknock.tor.inspect import TorFacts
 
 ADDRESSES = st.ip_addresses().map(str)
@@ -183,6 +184,18 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )  # fmt: skip
+
+
+class OpensTests(SynchronousTestCase):
+    """What the running bridge says."""
+
+    def test_a_port_that_is_closed_to_lines(self) -> None:
+        """Why, and what to do; other warnings are for `torknock status`."""
+        guessing = Warned(Trouble.GUESSING, "somebody guesses")
+        self.assertEqual(port.opens([guessing]).state, State.OK)
+        found = port.opens([guessing, Warned(Trouble.CLOSED, "the port is closed: the clock is behind; set it")])
+        self.assertEqual((found.state, found.why), (State.NOT_OK, "the port is closed: the clock is behind"))
+        self.assertEqual(found.remedy, "set it")
 
 
 class RulesTests(SynchronousTestCase):

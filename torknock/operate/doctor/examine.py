@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from torknock.operate.doctor.processes import (
 )
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.look import Firewall, look, routed
+from torknock.operate.status import BridgeUnheard, ask
+from torknock.status import StatusError
 from torknock.tor import CONTROL
 from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor
 
@@ -135,6 +138,8 @@ async def _bridge(
             findings.append(tor.running("server", transport))
         findings += [tor.registered(facts), tor.bootstrapped(facts)]
         findings.append(await log.log(reactor, facts.options.get("Log", ())))
+    with contextlib.suppress(BridgeUnheard, StatusError):  # whether it runs is another condition
+        findings.append(port.opens((await ask(reactor, directory)).warnings))
     findings += await _door(reactor, facts, posture, transport, filtering)
     return findings
 

@@ -9,6 +9,7 @@ from torknock.operate.doctor.processes import Listening
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.operate.firewall.look import Firewall
+from torknock.status import Trouble, Warned
 
 UNSEEN = "a provider's firewall cannot be seen from here; torknock check --as-stranger from outside can"
 
@@ -41,6 +42,15 @@ def gate(table: str, firewall: Firewall | None, filtering: bool) -> Finding:
         return ok("gate", f"the table {table} of nftables is loaded")
     remedy = "look at tor's log; a program that flushes nftables must not run again and again"
     return not_ok("gate", f"there is no table {table} in nftables: the port is closed to everyone", remedy)
+
+
+def opens(warnings: Iterable[Warned]) -> Finding:
+    """Whether the running bridge says that lines open its port; *warnings* are those of its status."""
+    closed = next((warned.text for warned in warnings if warned.trouble is Trouble.CLOSED), None)
+    if closed is None:
+        return ok("bridge", "it says that lines open its port")
+    why, _, remedy = closed.partition("; ")
+    return not_ok("bridge", why, remedy or "look at tor's log")
 
 
 def let_in(port: int, judged: Sequence[tuple[int, Judgement]]) -> Finding:
