@@ -18,7 +18,7 @@ from torknock.lock import alone_in
 
 FILE = "keyring.sqlite"
 
-_VERSION = 2
+_VERSION = 3
 _PATIENCE = 10.0
 """Seconds that another process may hold a file."""
 
@@ -43,6 +43,13 @@ _SCHEMA = """
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+_PRIVATE = """
+    PRAGMA secure_delete = ON;
+    PRAGMA temp_store = MEMORY;
+    PRAGMA synchronous = FULL;
+"""
+"""Set for each connection: what is erased is overwritten, and nothing is written beside the file but its journal."""
+
 _FROM_VERSION_1 = """
     ALTER TABLE line ADD COLUMN note TEXT NOT NULL DEFAULT '';
     ALTER TABLE line ADD COLUMN last_used INTEGER;
@@ -102,7 +109,7 @@ def _build(path: Path, new_key: Callable[[], bytes]) -> None:
             remnant.unlink()
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(draft, isolation_level=None)) as database:
-            database.executescript(_SCHEMA)
+            database.executescript(_PRIVATE + _SCHEMA)
             database.execute("INSERT INTO bridge VALUES (?)", (new_key(),))
             database.execute(f"PRAGMA user_version = {_VERSION}")
         draft.rename(path)
@@ -126,13 +133,13 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise PermissionError
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
-        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(_PRIVATE)
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise KeyringUnreadable(
                 path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
             )
-        if version == 1:
+        if version in (1, 2):
             _migrate(database)
         elif version != _VERSION:
             raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
@@ -143,11 +150,16 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(database: sqlite3.Connection) -> None:
-    """Bring a database of version 1 to this one's, unless another process has done so by now."""
+    """Bring a database of an earlier version to this one's, unless another process has done so by now.
+
+    Version 3 has the tables of version 2. Earlier ones left what they erased in free pages, which VACUUM removes.
+    """
+    database.execute("VACUUM")
     with writing(database):
-        if database.execute("PRAGMA user_version").fetchone()[0] == 1:
-            for statement in _FROM_VERSION_1.strip().splitlines():
-                database.execute(statement)
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        for statement in _FROM_VERSION_1.strip().splitlines() if version == 1 else ():
+            database.execute(statement)
+        if version < _VERSION:
             database.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -47,11 +47,17 @@ _KINDS = (
     str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int, str,
 )  # fmt: skip
 
+_ENDED = "WHERE secret != x'' AND (revoked IS NOT NULL OR expires <= ?)"
+"""Lines that open nothing any more and still have their secret."""
+
 _RAISE_REVISION = """
     INSERT INTO setting VALUES ('revision', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1
 """
 """Part of every transaction after which a bridge must read the lines anew."""
+
+_ERASED = bytes(32)
+"""Stands for a secret that is erased where one must have the right form."""
 
 DAY = 86_400
 _LAST_TIME = 253_402_300_799
@@ -79,6 +85,14 @@ class LineRevoked(TorknockError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the line {name} is revoked, which is for good; issue another with torknock line add")
+        self.name = name
+
+
+class LineErased(TorknockError):
+    """A line that has expired: its secret is erased."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the line {name} has expired and its secret is erased; issue another with torknock line add")
         self.name = name
 
 
@@ -116,9 +130,14 @@ class Issued:
     addresses: tuple[str, ...] = ()
     """The bridge's addresses, IP literals, that it was printed with: one of them is what its client dials."""
 
+    @property
+    def erased(self) -> bool:
+        """Whether its secret is erased, so that nobody can tell which ISNs were its; `line.secret` is then empty."""
+        return not self.line.secret
+
     def lives(self, now: float) -> bool:
         """Whether it opens the door at the time *now*."""
-        return self.revoked is None and (self.expires is None or now < self.expires)
+        return self.revoked is None and not self.erased and (self.expires is None or now < self.expires)
 
 
 class Keyring:
@@ -142,14 +161,18 @@ class Keyring:
             raise KeyringUnreadable(directory, "the bridge's key in it is damaged") from None
 
     @classmethod
-    def open(cls, directory: Path, create: bool) -> Self:
+    def open(cls, directory: Path, create: bool, now: float | None = None) -> Self:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
-        Whose it is then: see `torknock.database.opened`. Raises `KeyringMissing` and `KeyringUnreadable`.
+        The secrets of lines that have ended before *now* are erased. Whose the keyring is that is made: see
+        `torknock.database.opened`. Raises `KeyringMissing` and `KeyringUnreadable`.
         """
         database = opened(directory, create, _new_key)
         try:
-            return cls(directory, database)
+            keyring = cls(directory, database)
+            if now is not None:
+                keyring.erase(now)
+            return keyring
         except BaseException:
             database.close()
             raise
@@ -219,14 +242,24 @@ class Keyring:
 
     def live(self, now: float) -> list[Issued]:
         """The lines that are neither revoked nor expired."""
-        return self._read("WHERE revoked IS NULL AND (expires IS NULL OR expires > ?) ORDER BY created, rowid", now)
+        return self._read(
+            "WHERE revoked IS NULL AND secret != x'' AND (expires IS NULL OR expires > ?) ORDER BY created, rowid", now
+        )
 
     def revoke(self, name: str, now: float, cut: bool = False) -> None:
         """Take the line back for good, and with *cut* end its connections; what was done before stays done.
 
-        Raises `BadName` and `LineUnknown`.
+        Its secret is erased. Raises `BadName` and `LineUnknown`.
         """
-        self._change(name, "revoked = coalesce(revoked, ?), cut = max(cut, ?)", int(now), cut)
+        self._change(name, "secret = x'', revoked = coalesce(revoked, ?), cut = max(cut, ?)", int(now), cut)
+
+    def erase(self, now: float) -> int:
+        """Erase the secrets of the lines that are revoked or have expired; returns how many there were."""
+        with refusals(self._directory):
+            if self._database.execute(f"SELECT 1 FROM line {_ENDED}", (now,)).fetchone() is None:  # noqa: S608  ours
+                return 0
+            with writing(self._database):
+                return self._database.execute(f"UPDATE line SET secret = x'' {_ENDED}", (now,)).rowcount  # noqa: S608
 
     def set_note(self, name: str, note: str) -> None:
         """Write *note* about the line, instead of what was noted before. Raises `BadName`, `BadNote`, `LineUnknown`."""
@@ -236,13 +269,13 @@ class Keyring:
     def set_expiry(self, name: str, expires: int | None) -> None:
         """Let the line open until *expires*, seconds since 1970, or for ever.
 
-        Raises `BadName`, `LineUnknown` and `LineRevoked`.
+        Raises `BadName`, `LineUnknown`, `LineRevoked` and `LineErased`.
         """
         try:
-            self._change(name, "expires = ?", expires, which="AND revoked IS NULL")
+            self._change(name, "expires = ?", expires, which="AND revoked IS NULL AND secret != x''")
         except LineUnknown:
-            self.get(name)
-            raise LineRevoked(name) from None
+            ended = self.get(name)
+            raise (LineErased if ended.revoked is None else LineRevoked)(name) from None
 
     def count(self, used: Mapping[str, int], now: float) -> None:
         """Write down that each line, by its name, has opened so many more connections, and that it was today."""
@@ -313,7 +346,8 @@ class Keyring:
             line = Line(secret, self.pin if scheme == "token" else None, n, sni, scheme, channel, integrity)
             if _NAME.fullmatch(name) and note.isprintable() and all(0 <= at <= _LAST_TIME for at in times):
                 with suppress(LineError, ValueError):
-                    line = parse_arguments(arguments(line))
+                    valid = parse_arguments(arguments(replace(line, secret=secret or _ERASED)))
+                    line = replace(valid, secret=secret)
                     known = tuple(str(ip_address(each)) for each in addresses.split())
                     return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut), known)
         raise KeyringUnreadable(self._directory, "a line in it is damaged")

@@ -27,7 +27,7 @@ class ISNCase(CommandCase):
         super().setUp()
         with Keyring.open(self.keyring, create=True) as keyring:
             self.alice = keyring.add("alice", expires=None, now=1).line
-            self.bob = keyring.add("bob", expires=2, now=1, n=3).line
+            self.bob = keyring.add("bob", expires=None, now=1, n=3).line
         self.file = self.data / "line.txt"
         self.file.write_text(WRITTEN + "\n")
 
@@ -40,7 +40,7 @@ class ListTests(ISNCase):
     """`torknock isn list`."""
 
     def test_the_isns_of_a_line(self) -> None:
-        """One a line, in derivation order; an expired line's too."""
+        """One a line, in derivation order."""
         for name, line in (("alice", self.alice), ("bob", self.bob)):
             said = self.said(self.torknock("isn", "list", name, "--epoch", str(EPOCH), "--keyring", str(self.keyring)))
             self.assertEqual(said.splitlines(), self.isns(line, EPOCH))
@@ -79,13 +79,24 @@ class WhichTests(ISNCase):
         return self.said(self.torknock("isn", "which", *arguments, "--keyring", str(self.keyring))).splitlines()
 
     def test_an_isn_is_found(self) -> None:
-        """In hexadecimal and in decimal, among the neighbours too, of a line that ended too."""
+        """In hexadecimal and in decimal, among the neighbours too."""
         for name, line in (("alice", self.alice), ("bob", self.bob)):
             for epoch in (EPOCH - 1, EPOCH, EPOCH + 1):
                 isn = self.isns(line, epoch)[2]
                 for written in (isn, isn.upper().replace("X", "x"), str(int(isn, 16))):
                     (found,) = self.which(written, "--epoch", str(EPOCH))
                     self.assertTrue(found.startswith(f"{name} epoch {epoch} (now-"))
+
+    def test_an_isn_of_a_line_that_ended_is_not_traced(self) -> None:
+        """Its secret is erased, with the first command after that; and that is said."""
+        with Keyring.open(self.keyring, create=True) as keyring:
+            carol = keyring.add("carol", expires=2, now=1).line
+            keyring.revoke("bob", now=2)
+        where = ("--keyring", str(self.keyring))
+        for name, line, state in (("bob", self.bob, "revoked"), ("carol", carol, "expired")):
+            call = ("isn", "which", self.isns(line, EPOCH)[0], "--epoch", str(EPOCH))
+            self.assertIn("cannot be told any more", self.refused(self.torknock(*call, *where)))
+            self.assertIn(state, self.refused(self.torknock("isn", "list", name, *where)))
 
     def test_the_present_is_called_now(self) -> None:
         """An epoch that begins while the test runs is no matter."""

@@ -256,12 +256,19 @@ class ShowTests(CommandCase):
             keyring.add("bob", expires=2, now=1)
         said = self.refused(self.line("show", "bob"))
         self.assertIn("expired", said)
-        self.assertIn("line expire bob", said)
+        self.assertIn("line add", said)
+        with Keyring.open(self.keyring, create=False) as keyring:
+            self.assertTrue(keyring.get("bob").erased)
+        listed = self.said(self.line("list"))
+        self.assertIn("alice", listed)
+        self.assertIn("1970-01-01", listed)
 
-    def test_a_line_that_lives_again_is_shown(self) -> None:
-        """For how long, is said; nothing else is."""
+    def test_a_line_whose_expiry_is_changed_is_shown(self) -> None:
+        """For how long, is said; nothing else is. One that has expired is erased."""
         with Keyring.open(self.keyring, create=True) as keyring:
-            keyring.add("bob", expires=2, now=1)
+            keyring.add("bob", expires=int(time.time()) + 60, now=1)
+            keyring.add("carol", expires=2, now=1)
+        self.assertIn("erased", self.refused(self.line("expire", "carol", "90d")))
         before = int(time.time())
         self.assertRegex(
             self.said(self.line("expire", "bob", "90d")), r"\Abob opens until \d{4}-\d\d-\d\d \d\d:\d\d UTC\n\Z"

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,6 +32,7 @@ from torknock.keyring import (
     BadNote,
     Issued,
     Keyring,
+    LineErased,
     LineExists,
     LineRevoked,
     LineUnknown,
@@ -111,9 +113,9 @@ class KeyringCase(SynchronousTestCase):
         self.above = Path(temporary.name)
         self.directory = self.above / "pt_state" / "torknock"
 
-    def open(self, create: bool = True) -> Keyring:
+    def open(self, create: bool = True, now: float | None = None) -> Keyring:
         """The keyring, closed when the test ends."""
-        keyring = Keyring.open(self.directory, create)
+        keyring = Keyring.open(self.directory, create, now)
         self.addCleanup(keyring.close)
         return keyring
 
@@ -127,6 +129,12 @@ class KeyringCase(SynchronousTestCase):
             [sys.executable, "-c", program, self.directory, *arguments],
             stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
         )  # fmt: skip
+
+    def found(self, secrets: list[bytes]) -> set[bytes]:
+        """Those of *secrets* that a part of which is in a file of the directory."""
+        octets = b"".join(path.read_bytes() for path in self.directory.iterdir() if path.is_file())
+        parts = {secret: [secret[at : at + 8] for at in range(0, len(secret) - 7, 8)] for secret in secrets}
+        return {secret for secret, pieces in parts.items() if any(piece in octets for piece in pieces)}
 
     def mode(self, path: Path) -> int:
         """The permissions of *path*."""
@@ -187,7 +195,7 @@ class KeyringTests(KeyringCase):
         self.assertRaises(LineExists, keyring.add, "alice", expires=None, now=NOW)
         keyring.revoke("alice", now=NOW)
         self.assertRaises(LineExists, keyring.add, "alice", expires=None, now=NOW)
-        self.assertEqual(keyring.get("alice").line, issued.line)
+        self.assertEqual(keyring.get("alice").line, replace(issued.line, secret=b""))
 
     def test_a_name_is_a_word(self) -> None:
         """So that no name is an option, breaks a table or needs quotes."""
@@ -267,6 +275,33 @@ class KeyringTests(KeyringCase):
         self.assertEqual(keyring.live(NOW), [])
         self.assertRaises(LineUnknown, keyring.set_expiry, "bob", None)
         self.assertRaises(BadName, keyring.set_expiry, "-", None)
+
+    def test_a_secret_is_erased_when_its_line_ends(self) -> None:
+        """No file of the directory has its octets any more; what the operator wants to know of the line stays."""
+        keyring = self.open()
+        lines = [keyring.add(f"line{number}", expires=int(NOW) + number, now=NOW) for number in range(40)]
+        knock = keyring.add("knock", scheme="knock", expires=None, now=NOW, secret=b"a secret of 33 octets, as it goes")
+        secrets = [issued.line.secret for issued in (*lines, knock)]
+        self.assertEqual(self.found(secrets), set(secrets))
+        for issued in lines[30:]:
+            keyring.set_note(issued.name, "a note that makes the row longer, and moves it " * 3)
+        for issued in (*lines[20:], knock):
+            keyring.revoke(issued.name, NOW)
+        self.assertEqual(self.found(secrets), set(secrets[:20]))
+        self.assertEqual(keyring.erase(int(NOW) + 9), 10)
+        self.assertEqual(keyring.erase(int(NOW) + 9), 0)
+        self.assertEqual(self.found(secrets), set(secrets[10:20]))
+        self.open(now=int(NOW) + 15).close()
+        self.assertEqual(self.found(secrets), set(secrets[16:20]))
+        for issued in keyring.lines():
+            self.assertEqual(issued.erased, issued.line.secret == b"")
+        ended = keyring.get("line5")
+        self.assertEqual((ended.expires, ended.created, ended.line.n), (int(NOW) + 5, int(NOW), 8))
+        self.assertFalse(ended.lives(NOW))
+        self.assertEqual(len(keyring.live(NOW)), 4)
+        self.assertRaises(LineErased, keyring.set_expiry, "line5", None)
+        self.assertRaises(LineRevoked, keyring.set_expiry, "line35", None)
+        self.assertEqual(keyring.get("knock").line.scheme, "knock")
 
     def test_a_note_and_an_expiry_are_changed(self) -> None:
         """Of a line that lives; one that was revoked stays so."""
@@ -460,7 +495,7 @@ class FileTests(KeyringCase):
         """Who goes back to an older torknock is told."""
         self.open().close()
         database = sqlite3.connect(self.directory / "keyring.sqlite")
-        database.execute("PRAGMA user_version = 3")
+        database.execute("PRAGMA user_version = 4")
         database.close()
         self.assertIn("newer torknock", self.refused())
 
@@ -551,7 +586,7 @@ class MigrationTests(KeyringCase):
         keyring = self.open(create=False)
         self.check(keyring)
         self.check(self.open())
-        self.assertEqual(self.version(), 2)
+        self.assertEqual(self.version(), 3)
         self.assertEqual(keyring.changes(), 0)
         keyring.set_note("alice", "hers")
         keyring.count({"alice": 1}, now=NOW)
@@ -562,17 +597,37 @@ class MigrationTests(KeyringCase):
             self.assertEqual(self.columns(self.path), self.columns(self.above / "new" / "keyring.sqlite"))
             self.assertEqual(new.lines(), [])
 
+    def test_an_earlier_versions_free_pages_are_emptied(self) -> None:
+        """It left what it erased where it was."""
+        secrets = [os.urandom(32) for _ in range(200)]
+        with contextlib.closing(sqlite3.connect(self.path)) as database:
+            database.execute("PRAGMA secure_delete = OFF")
+            for number, secret in enumerate(secrets):
+                row = (f"x{number}", secret)
+                database.execute("INSERT INTO line VALUES (?, ?, 8, NULL, 'token', 'tls', 0, 1, NULL, NULL)", row)
+            database.commit()
+            database.execute("DELETE FROM line WHERE name LIKE 'x%'")
+            database.commit()
+        self.assertTrue(self.found(secrets))
+        self.open(create=False)
+        self.assertEqual(self.found(secrets), set())
+
     def columns(self, path: Path) -> list[object]:
         """What SQLite says of the columns of lines."""
         with contextlib.closing(sqlite3.connect(path)) as database:
             return database.execute("PRAGMA table_info(line)").fetchall()
 
+    def dump(self) -> list[str]:
+        """All that is in the file."""
+        with contextlib.closing(sqlite3.connect(self.path)) as database:
+            return list(database.iterdump())
+
     def test_a_failure_leaves_what_was_there(self) -> None:
         """All of it happens or nothing."""
         self.patch(torknock.database, "_FROM_VERSION_1", f"{torknock.database._FROM_VERSION_1}SELECT nothing;\n")
-        before = self.path.read_bytes()
+        before = self.dump()
         self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create=False)
-        self.assertEqual((self.path.read_bytes(), self.version()), (before, 1))
+        self.assertEqual((self.dump(), self.version()), (before, 1))
 
     def test_a_kill_leaves_what_was_there(self) -> None:
         """Whenever it comes; the next process begins anew."""
@@ -583,7 +638,7 @@ class MigrationTests(KeyringCase):
                 break
             self.assertEqual((process.returncode, self.version()), (-signal.SIGKILL, 1))
         self.assertGreater(statements, 6)
-        self.assertEqual(self.version(), 2)
+        self.assertEqual(self.version(), 3)
         self.check(self.open(create=False))
 
     def test_two_processes_at_once(self) -> None:
@@ -609,7 +664,7 @@ class ProcessTests(KeyringCase):
         self.assertEqual([lines[0] for lines in said], [keyring.pin.hex()] * 2)
         names = {f"{prefix}{number}" for prefix in "ab" for number in range(50)}
         self.assertEqual({issued.name for issued in keyring.lines()}, names)
-        self.assertEqual(len({issued.line.secret for issued in keyring.lines()}), 100)
+        self.assertEqual(len({issued.line.secret for issued in keyring.lines()} - {b""}), 50)
 
     def test_a_name_goes_to_one_process(self) -> None:
         """Both want the same fifty names; each name is issued once."""

@@ -15,7 +15,7 @@ from torknock.errors import TorknockError
 from torknock.isn.knock import integrity_code
 from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import NEIGHBOURS, epoch_at, tokens
-from torknock.keyring import Keyring
+from torknock.keyring import Keyring, LineErased, LineRevoked
 from torknock.line import Line
 from torknock.operate.pasted import LONGEST, read
 
@@ -28,7 +28,10 @@ class NobodysISN(TorknockError):
     """No line that we know derives it."""
 
     def __init__(self, isn: int, first: int, last: int) -> None:
-        super().__init__(f"{isn:#010x} belongs to no line in the epochs {first} to {last}; look farther with --window")
+        super().__init__(
+            f"{isn:#010x} belongs to no line whose secret is kept, in the epochs {first} to {last}; what was a revoked "
+            "or expired line's cannot be told any more; look farther with --window"
+        )
         self.isn = isn
 
 
@@ -112,8 +115,11 @@ def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, key
     if bridge_line is not None:
         line = _read(bridge_line)
     else:
-        with Keyring.open(keyring, create=False) as opened:
-            line = _of_tokens(opened.get(name or "").line)
+        with Keyring.open(keyring, create=False, now=time.time()) as opened:
+            issued = opened.get(name or "")
+        if issued.erased:
+            raise LineErased(issued.name) if issued.revoked is None else LineRevoked(issued.name)
+        line = _of_tokens(issued.line)
     epoch = epoch_at(time.time()) if epoch is None else epoch
     say("\n".join(f"{value:#010x}" for value in tokens(line.secret, line.bridge_name, epoch, line.n)))
 
@@ -134,14 +140,14 @@ def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, key
 def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None, keyring: Path) -> None:
     """Say which line and which epoch ISN belongs to.
 
-    ISN is decimal, or hexadecimal after 0x. Revoked and expired lines are looked at too. The exit status is 1 if it
-    belongs to none.
+    ISN is decimal, or hexadecimal after 0x. The secrets of revoked and expired lines are erased, so that nothing is
+    found of theirs. The exit status is 1 if it belongs to none.
     """
     if bridge_line is not None:
         lines = {"this line": _read(bridge_line)}
     else:
-        with Keyring.open(keyring, create=False) as opened:
-            lines = {issued.name: issued.line for issued in opened.lines() if issued.line.scheme == "token"}
+        with Keyring.open(keyring, create=False, now=time.time()) as opened:
+            lines = {issued.name: issued.line for issued in opened.live(time.time()) if issued.line.scheme == "token"}
     present = epoch_at(time.time())
     middle = present if epoch is None else epoch
     epochs = range(max(0, middle - window), min(_LAST_EPOCH, middle + window) + 1)

@@ -56,10 +56,8 @@ class LineEnded(TorknockError):
     """A line that opens nothing any more."""
 
     def __init__(self, issued: Issued, now: float) -> None:
-        remedy = f"torknock line expire {issued.name} TIME lets it open again"
-        if issued.revoked is not None:
-            remedy = "issue another with torknock line add"
-        super().__init__(f"the line {issued.name} is {state(issued, now)}; {remedy}")
+        ended = f"the line {issued.name} is {state(issued, now)} and its secret is erased"
+        super().__init__(f"{ended}; issue another with torknock line add")
         self.issued = issued
 
 
@@ -149,7 +147,7 @@ def add(
     secret = None if secret_file is None else read_secret(secret_file)
     now = time.time()
     named = ctx.get_parameter_source("keyring") is not ParameterSource.DEFAULT
-    with Keyring.open(keyring, create=named or keyring.parent.is_dir()) as opened:
+    with Keyring.open(keyring, create=named or keyring.parent.is_dir(), now=now) as opened:
         if scheme == "knock":
             _check_posture(opened)
         where = find_address(opened, keyring, address)
@@ -180,7 +178,7 @@ def list_(machine: bool, keyring: Path) -> None:
     Connections and the day of the last use are those that a running bridge has written down, once a minute.
     """
     now = time.time()
-    with Keyring.open(keyring, create=False) as opened:
+    with Keyring.open(keyring, create=False, now=now) as opened:
         lines = opened.lines()
     if machine:
         say(as_json(lines, now))
@@ -238,10 +236,12 @@ def card(name: str, output: Path | None, address: Address | None, fingerprint: s
 def revoke(name: str, cut: bool, keyring: Path) -> None:
     """Take the line called NAME back, for good.
 
-    A running bridge hears of it within 2 seconds; connections that the line opened live on, unless --cut ends them.
+    Its secret is erased: a line that is revoked cannot be shown again, and no ISN can be traced to it. A running bridge
+    hears of it within 2 seconds; connections that the line opened live on, unless --cut ends them.
     """
-    with Keyring.open(keyring, create=False) as opened:
-        opened.revoke(name, time.time(), cut)
+    now = time.time()
+    with Keyring.open(keyring, create=False, now=now) as opened:
+        opened.revoke(name, now, cut)
     say(f"{name} is revoked, and its connections are cut" if cut else f"{name} is revoked")
 
 
@@ -252,11 +252,12 @@ def revoke(name: str, cut: bool, keyring: Path) -> None:
 def expire(name: str, when: int | None, keyring: Path) -> None:
     """Change how long the line called NAME opens.
 
-    For TIME from now on (30m, 12h, 90d, 2w), or for ever; also if it has expired. A line that is revoked stays so.
-    Connections live on when their line expires.
+    For TIME from now on (30m, 12h, 90d, 2w), or for ever. A line that has expired or is revoked stays so: its secret is
+    erased. Connections live on when their line expires.
     """
-    until = None if when is None else int(time.time()) + when
-    with Keyring.open(keyring, create=False) as opened:
+    now = time.time()
+    until = None if when is None else int(now) + when
+    with Keyring.open(keyring, create=False, now=now) as opened:
         opened.set_expiry(name, until)
     say(f"{name} opens for ever" if until is None else f"{name} opens until {minute(until)} UTC")
 
@@ -271,7 +272,7 @@ def note(name: str, text: str, keyring: Path) -> None:
     TEXT, one line of at most 200 characters, takes the place of what was noted before; '' removes it. Only you see it,
     in torknock line list.
     """
-    with Keyring.open(keyring, create=False) as opened:
+    with Keyring.open(keyring, create=False, now=time.time()) as opened:
         opened.set_note(name, text)
     say(f"the note about {name} is {'written' if text else 'removed'}")
 
@@ -279,7 +280,7 @@ def note(name: str, text: str, keyring: Path) -> None:
 def _look_up(name: str, address: Address | None, fingerprint: str | None, keyring: Path) -> tuple[Issued, str]:
     """The line called *name*, and what it is in torrc. Raises `LineEnded` if it opens nothing any more."""
     now = time.time()
-    with Keyring.open(keyring, create=False) as opened:
+    with Keyring.open(keyring, create=False, now=now) as opened:
         issued = opened.get(name)
         if not issued.lives(now):
             raise LineEnded(issued, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate.ruleset import Posture, posture_table, table_name
-from torknock.keyring import Keyring, LineUnknown
+from torknock.keyring import Issued, Keyring, LineUnknown
 from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.operate.changes import PATH, Block, Change, File, Reader, run
 from torknock.operate.doctor.processes import Process as Running
@@ -87,15 +88,25 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not tell its fingerprint yet; try again in a minute")
     directory = facts.data_directory / "pt_state" / "torknock"
-    with Keyring.open(directory, create=True) as keyring:
-        try:
-            issued = keyring.get(wishes.name)
-        except LineUnknown:
-            issued = keyring.add(wishes.name, expires=None, now=now)
-        keyring.make_known_at(wishes.name, str(wishes.named[0]))
+    with Keyring.open(directory, create=True, now=now) as keyring:
+        issued = _first_living(keyring, wishes.name, now)
+        keyring.make_known_at(issued.name, str(wishes.named[0]))
         keyring.set_setting("address", write_address(*wishes.named))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
     return write_bridge_line(BridgeLine(*wishes.named, parse_fingerprint(fingerprint), issued.line))
+
+
+def _first_living(keyring: Keyring, name: str, now: float) -> Issued:
+    """The line called *name*, made if it is not there; if it has ended, the same of *name*-2, and so on."""
+    for number in itertools.count(1):
+        called = name if number == 1 else f"{name}-{number}"
+        try:
+            issued = keyring.get(called)
+        except LineUnknown:
+            return keyring.add(called, expires=None, now=now)
+        if issued.lives(now):
+            return issued
+    raise AssertionError
 
 
 def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
