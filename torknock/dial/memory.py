@@ -1,11 +1,13 @@
 """Which tokens this client has used: on disk, so that a client that starts anew uses none twice (protocol.md §2.4).
 
 The file holds no secret and no address; besides a random number that tells devices with one line apart, nothing older
-than two hours.
+than two hours while its client runs: `forget` is called at its start and then every minute, and what is forgotten is
+overwritten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -15,6 +17,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from torknock.isn.token import epoch_at
 from torknock.line import Line
 from torknock.lock import alone_in
 
@@ -30,8 +33,11 @@ _DEVICE_SCHEMA = "CREATE TABLE IF NOT EXISTS device (one INTEGER PRIMARY KEY CHE
 _PATIENCE = 1.0
 """Seconds that another process may hold the file; the reactor waits with us."""
 
-KEPT = 24
-"""Epochs after which a token is forgotten: more than any clock is wrong that still finds its bridge."""
+KEPT = 19
+"""Epochs from a token's own to the one in which it is forgotten: more than any clock is wrong that finds its bridge.
+
+A search uses tokens of four epochs ahead, so none is remembered for longer than two hours.
+"""
 
 
 def line_id(line: Line) -> bytes:
@@ -50,6 +56,8 @@ class Memory:
         self._own: set[tuple[int, bytes, int]] = set()
         self._file: sqlite3.Connection | None = None
         self._device: bytes | None = None
+        self._left_over = True
+        """Whether the write-ahead log may hold what was forgotten."""
         try:
             self._file = _opened(self._path)
         except (sqlite3.Error, OSError) as error:
@@ -91,10 +99,20 @@ class Memory:
         return self._device
 
     def forget(self, epoch: int) -> None:
-        """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier."""
-        oldest = epoch - KEPT
-        self._own = {token for token in self._own if token[0] > oldest}
-        self._execute("DELETE FROM used WHERE epoch <= ?", (oldest,))
+        """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier; and what a wrong clock used.
+
+        No file of the directory holds it afterwards, unless another process reads at this moment: then the next call
+        sees to that.
+        """
+        oldest, newest = epoch - KEPT, epoch + KEPT
+        self._own = {token for token in self._own if oldest < token[0] < newest}
+        gone = self._execute("DELETE FROM used WHERE epoch <= ? OR epoch >= ? RETURNING isn", (oldest, newest))
+        if gone or self._left_over:
+            busy = self._execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
+            self._left_over = not busy or bool(busy[0][0])
+        with contextlib.suppress(OSError):
+            if epoch_at(self._aside.stat().st_mtime) <= oldest:
+                self._aside.unlink()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -119,8 +137,12 @@ class Memory:
         else:  # it is locked, the disk is full, it is not ours: the file may be good
             self._go_without(error)
 
+    @property
+    def _aside(self) -> Path:
+        return self._path.with_suffix(".damaged")
+
     def _begin_anew(self, error: Exception) -> None:
-        aside = self._path.with_suffix(".damaged")
+        aside = self._aside
         _log.error(
             "{path} cannot be read: {reason}; it is kept as {aside}, and a knock of the last minutes may be repeated",
             path=str(self._path), aside=aside.name, reason=str(error),

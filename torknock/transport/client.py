@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from pluggable.environment import ClientEnvironment
@@ -30,12 +31,16 @@ from torknock.dial.remote import RemoteDialer
 from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
 from torknock.helper import DIAL_SOCKET
+from torknock.isn.token import epoch_at
 from torknock.line import LineError, parse_arguments
 from torknock.linux import may_administer_network
 from torknock.transport.bridges import Bridges
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"
 """What tor is told when its user asks for a proxy."""
+
+_FORGETS_EVERY = 60.0
+"""Seconds between two looks for used tokens that are to be forgotten."""
 
 _NO_WAY: Mapping[int | None, type[SOCKSError]] = {
     errno.ENETUNREACH: NetworkUnreachable,
@@ -78,9 +83,15 @@ class KnockClient:
         self._dialer = dialer
         self._memory = Memory(environment.state_location)
         self._bridges = Bridges(dialer, reactor, now, secrets.SystemRandom(), self._memory)
+        self._forgetting = LoopingCall(lambda: self._memory.forget(epoch_at(now())))
+        self._forgetting.clock = reactor
 
     def start(self) -> Deferred[None]:
-        """See to it that a knock is possible here. Fails with `MethodError` that says what to do."""
+        """See to it that a knock is possible here. Fails with `MethodError` that says what to do.
+
+        From now on what was used is forgotten in time, whether somebody knocks or not.
+        """
+        self._forgetting.start(_FORGETS_EVERY)
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
@@ -100,6 +111,8 @@ class KnockClient:
 
     def stop(self) -> None:
         """Let go of the memory of used tokens."""
+        if self._forgetting.running:
+            self._forgetting.stop()
         self._memory.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.dial.memory import KEPT, Memory, line_id
+from torknock.isn.token import EPOCH
 from torknock.line import Line
 
 E = 5_666_667
@@ -96,6 +98,53 @@ class MemoryTests(SynchronousTestCase):
         memory.forget(E)
         self.assertEqual(memory.used(NAME), {E - KEPT + 1, E})
         self.assertEqual(self.opened().used(NAME), {E - KEPT + 1, E})
+
+    def test_what_is_forgotten_is_in_no_file(self) -> None:
+        """Neither in free pages nor in the write-ahead log, nor in a file that was put aside."""
+        memory, other = self.opened(), self.opened()
+        names = [bytes([number]) * 16 for number in range(1, 200)]
+        for number, name in enumerate(names):
+            (memory if number % 2 else other).claim(name, E, 7)
+        self.assertTrue(self.found(names))
+        memory.forget(E + KEPT - 1)
+        self.assertTrue(self.found(names))
+        memory.claim(NAME, E + KEPT, 7)
+        memory.forget(E + KEPT)
+        self.assertEqual(self.found(names), set())
+        self.assertEqual(other.used(NAME), {7})
+
+    def found(self, names: list[bytes]) -> set[bytes]:
+        """Those of *names* that are in a file of the directory."""
+        octets = b"".join(path.read_bytes() for path in self.directory.iterdir())
+        return {name for name in names if name in octets}
+
+    def test_what_another_process_keeps_from_being_erased_is_erased_later(self) -> None:
+        """While it reads, the log cannot be emptied."""
+        memory = self.opened()
+        memory.claim(b"x" * 16, E, 7)
+        with contextlib.closing(sqlite3.connect(self.file)) as reading:
+            reading.execute("BEGIN")
+            reading.execute("SELECT * FROM used").fetchall()
+            memory.forget(E + KEPT)
+            self.assertTrue(self.found([b"x" * 16]))
+        memory.forget(E + KEPT)
+        self.assertEqual(self.found([b"x" * 16]), set())
+
+    def test_what_a_wrong_clock_used_is_forgotten(self) -> None:
+        """A token of tomorrow would be remembered until then."""
+        memory = self.opened()
+        memory.claim(NAME, E + 288, 7)
+        memory.forget(E)
+        self.assertEqual(memory.used(NAME), set())
+
+    def test_a_file_that_was_put_aside_is_removed(self) -> None:
+        """As old as what is in it may be."""
+        aside = self.directory / "knocks.damaged"
+        for age, stays in ((KEPT - 1, True), (KEPT + 1, False)):
+            aside.write_bytes(b"x")
+            os.utime(aside, times=(0, (E - age) * EPOCH))
+            self.opened().forget(E)
+            self.assertEqual(aside.exists(), stays)
 
     def test_file_is_private_and_tells_nothing(self) -> None:
         """Only its owner reads it, and neither secret nor pin is in it."""

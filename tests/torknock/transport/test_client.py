@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ from torknock.channel.raw import Raw
 from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.rounds import Opener, T
+from torknock.isn.token import epoch_at
 from torknock.line import Line
 from torknock.linux import NO_CAPABILITY
 from torknock.transport import client as module
@@ -237,11 +241,37 @@ class ConnectionTests(TestCase):
         self.assertEqual(ours.fileno(), -1)
 
 
-def a_client(state: str, helper: str = "/nowhere", reactor: object = None) -> KnockClient:
+NOW = 1_700_000_100.0
+
+
+def a_client(
+    state: str, helper: str = "/nowhere", reactor: object = None, now: Callable[[], float] = time.time
+) -> KnockClient:
     """The transport, with its state in the directory *state*, which is made."""
     Path(state).mkdir()
     environment = ClientEnvironment(Path(state), exit_on_stdin_close=True, transports=("torknock",))
-    return KnockClient(reactor or Clock(), environment, time.time, helper)
+    return KnockClient(reactor or Clock(), environment, now, helper)
+
+
+class ForgettingTests(SynchronousTestCase):
+    """What was used is kept for two hours, knocks or not."""
+
+    def test_a_timer_forgets(self) -> None:
+        """At the start what an earlier process left, and later what this one did."""
+        self.patch(module, "may_administer_network", lambda: True)
+        state, clock = self.mktemp(), Clock()
+        transport = a_client(state, reactor=clock, now=lambda: NOW + clock.seconds())
+        with contextlib.closing(sqlite3.connect(Path(state) / "knocks.sqlite", isolation_level=None)) as database:
+            database.execute("INSERT INTO used VALUES (?, x'', 1)", (epoch_at(NOW) - 100,))
+            database.execute("INSERT INTO used VALUES (?, x'', 2)", (epoch_at(NOW),))
+            self.successResultOf(transport.start())
+            self.assertEqual(database.execute("SELECT isn FROM used").fetchall(), [(2,)])
+            clock.pump([60.0] * 90)
+            self.assertEqual(database.execute("SELECT isn FROM used").fetchall(), [(2,)])
+            clock.pump([60.0] * 30)
+            self.assertEqual(database.execute("SELECT isn FROM used").fetchall(), [])
+        transport.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class StartTests(TestCase):
