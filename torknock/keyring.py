@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from torknock.database import FILE, KeyringUnreadable, opened, refusals, writing
 from torknock.errors import TorknockError
+from torknock.isn.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 from torknock.line import DEFAULT_N, Line, LineError, arguments, parse_arguments
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
@@ -211,7 +212,7 @@ class Keyring:
             raise BadName
         _check_note(note)
         pin, usual = (self.pin, "tls") if scheme == "token" else (None, "raw")
-        line = Line(secret or secrets.token_bytes(32), pin, n, sni, scheme, channel or usual, integrity)
+        line = Line(secret or _new_secret(scheme, now), pin, n, sni, scheme, channel or usual, integrity)
         line = parse_arguments(arguments(line))
         row = (
             name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
@@ -260,6 +261,24 @@ class Keyring:
                 return 0
             with writing(self._database):
                 return self._database.execute(f"UPDATE line SET secret = x'' {_ENDED}", (now,)).rowcount  # noqa: S608
+
+    def advance(self, epoch: int, at_most: int) -> int:
+        """Let *at_most* lines begin with *epoch* that began earlier; returns how many there were.
+
+        Nothing that was derived before can be derived from the keyring then. Lines of version 1, and of scheme
+        `knock`, stay as they are.
+        """
+        if epoch < 0:
+            return 0
+        with refusals(self._directory), writing(self._database):
+            rows = self._database.execute(
+                "SELECT rowid, secret FROM line"
+                " WHERE scheme = 'token' AND length(secret) = ? AND substr(secret, -8) < ? LIMIT ?",
+                (RATCHETED, epoch.to_bytes(8), at_most),
+            ).fetchall()
+            advanced = [(forward(secret, epoch), rowid) for rowid, secret in rows]
+            self._database.executemany("UPDATE line SET secret = ? WHERE rowid = ?", advanced)
+        return len(rows)
 
     def set_note(self, name: str, note: str) -> None:
         """Write *note* about the line, instead of what was noted before. Raises `BadName`, `BadNote`, `LineUnknown`."""
@@ -361,6 +380,13 @@ def _check_note(note: str) -> None:
 def _pin(private_key: bytes) -> bytes:
     public = load_der_private_key(private_key, None).public_key()
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def _new_secret(scheme: str, now: float) -> bytes:
+    """A secret for a line that opens from *now* on, also for clients whose clock is an epoch behind."""
+    if scheme == "knock":
+        return secrets.token_bytes(32)
+    return ratchet(secrets.token_bytes(32), secrets.token_bytes(32), max(0, epoch_at(now) - NEIGHBOURS))
 
 
 def _new_key() -> bytes:

@@ -7,11 +7,12 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 
 from torknock.errors import TorknockError
+from torknock.isn.token import RATCHETED, first_epoch, forward, ratchet, tokens
 
 DEFAULT_N = 8
 """Tokens per epoch of a line that does not say (protocol.md §2.1)."""
@@ -20,9 +21,11 @@ _MOST_N = 1024
 _MOST_ARGUMENTS = 510
 """Octets of arguments that tor passes over SOCKS5 (protocol.md §4)."""
 
-_KNOWN = ("key", "pin", "n", "sni", "scheme", "channel", "integrity")
+_KNOWN = ("key", "epoch", "pin", "n", "sni", "scheme", "channel", "integrity")
+_KEY = 64
+"""Octets of `key=` where an `epoch=` stands beside it: a link and a day's key."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
-_BASE64 = re.compile(r"[A-Za-z0-9_-]{43}")
+_EPOCH = re.compile(r"0|[1-9][0-9]{0,11}")
 _KNOCK_KEY = re.compile(r"[A-Za-z0-9_-]{2,86}")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{40}")
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
@@ -39,7 +42,8 @@ class Line:
     """The pluggable-transport arguments of a bridge line (protocol.md §4)."""
 
     secret: bytes = field(repr=False)
-    """`key=`: 32 bytes of scheme `token`, 1..64 of scheme `knock`."""
+    """Of scheme `token`: 32 bytes, `key=` alone, or 72, `key=` and `epoch=`; see `torknock.isn.token`.
+    Of scheme `knock`: 1..64 bytes."""
     pin: bytes | None
     """32 bytes, SHA-256 of the bridge's SubjectPublicKeyInfo; None where a public certificate for `sni` replaces it."""
     n: int = DEFAULT_N
@@ -57,6 +61,19 @@ class Line:
         if self.pin is not None:
             return self.pin
         return hashlib.sha256(b"torknock/1 sni\0" + (self.sni or "").encode("ascii")).digest()
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch that a line of scheme `token` begins with; nothing can be derived of earlier ones."""
+        return first_epoch(self.secret)
+
+    def forward(self, epoch: int) -> Line:
+        """What a line of scheme `token` has become in *epoch*; see `torknock.isn.token.forward`."""
+        return replace(self, secret=forward(self.secret, epoch))
+
+    def tokens(self, epoch: int) -> tuple[int, ...]:
+        """The ISNs with which a line of scheme `token` opens the bridge in *epoch*."""
+        return tokens(self.secret, self.bridge_name, epoch, self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +108,7 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
     if "pin" not in given and "sni" not in given:
         raise LineError("the bridge line lacks the argument pin; copy the whole line")
     return Line(
-        secret=_octets(given, "key"),
+        secret=_secret(given),
         pin=_octets(given, "pin") if "pin" in given else None,
         n=_n(given["n"]) if "n" in given else DEFAULT_N,
         sni=_host(given["sni"]) if "sni" in given else None,
@@ -102,7 +119,7 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
 
 def _knock_line(given: dict[str, str]) -> Line:
     """A line of scheme `knock`: its secret is of any length up to 64, and its channel is `raw` (knock.md)."""
-    for name in ("pin", "n", "sni"):
+    for name in ("epoch", "pin", "n", "sni"):
         if name in given:
             raise LineError(f"the argument {name} belongs to scheme=token alone; leave it out")
     if given.get("channel", "raw") != "raw":
@@ -120,7 +137,8 @@ def _knock_line(given: dict[str, str]) -> Line:
 def arguments(line: Line) -> tuple[tuple[str, str], ...]:
     """The arguments of *line*, in the order of protocol.md §4; what has its default is left out."""
     written = (
-        ("key", _base64(line.secret)),
+        ("key", _base64(line.secret[:_KEY])),
+        ("epoch", str(line.first_epoch) if len(line.secret) == RATCHETED else ""),
         ("pin", _base64(line.pin) if line.pin is not None else ""),
         ("n", str(line.n) if line.n != DEFAULT_N else ""),
         ("sni", line.sni or ""),
@@ -193,13 +211,24 @@ def _pair(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _octets(given: dict[str, str], name: str) -> bytes:
+def _secret(given: dict[str, str]) -> bytes:
+    if "epoch" not in given:
+        return _octets(given, "key")
+    if not _EPOCH.fullmatch(given["epoch"]):
+        raise LineError("the argument epoch is not a number; copy the whole line")
+    key = _octets(given, "key", _KEY)
+    return ratchet(key[:32], key[32:], int(given["epoch"]))
+
+
+def _octets(given: dict[str, str], name: str, count: int = 32) -> bytes:
     text = given[name]
-    if _BASE64.fullmatch(text):
-        octets = urlsafe_b64decode(text + "=")
+    length = -(-count * 8 // 6)
+    if re.fullmatch(f"[A-Za-z0-9_-]{{{length}}}", text):
+        octets = urlsafe_b64decode(text + "=" * (-length % 4))
         if hmac.compare_digest(_base64(octets), text):  # the last character's spare bits are 0
             return octets
-    raise LineError(f"the argument {name} is not 43 characters of base64url (32 octets); copy the whole line")
+    form = f"{length} characters of base64url ({count} octets)"
+    raise LineError(f"the argument {name} is not {form}; copy the whole line")
 
 
 def _base64(octets: bytes) -> str:

@@ -26,7 +26,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import torknock.database
 from torknock.database import KeyringMissing, KeyringUnreadable
-from torknock.isn.token import tokens
+from torknock.isn.token import epoch_at, tokens
 from torknock.keyring import (
     BadName,
     BadNote,
@@ -133,7 +133,7 @@ class KeyringCase(SynchronousTestCase):
     def found(self, secrets: list[bytes]) -> set[bytes]:
         """Those of *secrets* that a part of which is in a file of the directory."""
         octets = b"".join(path.read_bytes() for path in self.directory.iterdir() if path.is_file())
-        parts = {secret: [secret[at : at + 8] for at in range(0, len(secret) - 7, 8)] for secret in secrets}
+        parts = {secret: [secret[at : at + 8] for at in range(0, len(secret[:64]) - 7, 8)] for secret in secrets}
         return {secret for secret, pieces in parts.items() if any(piece in octets for piece in pieces)}
 
     def mode(self, path: Path) -> int:
@@ -163,7 +163,7 @@ class KeyringTests(KeyringCase):
         self.assertEqual((special.line.n, special.line.sni, special.line.channel), (20, "a.example", "raw"))
         self.assertEqual({plain.line.pin, special.line.pin}, {keyring.pin})
         self.assertNotEqual(plain.line.secret, special.line.secret)
-        self.assertEqual(len(plain.line.secret), 32)
+        self.assertEqual(len(plain.line.secret), 72)
         again = self.open(create=False)
         self.assertEqual(again.lines(), [plain, special])
         self.assertEqual(again.get("bob"), special)
@@ -302,6 +302,33 @@ class KeyringTests(KeyringCase):
         self.assertRaises(LineErased, keyring.set_expiry, "line5", None)
         self.assertRaises(LineRevoked, keyring.set_expiry, "line35", None)
         self.assertEqual(keyring.get("knock").line.scheme, "knock")
+
+    def test_what_is_over_cannot_be_derived(self) -> None:
+        """Neither from what is read of the keyring, nor from the octets of any file of its directory."""
+        keyring = self.open()
+        lines = [keyring.add(f"line{number}", expires=None, now=NOW) for number in range(25)]
+        first = epoch_at(NOW) - 1
+        self.assertEqual({issued.line.first_epoch for issued in lines}, {first})
+        later = first + 300
+        self.assertEqual([keyring.advance(later, 10) for _ in range(4)], [10, 10, 5, 0])
+        for before, after in zip(lines, keyring.lines(), strict=True):
+            self.assertEqual(after.line, before.line.forward(later))
+            self.assertEqual(after.line.tokens(later + 1), before.line.tokens(later + 1))
+            self.assertEqual(after.line.tokens(later - 1), ())
+        self.assertEqual(self.found([issued.line.secret for issued in lines]), set())
+        self.assertEqual(keyring.advance(later - 1, 10), 0)
+        self.assertEqual(keyring.changes(), 25)
+
+    def test_lines_of_version_1_stay_as_they_are(self) -> None:
+        """And those of scheme `knock`, and those that were erased."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW, secret=b"s" * 32)
+        keyring.add("bob", expires=None, now=NOW, scheme="knock", secret=b"s" * 64)
+        keyring.add("carol", expires=None, now=NOW)
+        keyring.revoke("carol", NOW)
+        before = keyring.lines()
+        self.assertEqual(keyring.advance(epoch_at(NOW) + 300, 10), 0)
+        self.assertEqual(keyring.lines(), before)
 
     def test_a_note_and_an_expiry_are_changed(self) -> None:
         """Of a line that lives; one that was revoked stays so."""

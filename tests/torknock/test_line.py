@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.isn.token import ratchet
 from torknock.line import (
     BridgeLine,
     Line,
@@ -28,11 +29,13 @@ PIN_TEXT = urlsafe_b64encode(PIN).decode().rstrip("=")
 FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
 WRITTEN = f"Bridge torknock 192.0.2.7:443 {FINGERPRINT} key={KEY} pin={PIN_TEXT}"
 
+EPOCHS = st.integers(0, 10**12 - 1)
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 HOSTS = st.lists(LABELS, min_size=1, max_size=5).map(".".join)
 LINES = st.builds(
     Line,
-    secret=st.binary(min_size=32, max_size=32),
+    secret=st.binary(min_size=32, max_size=32)
+    | st.builds(ratchet, st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32), EPOCHS),
     pin=st.binary(min_size=32, max_size=32),
     n=st.integers(1, 1024),
     sni=st.none() | HOSTS,

@@ -14,7 +14,7 @@ from torknock.cli.options import keyring_option, read_secret, say
 from torknock.errors import TorknockError
 from torknock.isn.knock import integrity_code
 from torknock.isn.knock import isn as knock_isn
-from torknock.isn.token import NEIGHBOURS, epoch_at, tokens
+from torknock.isn.token import NEIGHBOURS, epoch_at
 from torknock.keyring import Keyring, LineErased, LineRevoked
 from torknock.line import Line
 from torknock.operate.pasted import LONGEST, read
@@ -121,7 +121,7 @@ def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, key
             raise LineErased(issued.name) if issued.revoked is None else LineRevoked(issued.name)
         line = _of_tokens(issued.line)
     epoch = epoch_at(time.time()) if epoch is None else epoch
-    say("\n".join(f"{value:#010x}" for value in tokens(line.secret, line.bridge_name, epoch, line.n)))
+    say("\n".join(f"{value:#010x}" for value in line.tokens(epoch)))
 
 
 @isn.command(epilog="Example: torknock isn which 0x1234abcd --window 12")
@@ -155,7 +155,7 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
         f"{name} epoch {at} (now{at - present:+d})" if at != present else f"{name} epoch {at} (now)"
         for at in sorted(epochs, key=lambda at: abs(at - middle))
         for name, line in lines.items()
-        if isn in tokens(line.secret, line.bridge_name, at, line.n)
+        if isn in line.tokens(at)
     ]
     if not found:
         raise NobodysISN(isn, epochs[0], epochs[-1])

@@ -16,7 +16,7 @@ from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.memory import Memory, line_id
 from torknock.dial.rounds import FAILURES, BridgeSilent, Knocked, NotTheBridge, Opener, Rounds, T, WrongPeer
 from torknock.errors import TorknockError
-from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, tokens
+from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at
 from torknock.line import Line
 
 __all__ = ["BridgeSilent", "Knocked", "Knocker", "NotTheBridge", "TokensSpent", "WrongPeer"]
@@ -54,6 +54,8 @@ class _Bridge:
     """The epoch whose tokens it takes, less ours, as far as is known."""
     doubtful: int = 0
     """A neighbour whose token it took once, after this epoch's was not: this clock may be wrong, or that token used."""
+    near: Line | None = None
+    """The line, as far as it was derived last."""
     clocks_apart: float = field(default=0.0)
     """Wall time less the reactor's time when the offset was found: if it changes, somebody has set the clock."""
 
@@ -102,13 +104,17 @@ class Knocker:
         rounds = bridge.rounds
         rounds.begin()
         self._forget_offset_of_another_clock(bridge)
-        self._memory.forget(epoch_at(self._now()))
+        epoch = epoch_at(self._now())
+        self._memory.forget(epoch)
+        if epoch + bridge.offset < line.first_epoch:  # it was issued at a time that this clock has yet to tell
+            self._set_offset(bridge, line.first_epoch + NEIGHBOURS - epoch)
         places = offsets(rounds.failed, bridge.offset, nearer_side(self._now()))
+        near = self._near(bridge, line, epoch + min(places) - NEIGHBOURS)
         patience = PATIENCE if len(places) > 1 else (PATIENCE_ALONE,)
         try:
             for place, offset in enumerate(places):
                 await rounds.pause(place)
-                token = self._claimed(line, offset, any_valid=not place)
+                token = self._claimed(line, near, offset, any_valid=not place)
                 if token is None:
                     if not rounds.attempts:
                         raise TokensSpent
@@ -127,15 +133,22 @@ class Knocker:
         rounds.fail()
         raise rounds.failure(_WHY)
 
-    def _claimed(self, line: Line, offset: int, any_valid: bool) -> tuple[int, int] | None:
-        """An unused token of the epoch at *offset*, or of one beside it if *any_valid*: its epoch and ISN."""
+    def _near(self, bridge: _Bridge, line: Line, epoch: int) -> Line:
+        """What *line* has become in *epoch*: the tokens of later ones are a few steps away."""
+        if bridge.near is None or bridge.near.first_epoch > epoch:
+            bridge.near = line
+        bridge.near = bridge.near.forward(epoch)
+        return bridge.near
+
+    def _claimed(self, line: Line, near: Line, offset: int, any_valid: bool) -> tuple[int, int] | None:
+        """An unused token of the epoch at *offset*, or of one beside it if *any_valid*: its epoch and ISN.
+
+        *near* is *line* as it was shortly before.
+        """
         name, now = line_id(line), self._now()
         epoch, side = epoch_at(now) + offset, nearer_side(now)
         epochs = (epoch, epoch + side, epoch - side) if any_valid else (epoch,)
-        while token := unused(
-            lambda some_epoch: tokens(line.secret, line.bridge_name, some_epoch, line.n),
-            epochs, self._memory.used(name), self._memory.start(name),
-        ):  # fmt: skip
+        while token := unused(near.tokens, epochs, self._memory.used(name), self._memory.start(name)):
             if self._memory.claim(name, *token):
                 return token
         return None
@@ -153,7 +166,7 @@ class Knocker:
                     self._memory.unclaim(line_id(line), *token)
                     raise
             else:
-                return await opened(Knocked(connected, isn))
+                return await opened(Knocked(connected, isn, token[0]))
         raise AssertionError("the last try returns or raises")
 
     def _found(self, bridge: _Bridge, offset: int, after_refusal: bool) -> None:
@@ -169,6 +182,9 @@ class Knocker:
         if abs(offset) == NEIGHBOURS and after_refusal and offset != doubtful:
             bridge.offset, bridge.doubtful = 0, offset
             return
+        self._set_offset(bridge, offset)
+
+    def _set_offset(self, bridge: _Bridge, offset: int) -> None:
         bridge.offset, bridge.clocks_apart = offset, self._apart()
         if minutes := self._minutes_slow(bridge):
             _log.info(

@@ -33,10 +33,10 @@ _DEVICE_SCHEMA = "CREATE TABLE IF NOT EXISTS device (one INTEGER PRIMARY KEY CHE
 _PATIENCE = 1.0
 """Seconds that another process may hold the file; the reactor waits with us."""
 
-KEPT = 19
+KEPT = 22
 """Epochs from a token's own to the one in which it is forgotten: more than any clock is wrong that finds its bridge.
 
-A search uses tokens of four epochs ahead, so none is remembered for longer than two hours.
+That is within two hours of its use, as tokens of the next epoch may be used; of a search, up to 15 minutes later.
 """
 
 
@@ -99,14 +99,14 @@ class Memory:
         return self._device
 
     def forget(self, epoch: int) -> None:
-        """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier; and what a wrong clock used.
+        """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier.
 
         No file of the directory holds it afterwards, unless another process reads at this moment: then the next call
         sees to that.
         """
-        oldest, newest = epoch - KEPT, epoch + KEPT
-        self._own = {token for token in self._own if oldest < token[0] < newest}
-        gone = self._execute("DELETE FROM used WHERE epoch <= ? OR epoch >= ? RETURNING isn", (oldest, newest))
+        oldest = epoch - KEPT
+        self._own = {token for token in self._own if token[0] > oldest}
+        gone = self._execute("DELETE FROM used WHERE epoch <= ? RETURNING isn", (oldest,))
         if gone or self._left_over:
             busy = self._execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
             self._left_over = not busy or bool(busy[0][0])

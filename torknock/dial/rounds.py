@@ -70,6 +70,8 @@ class Knocked:
 
     socket: socket.socket
     isn: int
+    epoch: int | None = None
+    """The epoch of which `isn` is a token; None with scheme `knock`."""
 
 
 Opener = Callable[[Knocked], Awaitable[T]]

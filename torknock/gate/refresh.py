@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.interfaces import IReactorTime
@@ -22,7 +23,7 @@ from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.judge import Judge, tag
 from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
-from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, expand_tokens, extract, seconds_valid
+from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, seconds_valid
 from torknock.keyring import Issued, Keyring
 from torknock.line import Line
 
@@ -77,7 +78,6 @@ class Refresh:
         self._judge = Judge(remember=knocks.add, warn=lambda told: _log.warn("{told}", told=told))
         self._unusable: SpentUnusable | None = None
         self._live: dict[str, Issued] = {}
-        self._prks: dict[str, bytes] = {}
         self._changes: int | None = None
         self._epoch = 0
         self._ahead = 0.0
@@ -158,6 +158,8 @@ class Refresh:
     def spend(self, isn: int) -> tuple[Issued, ...]:
         """The live lines that *isn* opens a connection for, this once; empty if there is none, or it cannot be kept.
 
+        Each is what it has become in the epoch of which *isn* is a token.
+
         An ISN that no line derives now, since the gate is being filled or a line was revoked, is spent all the same.
         """
         epochs, names = self._book.spend(isn)
@@ -169,7 +171,10 @@ class Refresh:
         except SpentUnusable as error:
             self._unusable = error
             return ()
-        return tuple(self._live[name] for name in names if name in self._live) if valid else ()
+        if not valid:
+            return ()
+        lines = [self._live[name] for name in names if name in self._live]
+        return tuple(_at(issued, epoch) for issued in lines for epoch in epochs if isn in issued.line.tokens(epoch))
 
     async def _keep(self) -> None:
         while True:
@@ -227,7 +232,6 @@ class Refresh:
             for name in gone:
                 for epoch in self._epochs:
                     nobodys += self._book.retire(epoch, name, self._tokens(before[name], epoch))
-                self._prks.pop(name, None)
             await self._gate.withdraw(nobodys)
         if come:
             for epoch in self._epochs:
@@ -245,7 +249,6 @@ class Refresh:
         self._changes = self._keyring.changes()
         self._live = {issued.name: issued for issued in self._served(now)}
         self._changed()
-        self._prks.clear()
         self._erase(now)
         knocking = _knocking(self._live)
         kept = (issued for issued in self._keyring.lines() if not issued.erased)
@@ -297,15 +300,12 @@ class Refresh:
             for start in range(0, len(waiting), _LINES_A_TURN):
                 for name in waiting[start : start + _LINES_A_TURN]:
                     if name in self._live:
+                        self._live[name] = _at(self._live[name], self._epochs[0])
                         self._book.issue(epoch, name, self._tokens(self._live[name], epoch))
                 await deferLater(self._clock, 0)
 
     def _tokens(self, issued: Issued, epoch: int) -> tuple[int, ...]:
-        if issued.line.scheme != "token":
-            return ()
-        if issued.name not in self._prks:
-            self._prks[issued.name] = extract(issued.line.secret)
-        return expand_tokens(self._prks[issued.name], issued.line.bridge_name, epoch, issued.line.n)
+        return issued.line.tokens(epoch) if issued.line.scheme == "token" else ()
 
     async def _admit(self, epochs: Iterable[int]) -> None:
         for epoch in epochs:
@@ -341,3 +341,8 @@ class Refresh:
 
 def _knocking(live: Mapping[str, Issued]) -> dict[str, Line]:
     return {name: issued.line for name, issued in live.items() if issued.line.scheme == "knock"}
+
+
+def _at(issued: Issued, epoch: int) -> Issued:
+    """*issued* with what its line has become in *epoch*."""
+    return replace(issued, line=issued.line.forward(epoch)) if issued.line.scheme == "token" else issued

@@ -80,8 +80,9 @@ class _Bridge:
         upper = factory.buildProtocol(_named(self._host, self._port))
         assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
         try:
+            line = self._line if knocked.epoch is None else self._line.forward(knocked.epoch)
             with knocked.socket as connected:
-                below = _Below(lambda: self._channel.open(self._line, knocked.isn, self._host, upper))
+                below = _Below(lambda: self._channel.open(line, knocked.isn, self._host, upper))
                 self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
             await below.opened
         except ChannelFailed as error:

@@ -25,6 +25,7 @@ from torknock.channel.tls import Refusal, ServerTLS
 from torknock.errors import TorknockError
 from torknock.gate.ask import SYN
 from torknock.gate.calendar import HELD, Calendar
+from torknock.gate.forgetting import Forgetting
 from torknock.gate.interfaces import DoorTaken
 from torknock.gate.listener import Listener
 from torknock.gate.refresh import Refresh
@@ -77,6 +78,7 @@ class GuardedDoor:
         self._raw = Raw()
         self._listener = Listener(reactor, wanted.port, self._welcome)
         self._refresh: Refresh | None = None
+        self._forgetting: Forgetting | None = None
         self._publication: Publication | None = None
         self._counting = LoopingCall(self._count)
         self._counting.clock = reactor
@@ -88,13 +90,15 @@ class GuardedDoor:
             self._reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, self._listener, wanted.directory
         )
         name = table_name(wanted.host, wanted.port)
+        calendar = Calendar(self._now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped)
+        self._forgetting = Forgetting(self._keyring, self._reactor, calendar.now)
         refresh = self._refresh = Refresh(
             self._keyring,
             SpentTokens(wanted.directory / f"{name}.spent"),
             SpentKnocks(wanted.directory / f"{name}.knocks"),
             entrance.make_gate,
             self._reactor,
-            Calendar(self._now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped).now,
+            calendar.now,
             self._cut,
             entrance.no_knocks,
             partial(deferToThreadPool, self._reactor, self._reactor.getThreadPool()),
@@ -115,6 +119,7 @@ class GuardedDoor:
         self._publication = Publication(self._reactor, self._monitor, wanted.directory, wanted.metrics)
         await self._publication.start()
         self._counting.start(_COUNTED_EVERY, now=False)
+        self._forgetting.start()
 
     def _remember(self, posture: Posture) -> None:
         """Write the *posture* down for `torknock line add`."""
@@ -146,6 +151,8 @@ class GuardedDoor:
     async def _stop(self) -> None:
         if self._counting.running:
             self._counting.stop()
+        if self._forgetting is not None:
+            self._forgetting.stop()
         try:
             if self._refresh is not None:
                 await self._refresh.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,7 @@ from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.knocking import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.memory import Memory
 from torknock.dial.rounds import REST
-from torknock.isn.token import EPOCH, epoch_at, tokens
+from torknock.isn.token import EPOCH, epoch_at, ratchet, tokens
 from torknock.line import Line
 
 NOW = 1_700_000_100.0
@@ -164,6 +165,34 @@ class Case(SynchronousTestCase):
     def _close(self, knocked: Knocked) -> Knocked:
         knocked.socket.close()
         return knocked
+
+
+class RatchetTests(Case):
+    """Lines of version 2 (protocol.md §2.2)."""
+
+    def line_from(self, first: int) -> Line:
+        """A line that begins with the epoch *first*."""
+        return replace(LINE, secret=ratchet(b"l" * 32, b"d" * 32, first))
+
+    def test_a_token_brings_its_epoch(self) -> None:
+        """Of a line that is new, or two years old, or as an earlier round left it."""
+        for age in (1, 730 * 288 + 100):
+            line = self.line_from(epoch_at(self.now()) - age)
+            self.network.answers = self.bridge(line=line)
+            for _ in range(3):
+                knocked = self.successResultOf(self.knock(line=line))
+                self.assertIn(knocked.isn, line.tokens(knocked.epoch or 0))
+                self.date += 400
+
+    def test_a_line_that_is_younger_than_this_clock(self) -> None:
+        """It tells that the clock is slow: no search is needed, by whatever it is."""
+        for minutes in (7, 60, 60 * 24 * 365):
+            line = self.line_from(epoch_at(self.now() + 60 * minutes) - 1)
+            self.network.answers = self.bridge(minutes, line=line)
+            asked = len(self.network.isns)
+            self.successResultOf(self.knock(line=line))
+            self.assertEqual(len(self.network.isns), asked + 1)
+            self.assertEqual(self.knocker.minutes_slow(line, *BRIDGE) > 0, minutes > 10)
 
 
 class RoundTests(Case):

@@ -130,13 +130,6 @@ class MemoryTests(SynchronousTestCase):
         memory.forget(E + KEPT)
         self.assertEqual(self.found([b"x" * 16]), set())
 
-    def test_what_a_wrong_clock_used_is_forgotten(self) -> None:
-        """A token of tomorrow would be remembered until then."""
-        memory = self.opened()
-        memory.claim(NAME, E + 288, 7)
-        memory.forget(E)
-        self.assertEqual(memory.used(NAME), set())
-
     def test_a_file_that_was_put_aside_is_removed(self) -> None:
         """As old as what is in it may be."""
         aside = self.directory / "knocks.damaged"

@@ -342,6 +342,22 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(0.6)
         self.assertFalse(self.gate.standing)
 
+    def test_a_token_brings_its_epochs_key(self) -> None:
+        """What a connection is proved by is derived from the epoch of its token, whatever the present one is."""
+        self.started()
+        for epoch in (E - 1, E, E + 1):
+            [issued] = self.refresh.spend(max(self.tokens_of(self.alice, epoch)))
+            self.assertEqual(issued.line, self.alice.line.forward(epoch))
+
+    def test_a_line_of_version_1_opens_as_it_did(self) -> None:
+        """In every epoch, and its proof is the same in all."""
+        bob = self.keyring.add("bob", expires=None, now=NOW, secret=b"s" * 32)
+        self.started()
+        self.pass_time(EPOCH + 1)
+        for epoch in (E, E + 1, E + 2):
+            [issued] = self.refresh.spend(max(self.tokens_of(bob, epoch)))
+            self.assertEqual(issued.line, bob.line)
+
     def asked(self, token: int) -> Deferred[tuple[Issued, ...]]:
         """The answer for a connection that *token* has opened."""
         syn = SYN("192.0.2.1", 40000, bytes([192, 0, 2, 7]), 443, token, 7)

@@ -14,10 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.isn.token import EPOCH, epoch_at, expand_tokens, extract, proof_key, seconds_valid, tokens
+from torknock.isn.token import (
+    EPOCH,
+    FARTHEST,
+    epoch_at,
+    first_epoch,
+    forward,
+    proof_key,
+    ratchet,
+    seconds_valid,
+    tokens,
+)
 from torknock.line import Line
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "token_vectors.json").read_text())
+VECTORS_2: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "token_vectors_2.json").read_text())
 OCTETS = st.binary(min_size=32, max_size=32)
 EPOCHS = st.integers(0, 2**64 - 1)
 
@@ -70,6 +81,56 @@ class VectorTests(SynchronousTestCase):
         self.assertEqual(ours, derived[:277] + derived[278:])
 
 
+class RatchetTests(SynchronousTestCase):
+    """Secrets of version 2, which go forward and never back (protocol.md §2.2)."""
+
+    def test_our_tokens_are_the_vectors(self) -> None:
+        """So are the proof's key, and what the secret has become; from any state on the way."""
+        for vector in VECTORS_2:
+            pin, epoch, n = bytes.fromhex(vector["pin"]), int(vector["epoch"]), vector["n"]
+            first, half = int(vector["first_epoch"]), (int(vector["first_epoch"]) + epoch) // 2
+            secret = ratchet(bytes.fromhex(vector["link"]), bytes.fromhex(vector["day_key"]), first)
+            then = ratchet(bytes.fromhex(vector["link_then"]), bytes.fromhex(vector["day_key_then"]), epoch)
+            self.assertEqual(first_epoch(secret), first)
+            self.assertEqual(forward(secret, epoch), then, vector["case"])
+            self.assertEqual(forward(forward(secret, half), epoch), then, vector["case"])
+            self.assertEqual(proof_key(then, pin).hex(), vector["proof_key"])
+            for state in (secret, forward(secret, half), then):
+                isns = tokens(state, pin, epoch, n)
+                if "tokens" in vector:
+                    self.assertEqual(list(isns), vector["tokens"], vector["case"])
+                else:
+                    digest = hashlib.sha256(struct.pack(f"!{n}I", *isns)).hexdigest()
+                    self.assertEqual(
+                        (len(isns), isns[0], isns[-1], digest),
+                        tuple(vector[key] for key in ("count", "first", "last", "sha256")),
+                    )
+
+    @given(st.integers(1, 2**40), st.integers(0, 3000))
+    def test_nothing_goes_back(self, first: int, later: int) -> None:
+        """What a secret has become derives nothing of earlier epochs, and holds no key that did."""
+        secret = ratchet(b"l" * 32, b"d" * 32, first)
+        then = forward(secret, first + later)
+        self.assertEqual(first_epoch(then), first + later)
+        self.assertEqual(forward(then, first), then)
+        self.assertEqual(tokens(then, b"p" * 32, first + later - 1, 8), ())
+        self.assertTrue(tokens(then, b"p" * 32, first + later, 8))
+        if later:
+            self.assertNotIn(b"l" * 32, then)
+        self.assertEqual(b"d" * 32 in then, (first + later) // 288 == first // 288)
+
+    def test_a_secret_of_version_1_stays(self) -> None:
+        """Lines that were issued before work as they did."""
+        self.assertEqual(forward(b"s" * 32, 7_000_000), b"s" * 32)
+        self.assertEqual(first_epoch(b"s" * 32), 0)
+
+    def test_no_date_takes_for_ever(self) -> None:
+        """A wrong clock, or a wrong line, derives nothing beyond a century."""
+        secret = ratchet(b"l" * 32, b"d" * 32, 7)
+        self.assertEqual(tokens(secret, b"p" * 32, 2**64 - 1, 8), ())
+        self.assertEqual(first_epoch(forward(secret, 2**64 - 1)), 7 + FARTHEST)
+
+
 class TokenTests(SynchronousTestCase):
     """One-time tokens."""
 
@@ -78,7 +139,6 @@ class TokenTests(SynchronousTestCase):
         """Whatever the inputs."""
         expected = tuple(word for word in words(secret, pin, epoch, n) if word)
         self.assertEqual(tokens(secret, pin, epoch, n), expected)
-        self.assertEqual(expand_tokens(extract(secret), pin, epoch, n), expected)
 
     def test_inputs_out_of_range_are_refused(self) -> None:
         """The error does not quote the secret."""

@@ -1,0 +1,76 @@
+"""Erases from the keyring what would derive the tokens of epochs that are over (protocol.md §2.2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from torknock.database import KeyringUnreadable
+from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at
+from torknock.keyring import Keyring
+
+_log = Logger()
+
+_PAUSE = 20.0
+_LINES_A_TURN = 500
+"""Lines of one transaction: the reactor waits for it."""
+
+
+class Forgetting:
+    """Lets the lines of *keyring* begin with the oldest epoch that could still be needed, from `start` to `stop`.
+
+    Only what has been over for an epoch of *clock* is erased, whatever *now*, the date, told in between: a clock that
+    was wrong for a moment costs nothing.
+    """
+
+    def __init__(self, keyring: Keyring, clock: IReactorTime, now: Callable[[], float]) -> None:
+        self._keyring, self._clock, self._now = keyring, clock, now
+        self._told: deque[tuple[float, int]] = deque()
+        """Steady time and epoch, from the newest that is an epoch old."""
+        self._trouble = ""
+        self._running: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Look now, and every few seconds from now on."""
+        self._running = Deferred.fromCoroutine(self._keep())
+        self._running.addErrback(_ended)
+
+    def stop(self) -> None:
+        """Leave the rest to the next process."""
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except KeyringUnreadable as error:
+                if str(error) != self._trouble:
+                    _log.error("cannot erase the keys of epochs that are over: {reason}", reason=str(error))
+                self._trouble = str(error)
+            else:
+                self._trouble = ""
+            await deferLater(self._clock, _PAUSE)
+
+    async def _look(self) -> None:
+        since = self._clock.seconds() - EPOCH
+        self._told.append((self._clock.seconds(), epoch_at(self._now())))
+        while len(self._told) > 1 and self._told[1][0] <= since:
+            self._told.popleft()
+        if self._told[0][0] > since:
+            return
+        oldest = min(epoch for _, epoch in self._told) - NEIGHBOURS
+        while self._keyring.advance(oldest, _LINES_A_TURN):
+            await deferLater(self._clock, 0)
+
+
+def _ended(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _log.failure("the keys of epochs that are over are not erased any more, because that broke", failure=failure)
