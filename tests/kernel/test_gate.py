@@ -68,11 +68,12 @@ class GateTests(SynchronousTestCase):
         """Clocks may differ by an epoch (protocol.md §2.3)."""
         if not 3 < time.time() % EPOCH < EPOCH - 5:  # who is whose neighbour is about to change
             time.sleep(8)
+        bob = self.service.line("bob", time.time() - 5 * EPOCH)
         for ahead in (-1, 1):
-            waiting = iter(self.tokens_of(self.alice, ahead))
+            waiting = iter(self.tokens_of(bob, ahead))
             self.assertTrue(wait_for(lambda: self.opens_with_a_token(waiting), 2), f"epoch {ahead:+}")  # noqa: B023
         for ahead in (-2, 2):
-            token = self.tokens_of(self.alice, ahead)[0]
+            token = self.tokens_of(bob, ahead)[0]
             self.assertEqual(knock(self.client, self.bridge.address, 443, token), "refused", f"epoch {ahead:+}")
 
     def test_it_lets_clients_in_after_an_epoch(self) -> None:
