@@ -28,7 +28,7 @@ class AnyGate(Case):
     def setUp(self) -> None:
         super().setUp()
         self.hidden = self.serves()
-        self.alice = self.hidden.line("alice", time.time(), n=self.n).line
+        self.alice = self.hidden.line("alice", time.time() - 7200, n=self.n).line
         self.fresh = self.tokens()
         self.assertTrue(wait_for(self.opens), self.hidden.said)
 
