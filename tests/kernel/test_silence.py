@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
@@ -68,6 +70,11 @@ class SilenceTests(Case):
     def silent(self) -> bool:
         return TABLE in self.tables()
 
+    def claimed(self) -> bool:
+        """Whether the service holds the claim on the door."""
+        opened = Path(f"/proc/{self.service.pid}/fd").iterdir()
+        return any(os.readlink(each).endswith("-torknock-443") for each in opened if each.is_symlink())
+
     def guarded(self) -> HiddenService:
         """A bridge of this service, once its line opens."""
         hidden = HiddenService(self.bridge, options={"posture": "filtered"}, helper=self.path)
@@ -105,12 +112,13 @@ class SilenceTests(Case):
             for sudden in (True, False):
                 hidden.process.send_signal(signal.SIGKILL if sudden else signal.SIGTERM)
                 hidden.process.wait()
-                self.assertTrue(wait_for(lambda: "torknock-443\n" not in self.tables()))
+                self.assertTrue(wait_for(lambda: "torknock-443\n" not in self.tables()), self.log)
                 hidden.start()
                 self.assertTrue(wait_for(self.opens), hidden.said)
                 self.service.send_signal(signal.SIGKILL if sudden else signal.SIGTERM)
                 self.service.wait()
                 self.service = self.serve()
+                self.assertTrue(wait_for(self.claimed), self.log)  # what a killed one left opens for a while, too
                 self.assertTrue(wait_for(self.opens), hidden.said)
             self.bridge.run(["nft", "-f", "-"], silence([FILTERED]))
             end([hidden.process, self.service])

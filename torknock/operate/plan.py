@@ -243,7 +243,7 @@ def _unit(name: str, host: Host) -> str:
 def _earlier(name: str) -> str | None:
     """The unit that stands there, if an earlier version of torknock has it like that (contrib/systemd/earlier)."""
     there = _read_or_empty(_UNITS / name)
-    as_shipped = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={_PROGRAM}", there)
+    as_shipped = re.sub(r"(?m)^ExecStart=\S+/torknock\b", f"ExecStart={_PROGRAM}", there)
     as_shipped = re.sub(r"(?m)(^SocketGroup=|--user )\S+", rf"\g<1>{TOR_USER}", as_shipped)
     digest = hashlib.sha256(as_shipped.encode("utf-8")).hexdigest()
     return there if f"{digest}  {name}" in shipped("systemd/earlier").splitlines() else None
