@@ -36,6 +36,9 @@ NOT_HELD_BACK = (
 AHEAD_MS = 4
 """How far the foreseen TSval is ahead: time to ask another process for its ISN."""
 
+_WATCHED_MS = 2
+"""So long before the tick the clock is watched: a busy host preempts a process that does so for the whole time."""
+
 _MILLISECOND = 1_000_000  # ns
 
 
@@ -70,6 +73,8 @@ class Foresight:
         """
         if self._probe is None:
             return Stamp(0, 0)
+        if (ms := self._to_go(self._probe) - _WATCHED_MS) > 0:
+            time.sleep(ms / 1000)  # noqa: TID251  as the docstring says
         seen_ns, to_go = time.monotonic_ns(), self._to_go(self._probe)
         while to_go > 0:
             before_ns, to_go = time.monotonic_ns(), self._to_go(self._probe)
