@@ -11,7 +11,7 @@ SYNS = 11
 """SYNs at most, with those that the kernel sends again: as many as a plain connect that is never answered."""
 
 PORTS = 3
-"""Source ports at most."""
+"""Source ports at most; those of SYNs that slipped (`torknock.dial.interfaces.Slipped`) come in addition."""
 
 SENT_AT = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 19.0, 35.0, 67.0)
 """Seconds after `connect` at which Linux sends an unanswered SYN (net.ipv4.tcp_syn_linear_timeouts=4, 6.5 and newer).
@@ -28,6 +28,7 @@ class Budget:
 
     def __init__(self) -> None:
         self._dials: deque[tuple[list[float], float]] = deque(maxlen=PORTS)
+        self._slipped: deque[float] = deque(maxlen=SYNS)
 
     def ready_at(self) -> float:
         """When the next SYN may leave, from another port; minus infinity if nothing is in its way."""
@@ -53,9 +54,14 @@ class Budget:
         """A SYN left *at* that time, and its socket was open *until* then."""
         self._dials.append(([at + after for after in SENT_AT if not after or after < until - at], until))
 
+    def spend_slipped(self, at: float) -> None:
+        """A SYN left *at* that time which this host itself spoiled. It counts, and its port does not."""
+        self._slipped.append(at)
+
     def clear(self) -> None:
         """The bridge let this client in."""
         self._dials.clear()
+        self._slipped.clear()
 
     def _syns(self) -> list[float]:
-        return sorted(sent for syns, _ in self._dials for sent in syns)
+        return sorted([*self._slipped, *(sent for syns, _ in self._dials for sent in syns)])

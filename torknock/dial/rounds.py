@@ -117,21 +117,27 @@ class Rounds:
 
     async def dial(self, dial: Callable[[], Deferred[socket.socket]], patience: float) -> socket.socket:
         """What *dial* connects, which is waited for *patience* seconds at most. Fails as it does, or `WrongPeer`."""
-        at: float | None = self._clock.seconds()
+        at = self._clock.seconds()
         try:
-            return await dial().addTimeout(self._budget.patience(self._clock.seconds(), patience), self._clock)
-        except (CannotKnock, Slipped) as error:
-            if isinstance(error, CannotKnock) or not error.sent:
-                at = None
+            connected = await dial().addTimeout(self._budget.patience(at, patience), self._clock)
+        except CannotKnock:
             raise
-        except ConnectError as error:
-            if error.osError in _RESET:
+        except Slipped as error:
+            if error.sent:
+                self._attempts += 1
+                self._budget.spend_slipped(at)
+            raise
+        except BaseException as error:
+            self._spend(at)
+            if isinstance(error, ConnectError) and error.osError in _RESET:
                 raise WrongPeer("it reset the connection at once") from error
             raise
-        finally:
-            if at is not None:
-                self._attempts += 1
-                self._budget.spend(at, self._clock.seconds())
+        self._spend(at)
+        return connected
+
+    def _spend(self, at: float) -> None:
+        self._attempts += 1
+        self._budget.spend(at, self._clock.seconds())
 
     def note(self, error: Exception) -> None:
         """A SYN of the round failed with *error*. What the bridge said, or did not say, tells more than `Slipped`."""
