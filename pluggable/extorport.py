@@ -37,7 +37,8 @@ _DONE, _USERADDR, _TRANSPORT, _OKAY, _DENY = 0x0000, 0x0001, 0x0002, 0x1000, 0x1
 def read_cookie(path: Path) -> bytes:
     """The 32 bytes of the cookie in *path* (ext-orport-spec §2.1.2). Raises `ORPortError`."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(65)
     except OSError as error:
         raise ORPortError(f"Extended ORPort: cookie {path}: {error.strerror}") from error
     if len(content) != 64 or not hmac.compare_digest(content[:32], _COOKIE_HEADER):

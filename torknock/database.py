@@ -10,10 +10,11 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from torknock.errors import TorknockError
+from torknock.files import as_owner
 from torknock.lock import alone_in
 
 FILE = "keyring.sqlite"
@@ -129,6 +130,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise KeyringUnreadable(path.parent, f"others can read {path.name}", f"chmod 600 {path}") from None
     finally:
         os.close(file)
+    for companion in ("-journal", "-wal", "-shm"):
+        _refuse_other_kinds(path.with_name(path.name + companion))
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise PermissionError
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
@@ -147,6 +150,13 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """See to it that SQLite, which opens what is at *path*, does not wait there: at a pipe, for instance."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise KeyringUnreadable(path.parent, f"{path.name} is no regular file", f"remove {path}")
 
 
 def _migrate(database: sqlite3.Connection) -> None:
@@ -179,7 +189,7 @@ def writing(database: sqlite3.Connection) -> Iterator[None]:
 def refusals(directory: Path) -> Iterator[None]:
     """Touch the keyring in *directory* as its owner, and turn what SQLite and the disk say into `KeyringUnreadable`."""
     try:
-        with _as_owner(directory):
+        with as_owner(directory):
             yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
@@ -193,36 +203,3 @@ def refusals(directory: Path) -> Iterator[None]:
         raise KeyringUnreadable(directory, "permission denied", remedy) from error
     except OSError as error:
         raise KeyringUnreadable(directory, error.strerror or type(error).__name__) from error
-
-
-@contextmanager
-def _as_owner(directory: Path) -> Iterator[None]:
-    """As root, act as the first other user along the way to *directory*.
-
-    Who owns a directory can put a link wherever something below it is expected, and root would follow it.
-    """
-    found = _first_owner(directory.absolute()) if os.geteuid() == 0 else None
-    if found is None:
-        yield
-        return
-    group = os.getegid()
-    os.setegid(found.st_gid)
-    os.seteuid(found.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-
-
-def _first_owner(path: Path) -> os.stat_result | None:
-    """What is known of the first directory, or link, on the way to *path* that is not root's; None if all are."""
-    for place in (*reversed(path.parents), path):
-        for follow_symlinks in (False, True):
-            try:
-                found = os.stat(place, follow_symlinks=follow_symlinks)
-            except OSError:  # it is not there, or leads nowhere
-                return None
-            if found.st_uid != 0:
-                return found
-    return None

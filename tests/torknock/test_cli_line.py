@@ -193,6 +193,19 @@ class AddTests(CommandCase):
             self.assertEqual(keyring.lines(), [])
             self.assertEqual(keyring.setting("address"), None)
 
+    def test_tors_user_can_put_anything_there(self) -> None:
+        """A pipe, a device without an end, a file without an end: nothing waits for them, and nothing is learnt."""
+        endless = self.data / "endless"
+        endless.touch()
+        os.truncate(endless, 1 << 40)
+        os.mkfifo(self.data / "pipe")
+        for what in (Path("/dev/zero"), endless, self.data / "pipe"):
+            for name in ("fingerprint", "bridgelines"):
+                (self.data / name).unlink(missing_ok=True)
+                (self.data / name).symlink_to(what)
+            self.assertIn("--fingerprint", self.refused(self.line("add", "alice", *WHERE[:2])))
+            self.assertIn("--address", self.refused(self.line("add", "alice", *WHERE[2:])))
+
     def test_a_keyring_outside_a_datadirectory_asks(self) -> None:
         """tor's files are looked for where tor's pt_state is, nowhere else."""
         (self.data / "fingerprint").write_text(f"Unnamed {FINGERPRINT}\n")

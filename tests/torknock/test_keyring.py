@@ -409,6 +409,14 @@ class FileTests(KeyringCase):
         self.assertTrue(said.isprintable())
         return said
 
+    def test_a_pipe_beside_it_is_not_waited_for(self) -> None:
+        """SQLite would open it, and wait for a writer."""
+        self.open().close()
+        for name in ("keyring.sqlite-journal", "keyring.sqlite-wal"):
+            os.mkfifo(self.directory / name)
+            self.assertIn(name, self.refused())
+            (self.directory / name).unlink()
+
     def test_nobody_else_can_read_it(self) -> None:
         """Whatever the umask, for every file SQLite makes."""
         self.addCleanup(os.umask, os.umask(0))

@@ -29,11 +29,14 @@ from torknock.cli import torknock
 torknock()
 """
 """Two minutes are a second."""
-SLOW = """
+SLOW = (
+    """
 import time
 right = time.time
 time.time = lambda: right() - 900
-""" + IN_A_HURRY
+"""
+    + IN_A_HURRY
+)
 FILTERING = """
     table inet own {
         chain input {

@@ -7,11 +7,15 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from torknock.errors import TorknockError
+from torknock.files import read_file
 from torknock.keyring import Keyring
 from torknock.line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
 from torknock.operate.addresses import refusal
 
 Address = tuple[IPv4Address | IPv6Address, int]
+
+_TOLD_AT_MOST = 64 * 1024
+"""Octets of a file in which tor tells of itself; it writes some hundred."""
 
 
 class WhereaboutsUnknown(TorknockError):
@@ -76,7 +80,7 @@ def _tor_wrote(directory: Path, name: str) -> Iterator[list[str]]:
     if pt_state.name != "pt_state":
         return
     try:
-        text = (pt_state.parent / name).read_text("ascii", "replace")
+        text = read_file(pt_state.parent / name, _TOLD_AT_MOST).decode("ascii", "replace")
     except OSError:
         return
     for written in text.splitlines():

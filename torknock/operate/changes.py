@@ -22,8 +22,12 @@ from typing import Any, Protocol, Self
 from attrs import define, evolve, field
 
 from torknock.errors import TorknockError
+from torknock.files import read_file
 from torknock.operate import processes
 from torknock.operate.processes import Started
+
+AT_MOST = 1 << 20
+"""Octets of a file of configuration, or of the record of what was changed."""
 
 _ENDS_WITHIN = 90.0
 """Seconds that a program of this host has; systemd gives a service as long to stop."""
@@ -430,9 +434,12 @@ def run(*command: str, check: bool = True) -> Ended:
 
 
 def read(path: str) -> str | None:
-    """What is at *path*, with every octet kept (surrogateescape); None if there is no file."""
+    """What is at *path*, with every octet kept (surrogateescape); None if there is no file.
+
+    Raises `OSError`, also for what is no file of configuration (`read_file`).
+    """
     try:
-        return Path(path).read_bytes().decode("utf-8", "surrogateescape")
+        return read_file(Path(path), AT_MOST).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
 

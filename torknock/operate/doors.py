@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from torknock.files import read_file
 from torknock.gate.access import ACCESS, Entry, canonical, parse, silence
 from torknock.gate.ruleset import Posture
 from torknock.line import LineError, parse_address
-from torknock.operate.changes import Change, File, Unit
+from torknock.operate.changes import AT_MOST, Change, File, Unit
 
 FILTERED = Path("/etc/torknock/filtered.nft")
 """The rules of every filtered door, for nft."""
@@ -61,6 +62,6 @@ def door_of(options: str, user: str) -> Entry | None:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text("utf-8")
+        return read_file(path, AT_MOST).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None

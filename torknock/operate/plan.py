@@ -15,10 +15,11 @@ from pathlib import Path
 from attrs import frozen
 
 from torknock.errors import TorknockError
+from torknock.files import read_file
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import BridgeLine, write_address, write_bridge_line
 from torknock.linux import is_served
-from torknock.operate.changes import Block, Change, File, Member, Process, Reader, Unit, User
+from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User
 from torknock.operate.doors import FILTERED_UNIT, access_changes, door_of
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import TorFacts
@@ -286,6 +287,6 @@ def _is_loopback(where: str) -> bool:
 
 def _read_or_empty(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_file(path, AT_MOST).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return ""

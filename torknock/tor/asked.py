@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from stem import ControllerError
+from stem.connection import AuthMethod, get_protocolinfo
 from stem.control import Controller
 
 ANSWERS_WITHIN = 10.0
@@ -35,8 +36,8 @@ class Asked:
         self._silent = False
 
     def authenticate(self, password: str | None) -> None:
-        """Show *password*, or that we can read tor's cookie."""
-        self._ask(self._controller.authenticate, password=password)
+        """Show *password*, or prove that we can read tor's cookie; the cookie itself is never sent."""
+        self._ask(_authenticate, self._controller, password)
 
     def get_info(self, name: str, *default: Any) -> Any:
         """The answer to GETINFO *name*; *default* if tor refuses."""
@@ -75,6 +76,13 @@ class Asked:
         except TorSilent:
             self._silent = True
             raise
+
+
+def _authenticate(controller: Controller, password: str | None) -> None:
+    """As stem does it, but for the method COOKIE: a tor that is none could name any file as its cookie, and have it."""
+    offered = get_protocolinfo(controller)
+    offered.auth_methods = tuple(method for method in offered.auth_methods if method is not AuthMethod.COOKIE)
+    controller.authenticate(password=password, protocolinfo_response=offered)
 
 
 def within(seconds: float, function: Callable[..., _T], *arguments: Any, **named: Any) -> _T:

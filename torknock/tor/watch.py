@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import txtorcon
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 
+from torknock.files import read_file
 from torknock.line import LineError, parse_address
 from torknock.tor import CONTROL
 
@@ -21,6 +23,9 @@ _PATIENCE = 5.0
 
 _MESSAGES = 3
 """So many of tor's complaints are kept, the latest."""
+
+_COOKIE = 32
+"""Octets of tor's cookie (control-spec)."""
 
 _LONGEST = 300
 _ABOUT_TRANSPORTS = re.compile(r"managed proxy|pluggable transport|torknock", re.IGNORECASE)
@@ -49,6 +54,10 @@ class TorUnseen:
     """The control port cannot be reached; all else works without it."""
 
     reason: str
+
+
+class TorRefused(Exception):
+    """The control port lets nobody in whom we would be."""
 
 
 class Watch:
@@ -93,7 +102,7 @@ class Watch:
 
     async def _connect(self) -> None:
         endpoint = _endpoint(self._reactor, self._control)
-        protocol: Any = await endpoint.connect(txtorcon.TorProtocolFactory())
+        protocol: Any = await endpoint.connect(Factory.forProtocol(_Protocol))
         self._protocol = protocol
         protocol.when_disconnected().addBoth(self._gone, protocol)
         await protocol.post_bootstrap
@@ -122,6 +131,20 @@ class Watch:
             return False
         connected.transport.loseConnection()
         return True
+
+
+class _Protocol(txtorcon.TorControlProtocol):  # type: ignore[misc]  # txtorcon's
+    """txtorcon's, but for the cookie: a tor that is none could name any file as its cookie."""
+
+    def _do_authenticate(self, protoinfo: str) -> Any:
+        if re.search(r"METHODS=\S*COOKIE", protoinfo) and "SAFECOOKIE" not in protoinfo:
+            raise TorRefused("tor does not offer SAFECOOKIE")  # the method COOKIE would send the file's content
+        return super()._do_authenticate(protoinfo)
+
+    def _read_cookie(self, cookiefile: str) -> None:
+        self._cookie_data = read_file(Path(cookiefile), _COOKIE)
+        if len(self._cookie_data) != _COOKIE:
+            raise TorRefused("what tor names as its cookie is none")
 
 
 def without_addresses(message: str) -> str:

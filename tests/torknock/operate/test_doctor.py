@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.gate.access import EVERYWHERE, Entry, silence
@@ -96,6 +97,17 @@ class LogTests(SynchronousTestCase):
         found = log.judge(text)
         self.assertEqual(found.state, State.NOT_OK)
         self.assertIn("no nft", found.why)
+
+    def test_a_log_that_is_no_file(self) -> None:
+        """tor's user could put a pipe or a device there: it is said, and nothing waits."""
+        directory = Path(self.mktemp())
+        directory.mkdir(parents=True)
+        os.mkfifo(directory / "pipe")
+        (directory / "zero").symlink_to("/dev/zero")
+        for name in ("pipe", "zero"):
+            found = self.successResultOf(Deferred.fromCoroutine(log.log(None, [f"notice file {directory / name}"])))
+            self.assertEqual(found.state, State.UNKNOWN)
+            self.assertIn("no regular file", found.why)
 
 
 class TorTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torknock.files import read_end
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.operate.doctor.redact import redact
@@ -30,7 +31,7 @@ async def log(reactor: Any, logs: Iterable[str]) -> Finding:
     files = [words[-1] for words in map(str.split, logs) if "file" in words]
     for path in files:
         try:
-            return judge(_tail(Path(path)))
+            return judge(read_end(Path(path), _TAIL).decode("utf-8", "replace"))
         except OSError as error:
             why = f"tor's log cannot be read: {error.strerror}"
             return unknown("tor's log", why, "run torknock doctor as root")
@@ -71,10 +72,3 @@ def judge(text: str) -> Finding:
 
 def _without_date(line: str) -> str:
     return line[line.index("[") :]
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - _TAIL, 0))
-        return file.read().decode("utf-8", "replace")

@@ -1,0 +1,119 @@
+"""Tests of torknock.files: what another user may put where root looks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from torknock.files import as_owner, read_end, read_file
+
+USER, GROUP = 12345, 12346
+
+
+class FilesCase(SynchronousTestCase):
+    """A directory of another user's, in which root reads."""
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="files-")
+        self.addCleanup(temporary.cleanup)
+        os.chmod(temporary.name, 0o755)  # noqa: S103  others look into it
+        self.place = Path(temporary.name) / "theirs"
+        self.place.mkdir()
+        if os.geteuid() == 0:
+            os.chown(self.place, USER, GROUP)
+
+    def need_root(self) -> None:
+        if os.geteuid() != 0:
+            raise SkipTest("only root can be another user")
+
+
+class ReadTests(FilesCase):
+    """`read_file` and `read_end`."""
+
+    def test_a_file_is_read(self) -> None:
+        """All of it, or its end."""
+        path = self.place / "file"
+        path.write_bytes(bytes(range(100)))
+        self.assertEqual(read_file(path, 100), bytes(range(100)))
+        self.assertEqual(read_end(path, 10), bytes(range(90, 100)))
+        self.assertEqual(read_end(path, 1000), bytes(range(100)))
+
+    def test_too_long_a_file_is_refused(self) -> None:
+        """However long it is."""
+        path = self.place / "file"
+        path.touch()
+        os.truncate(path, 1 << 40)
+        self.assertRaises(OSError, read_file, path, 1 << 16)
+        self.assertEqual(len(read_end(path, 1 << 16)), 1 << 16)
+
+    def test_what_is_no_file_is_refused_at_once(self) -> None:
+        """A pipe without a writer, devices without an end, sockets, directories; also behind a link."""
+        os.mkfifo(self.place / "pipe")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self.place / "socket"))
+        for number, what in enumerate(("pipe", "socket", ".", "/dev/zero", "/dev/tty", "/dev/full")):
+            link = self.place / f"link{number}"
+            link.symlink_to(what)
+            for path in (link, self.place / what):
+                self.assertRaises(OSError, read_file, path, 1 << 16)
+                self.assertRaises(OSError, read_end, path, 1 << 16)
+
+    def test_no_more_is_read_than_its_owner_could(self) -> None:
+        """A link in another user's directory leads to nothing of root's, nor of root's groups."""
+        self.need_root()
+        for mode in (0o600, 0o640):
+            secret = self.place.parent / f"secret{mode}"
+            secret.write_text("of root's")
+            secret.chmod(mode)
+            link = self.place / f"link{mode}"
+            link.symlink_to(secret)
+            self.assertRaises(PermissionError, read_file, link, 100)
+            self.assertEqual(read_file(secret, 100), b"of root's")
+
+    def test_a_link_of_roots_into_a_directory_of_another_user(self) -> None:
+        """It is read as that user, too."""
+        self.need_root()
+        mine, theirs = self.place.parent / "link", self.place / "file"
+        mine.symlink_to(theirs)
+        theirs.write_text("of theirs")
+        theirs.chmod(0o600)
+        self.assertRaises(PermissionError, read_file, mine, 100)  # it is still root's
+        os.chown(theirs, USER, GROUP)
+        self.assertEqual(read_file(mine, 100), b"of theirs")
+        theirs.unlink()
+        theirs.symlink_to("../secret")
+        (self.place.parent / "secret").write_text("of root's")
+        (self.place.parent / "secret").chmod(0o600)
+        self.assertRaises(PermissionError, read_file, mine, 100)
+        theirs.unlink()
+        theirs.symlink_to("file")
+        self.assertRaises(OSError, read_file, mine, 100)  # for ever
+
+
+class OwnerTests(FilesCase):
+    """`as_owner`."""
+
+    def test_root_acts_as_the_owner_and_is_root_again(self) -> None:
+        """With that user's group alone."""
+        self.need_root()
+        program = (
+            "import os, sys; from pathlib import Path; from torknock.files import as_owner\n"
+            "before = os.getresuid(), os.getresgid(), os.getgroups()\n"
+            "with as_owner(Path(sys.argv[1])): print(os.geteuid(), os.getegid(), os.getgroups())\n"
+            "print((os.getresuid(), os.getresgid(), os.getgroups()) == before)\n"
+        )
+        arguments = [sys.executable, "-c", program, str(self.place / "file")]
+        told = subprocess.run(arguments, capture_output=True, text=True, check=True, extra_groups=[7, 8]).stdout
+        self.assertEqual(told, f"{USER} {GROUP} []\nTrue\n")
+
+    def test_what_is_roots_is_read_as_root(self) -> None:
+        """Nothing changes."""
+        self.need_root()
+        with as_owner(Path("/etc/passwd")):
+            self.assertEqual(os.geteuid(), 0)

@@ -1,0 +1,90 @@
+"""Files where another user may have put something else: read as that user, regular ones alone, and never too much."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+_LINKS_AT_MOST = 40
+"""So many the kernel follows, too (path_resolution(7))."""
+
+
+def read_file(path: Path, at_most: int) -> bytes:
+    """The octets of the regular file at *path*, or where a link leads.
+
+    As root it is read as the first other user who owns a directory on the way, and may have put a link, a pipe or a
+    device there. Raises `OSError`, also if it is no regular file, or holds more than *at_most* octets.
+    """
+    octets = _read(path, at_most + 1, from_end=False)
+    if len(octets) > at_most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return octets
+
+
+def read_end(path: Path, at_most: int) -> bytes:
+    """The last *at_most* octets of the file at *path*, else as `read_file`."""
+    return _read(path, at_most, from_end=True)
+
+
+def _read(path: Path, size: int, from_end: bool) -> bytes:
+    with _acting_as(_first_owner_of_directories(path.absolute())):
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(opened, "rb") as file:
+        found = os.fstat(opened)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if from_end:
+            file.seek(max(found.st_size - size, 0))
+        return file.read(size)
+
+
+def as_owner(path: Path) -> AbstractContextManager[None]:
+    """As root, act as the first other user along the way to *path*, in none but that user's group.
+
+    Who owns a directory can put a link wherever something below it is expected, and root would follow it.
+    """
+    return _acting_as(_first_owner(path.absolute()))
+
+
+@contextmanager
+def _acting_as(owner: os.stat_result | None) -> Iterator[None]:
+    if owner is None or os.geteuid() != 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def _first_owner_of_directories(path: Path) -> os.stat_result | None:
+    """What is known of the first directory that is not root's, on the way to *path* and on to where links lead."""
+    for _ in range(_LINKS_AT_MOST):
+        found = _first_owner(path.parent)
+        if found is not None or not path.is_symlink():
+            return found
+        path = path.parent / path.readlink()
+    return None
+
+
+def _first_owner(path: Path) -> os.stat_result | None:
+    """What is known of the first directory, or link, on the way to *path* that is not root's; None if all are."""
+    for place in (*reversed(path.parents), path):
+        for follow_symlinks in (False, True):
+            try:
+                found = os.stat(place, follow_symlinks=follow_symlinks)
+            except OSError:  # it is not there, or leads nowhere
+                return None
+            if found.st_uid != 0:
+                return found
+    return None
