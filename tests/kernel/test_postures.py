@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -228,8 +229,8 @@ class FilteredTests(Case):
         self.assertEqual(knock(self.client, self.bridge.address, 445, None), "refused")
 
 
-class InputHookTests(Case):
-    """The rules of the posture alone, beside a port that a plain input chain drops."""
+class OddCase(Case):
+    """Beside a port that a plain input chain drops, on a host that answers every odd probe."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -237,11 +238,6 @@ class InputHookTests(Case):
         for name in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
             self.bridge.sysctl(name, 0)
         self.strangers = (socket.inet_aton(self.client.silent), socket.inet_pton(socket.AF_INET6, self.client.silent6))
-        self.door = Door("::", 443, 1, 2, Posture.FILTERED)
-        self.load(load(self.door) + admit(self.door.table, [4711], 600))
-
-    def load(self, text: str) -> None:
-        self.bridge.run(["nft", "-f", "-"], text)
 
     def answers(self, datagrams: list[bytes]) -> list[tuple[int, ...]]:
         """What the bridge sends when *datagrams* have come from the wire: the essence of each."""
@@ -257,8 +253,8 @@ class InputHookTests(Case):
                 if seen.outgoing and mark not in seen.raw and any(to in seen.raw[16:40] for to in self.strangers)
             ]
 
-    def test_odd_probes_are_answered_as_by_a_port_that_the_firewall_drops(self) -> None:
-        """Bad IP options and extension headers, fragments, short headers, ICMP errors; some the kernel answers."""
+    def assert_as_dropped(self) -> None:
+        """Each odd probe of the hidden port is answered as the same of the dropped one; some the kernel answers."""
         answered = 0
         for (name, hidden), (_, dropped) in zip(
             oddities(self.client, self.bridge, 443), oddities(self.client, self.bridge, 444), strict=True
@@ -268,6 +264,36 @@ class InputHookTests(Case):
                 answered += bool(expected)
                 self.assertEqual(self.answers(hidden), expected, name)
         self.assertGreater(answered, 3)
+
+
+class JudgedTests(OddCase):
+    """A line of scheme `knock`, and a judge that takes its time."""
+
+    def test_no_answer_waits_for_the_judge(self) -> None:
+        """What the kernel answers before the input hook, such as a bad IP option, it answers though the judge hangs."""
+        self.hide()
+        with self.service.keyring() as keyring:
+            keyring.add("carol", expires=None, now=time.time(), scheme="knock")
+        self.assertTrue(wait_for(lambda: "judged" in self.bridge.run(["nft", "list", "ruleset"]).stdout))
+        os.kill(self.service.process.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.service.process.pid, signal.SIGCONT)
+        self.assert_as_dropped()
+
+
+class InputHookTests(OddCase):
+    """The rules of the posture alone."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.door = Door("::", 443, 1, 2, Posture.FILTERED)
+        self.load(load(self.door) + admit(self.door.table, [4711], 600))
+
+    def load(self, text: str) -> None:
+        self.bridge.run(["nft", "-f", "-"], text)
+
+    def test_odd_probes_are_answered_as_by_a_port_that_the_firewall_drops(self) -> None:
+        """Bad IP options and extension headers, fragments, short headers, ICMP errors."""
+        self.assert_as_dropped()
 
     def test_other_ports_are_answered_as_ever(self) -> None:
         """The closed ones, oddly asked or not."""

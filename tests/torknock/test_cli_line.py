@@ -232,6 +232,11 @@ class AddTests(CommandCase):
             self.assertEqual((keyring.lines(), keyring.setting("address")), ([], None))
             keyring.set_setting("posture", "filtered")
         self.assertIn(" scheme=knock", self.said(self.line("add", "carol", "--scheme", "knock", *WHERE)))
+        self.assertIn(" scheme=knock", self.said(self.line("show", "carol")))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            keyring.set_setting("posture", "closed")
+        for verb in ("show", "card"):
+            self.assertIn("setup bridge --posture filtered", self.refused(self.line(verb, "carol")))
 
     def test_bad_options_are_status_2(self) -> None:
         """Nothing is made."""

@@ -278,12 +278,14 @@ def note(name: str, text: str, keyring: Path) -> None:
 
 
 def _look_up(name: str, address: Address | None, fingerprint: str | None, keyring: Path) -> tuple[Issued, str]:
-    """The line called *name*, and what it is in torrc. Raises `LineEnded` if it opens nothing any more."""
+    """The line *name*, and what it is in torrc. Raises `LineEnded` or `KnockNeedsSilence` if it opens nothing."""
     now = time.time()
     with Keyring.open(keyring, create=False, now=now) as opened:
         issued = opened.get(name)
         if not issued.lives(now):
             raise LineEnded(issued, now)
+        if issued.line.scheme == "knock":
+            _check_posture(opened)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
         opened.make_known_at(name, str(where[0]))

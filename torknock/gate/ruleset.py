@@ -147,15 +147,16 @@ def listing(door: Door, judging: Judging | None = None) -> str:
     A SYN without a token goes its way, to a port on which nothing listens, and so does one of a source that guessed too
     often; a token is spent before its SYN is taken to the hidden listener. With a judge, a SYN without a token is asked
     about first, unless its source guessed too often, and is a miss if it goes on without being let in: the judge has
-    refused it, is not there, or has more waiting than he can take. What limits a source is a miss above 256 in the 10
-    minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills. Packets that this
-    host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
+    refused it, is not there, or has more waiting than he can take. A SYN with IP options is a miss at once: the kernel
+    may answer a bad option, and an answer that waits for the judge shows the port. What limits a source is a miss above
+    256 in the 10 minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills.
+    Packets that this host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
     """
     miss = _LIMITED_MISS + _HERE
     if judging is None:
         miss += _COUNTED
     else:
-        miss += f"\t\tmeta mark set meta mark | {_ASKED:#010x}\n"
+        miss += f"{_NOT_JUDGED}\t\tmeta mark set meta mark | {_ASKED:#010x}\n"
     if judging is Judging.QUEUE:
         miss += f"\t\tqueue flags bypass to {door.queue}\n"
     return f"""\
@@ -254,6 +255,7 @@ _LIMITED_MISS = f"""\
 		ip saddr @limited4 fib daddr type local counter name "{REFUSED}" return
 		{_PREFIX6} == @limited6 fib daddr type local counter name "{REFUSED}" return
 """
+_NOT_JUDGED = f'\t\tip hdrlength > 5 counter name "{REFUSED}" return\n'
 _COUNTED = f"""\
 		counter name "{REFUSED}"
 		add @misses4 {{ ip saddr {_MISSES} }} add @limited4 {{ ip saddr }}
