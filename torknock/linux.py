@@ -35,6 +35,8 @@ NO_CAPABILITY = (
 )
 
 
+NO_IPV6 = "this kernel has no IPv6"
+
 _LISTEN = "0A"  # TCP_LISTEN, net/tcp_states.h
 
 
@@ -53,7 +55,7 @@ def is_served(host: str, port: int) -> bool:
 
 def _listeners() -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
     """Every TCP listener of this network namespace (proc(5), /proc/net/tcp)."""
-    for name in ("tcp", "tcp6"):
+    for name in ("tcp", "tcp6") if has_ipv6() else ("tcp",):
         for line in Path("/proc/self/net", name).read_text("ascii").splitlines()[1:]:
             _number, local, _remote, state, *_ = line.split()
             if state == _LISTEN:
@@ -65,6 +67,17 @@ def _listeners() -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address
 def network_namespace() -> int:
     """The number of this thread's network namespace, which no other has while it exists (namespaces(7))."""
     return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6. Without it (`ipv6.disable=1`) there are no such sockets, nor the files of /proc."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return False
+        raise
+    return True
 
 
 def may_administer_network() -> bool:

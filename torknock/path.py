@@ -6,6 +6,7 @@ keeps nothing; it is an open port that anybody can find.
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import time
@@ -27,7 +28,7 @@ from torknock.dial.interfaces import CannotKnock
 from torknock.dial.repair import RepairDialer
 from torknock.dial.timestamp import clock, stamps
 from torknock.errors import TorknockError
-from torknock.linux import TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
+from torknock.linux import NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
 from torknock.segment import BadDatagram, parse_segment, without_extensions, without_options
 
 _log = Logger()
@@ -174,6 +175,8 @@ def _why(error: Exception) -> str:
         )
     if isinstance(error, ConnectionRefusedError):
         return "the connection was refused: no reflector listens there, or something on the way forbids it"
+    if isinstance(error, OSError) and error.errno == errno.EAFNOSUPPORT:
+        return f"no connection came about: {NO_IPV6}"
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"no connection came about: {said}"
 

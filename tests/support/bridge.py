@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,6 +37,7 @@ class HiddenService:
     *options* are its `ServerTransportOptions`, read at each start; with a *helper*, the socket of `torknock gate`, it
     has no capability. Its clock is wrong by *skew* seconds; see `skew`.
     With *own*, the socket of such a service too, it has: it makes its own gate, and the two exclude each other.
+    Its command is put behind that of *before*.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class HiddenService:
         helper: Path | None = None,
         skew: float = 0.0,
         own: Path | None = None,
+        before: Sequence[str] = (),
     ) -> None:
         self.host = host
         self.options = dict(options or {})
@@ -56,7 +58,7 @@ class HiddenService:
         self.skew(skew)
         powerless = () if helper is None else POWERLESS
         service = helper or own or Path(self._directory.name) / "gate.sock"
-        self._command = [*powerless, sys.executable, _SKEWED, str(self._skew), f"--helper={service}"]
+        self._command = [*before, *powerless, sys.executable, _SKEWED, str(self._skew), f"--helper={service}"]
         self.state = directory or Path(self._directory.name) / "pt_state"
         self.state.mkdir(mode=0o700, exist_ok=True)
         with host.enter():

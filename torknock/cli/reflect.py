@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from ipaddress import IPv4Address, IPv6Address
 
 import click
@@ -9,6 +10,7 @@ import click
 from torknock.cli.options import say
 from torknock.errors import TorknockError
 from torknock.line import LineError, parse_address, write_address
+from torknock.linux import NO_IPV6
 from torknock.path import reflect as reflecting
 
 
@@ -44,7 +46,8 @@ def reflect(listen: tuple[IPv4Address | IPv6Address, int]) -> None:
     try:
         listening = reflecting(reactor, str(address), port)
     except OSError as error:
-        raise CannotReflect(write_address(address, port), error.strerror or type(error).__name__) from error
+        reason = NO_IPV6 if error.errno == errno.EAFNOSUPPORT else error.strerror or type(error).__name__
+        raise CannotReflect(write_address(address, port), reason) from error
     bound: int = getattr(listening.getHost(), "port", port)
     say(f"reflecting on {write_address(address, bound)}, an open port that anybody can find")
     reactor.run()

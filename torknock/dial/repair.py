@@ -28,6 +28,7 @@ from torknock.dial.timestamp import Foresight, Stamp
 from torknock.dial.tuples import Name, NoneFree, Pair, Tuples
 from torknock.linux import (
     NO_CAPABILITY,
+    NO_IPV6,
     TCP_QUEUE_SEQ,
     TCP_REPAIR,
     TCP_REPAIR_OFF_NO_WP,
@@ -209,6 +210,8 @@ def _cannot(error: OSError) -> CannotKnock:
         text = NO_CAPABILITY
     elif isinstance(error, NoneFree):
         text = f"no knock could leave this host: {error.strerror}; try again in a few minutes"
+    elif error.errno == errno.EAFNOSUPPORT:
+        text = f"the address to dial is IPv6, and {NO_IPV6}; ask the operator for a line with an IPv4 address"
     else:
         text = f"no knock could leave this host: {error.strerror}; look at its addresses and routes"
     cannot = CannotKnock(text, error.errno)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -14,9 +15,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torknock.gate.ask import SYN
+from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
 from torknock.gate.syn import SYNReader
-from torknock.linux import IPV6_TRANSPARENT, TCP_SAVE_SYN, TCP_SAVED_SYN
+from torknock.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
 from torknock.segment import BadDatagram
 
 _log = Logger()
@@ -57,15 +59,27 @@ class Listener:
         return gatherResults([Deferred.fromCoroutine(_stopped(port)) for port in ports])
 
 
-def hidden_listeners() -> tuple[socket.socket, socket.socket]:
-    """Sockets that listen on 127.0.0.1 and on ::1 for what the gate's `tproxy` takes to them. Needs CAP_NET_ADMIN."""
-    return _hidden(socket.AF_INET, "127.0.0.1"), _hidden(socket.AF_INET6, "::1")
+def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
+    """Sockets that listen for what the gate of the door at *host* takes to them by `tproxy`. Needs CAP_NET_ADMIN.
+
+    One is on 127.0.0.1; one on ::1, unless the kernel has no IPv6. Raises `GateFailed` if *host* needs what it has not.
+    """
+    with_ipv6 = has_ipv6()
+    address = ip_address(host)
+    if address.version == 6 and not with_ipv6 and not address.is_unspecified:
+        raise GateFailed(f"{NO_IPV6}; torrc: ServerTransportListenAddr torknock 0.0.0.0:443")
+    first = _hidden(socket.AF_INET, "127.0.0.1")
+    try:
+        return (first, _hidden(socket.AF_INET6, "::1")) if with_ipv6 else (first,)
+    except BaseException:
+        first.close()
+        raise
 
 
-def door(host: str, port: int, listening: tuple[socket.socket, socket.socket], posture: Posture) -> Door:
+def door(host: str, port: int, listening: Sequence[socket.socket], posture: Posture) -> Door:
     """The door at *host* and *port* with the `hidden_listeners` *listening* behind it."""
-    hidden_ipv4, hidden_ipv6 = (each.getsockname()[1] for each in listening)
-    return Door(host, port, hidden_ipv4, hidden_ipv6, posture)
+    ports = {each.family: each.getsockname()[1] for each in listening}
+    return Door(host, port, ports[socket.AF_INET], ports.get(socket.AF_INET6), posture)
 
 
 def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:

@@ -52,8 +52,8 @@ class Door:
     port: int
     hidden_ipv4: int
     """Port of the hidden listener on 127.0.0.1."""
-    hidden_ipv6: int
-    """Port of the hidden listener on ::1."""
+    hidden_ipv6: int | None
+    """Port of the hidden listener on ::1; None on a kernel without IPv6."""
     posture: Posture = Posture.CLOSED
 
     @property
@@ -64,7 +64,9 @@ class Door:
     @property
     def versions(self) -> tuple[int, ...]:
         """The IP versions that it protects."""
-        return (4, 6) if self.everywhere else (ipaddress.ip_address(self.host).version,)
+        if not self.everywhere:
+            return (ipaddress.ip_address(self.host).version,)
+        return (4,) if self.hidden_ipv6 is None else (4, 6)
 
     @property
     def queue(self) -> int:
@@ -264,10 +266,10 @@ _COUNTED = f"""\
 
 
 def _taken_to(door: Door) -> str:
-    return f"""\
-		meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{door.hidden_ipv4} accept
-		meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{door.hidden_ipv6} accept
-"""
+    taken = f"\t\tmeta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{door.hidden_ipv4} accept\n"
+    if door.hidden_ipv6 is not None:
+        taken += f"\t\tmeta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{door.hidden_ipv6} accept\n"
+    return taken
 
 
 def _sources(name: str, address: str) -> str:

@@ -115,7 +115,7 @@ class Guarding:
         self._check(wanted)
         if wanted.posture is not Posture.DECOY and is_served(wanted.host, wanted.port):
             raise GateFailed(served(wanted.port))
-        listening = hidden_listeners()
+        listening = hidden_listeners(wanted.host)
         try:
             await self._open(wanted, listening)
         except BaseException:
@@ -127,7 +127,7 @@ class Guarding:
     def _check(self, wanted: Guard) -> None:
         self._access.check(wanted.host, wanted.port, wanted.posture, self._talk.peer.uid)
 
-    async def _open(self, wanted: Guard, listening: tuple[socket.socket, socket.socket]) -> None:
+    async def _open(self, wanted: Guard, listening: tuple[socket.socket, ...]) -> None:
         hidden = door(wanted.host, wanted.port, listening, wanted.posture)
         gate = NftablesGate(self._reactor, hidden, self._ask, self._claims)
         self._gate, self._guarded = gate, wanted

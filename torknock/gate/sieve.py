@@ -37,6 +37,7 @@ from torknock.gate.ruleset import Door
 from torknock.linux import (
     IP_MINTTL,
     IPV6_MINHOPCOUNT,
+    NO_IPV6,
     SK_MEMINFO_DROPS,
     SO_ATTACH_REUSEPORT_CBPF,
     SO_MEMINFO,
@@ -247,4 +248,6 @@ def _why(error: OSError, port: int) -> GateFailed:
             f"port {port} cannot be had without privilege; as root: systemctl enable --now torknock-gate.socket, or "
             "choose a port above 1023"
         )
+    if error.errno == errno.EAFNOSUPPORT:
+        return GateFailed(f"{NO_IPV6}; torrc: ServerTransportListenAddr torknock 0.0.0.0:{port}")
     return GateFailed(f"port {port} cannot be listened on: {error.strerror}")

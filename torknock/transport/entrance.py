@@ -21,7 +21,7 @@ from torknock.gate.service import served
 from torknock.gate.sieve import FilterGate
 from torknock.helper import doors
 from torknock.helper.connection import HelperMissing, connect
-from torknock.linux import is_served, may_administer_network
+from torknock.linux import has_ipv6, is_served, may_administer_network
 
 _log = Logger()
 
@@ -56,7 +56,7 @@ async def find_gate(
         if posture not in (None, Posture.FILTERED) or os.path.exists(helper):
             raise LacksPower(error) from error
         _log.warn("without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=port)
-        door = Door(host, port, 0, 0, Posture.FILTERED)
+        door = Door(host, port, 0, 0 if has_ipv6() else None, Posture.FILTERED)
         return Entrance(door.posture, lambda _ask: FilterGate(reactor, door, listener, state / "doors"), _POWERLESS)
     wanted = posture or Posture.CLOSED
     return Entrance(
@@ -94,7 +94,7 @@ def _claims(helper: str, state: Path) -> Path:
 def _own(reactor: Any, host: str, port: int, posture: Posture, listener: Listener, claims: Path) -> MakeGate:
     if posture is not Posture.DECOY and is_served(host, port):
         raise GateFailed(served(port))
-    listening = hidden_listeners()
+    listening = hidden_listeners(host)
     hidden = door(host, port, listening, posture)
     listener.adopt(listening)
     return lambda ask: NftablesGate(reactor, hidden, ask, claims)

@@ -24,6 +24,12 @@ from torknock.gate.ruleset import (
 class RulesetTests(SynchronousTestCase):
     """What nft is told."""
 
+    def test_without_ipv6_nothing_is_taken_to_a_listener_of_it(self) -> None:
+        """Its SYNs, should any come, go on to a port on which nothing listens."""
+        door = Door("::", 443, 1, None)
+        self.assertNotIn("tproxy ip6", listing(door, Judging.QUEUE))
+        self.assertEqual(door.versions, (4,))
+
     def test_both_wildcards_are_one_door(self) -> None:
         """Two processes that would guard every address know each other by the table's name."""
         self.assertEqual(Door("0.0.0.0", 443, 1, 2).table, "torknock-443")  # noqa: S104  compared, not bound

@@ -17,6 +17,7 @@ from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import LineError, parse_address
+from torknock.linux import has_ipv6
 from torknock.operate.doctor import access, host, log, port, tor
 from torknock.operate.doctor.processes import (
     Listening,
@@ -171,7 +172,7 @@ async def _door(
     except LineError:
         why = "which port is protected is not known, so nothing can be said of it"
         return [unknown("port", why, "torrc: ServerTransportListenAddr torknock 0.0.0.0:443")]
-    door = Door(str(address), number, 1, 2)
+    door = Door(str(address), number, 1, 2 if has_ipv6() else None)
     found = listening()
     findings = [port.listeners(number, posture, found, _sockets(transport))]
     findings.append(port.gate(door.table, firewall, filtering))

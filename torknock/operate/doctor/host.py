@@ -23,7 +23,7 @@ from torknock.gate.ruleset import Door, Judging, Posture
 from torknock.isn.token import NEIGHBOURS
 from torknock.keyring import Keyring
 from torknock.line import Line
-from torknock.linux import TCP_SAVE_SYN, may_administer_network
+from torknock.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
 from torknock.operate.doctor.processes import Process, answers, may_open
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.processes import is_outdated
@@ -185,7 +185,7 @@ async def _queue(reactor: Any, posture: Posture) -> Finding:
 
 async def _loads(reactor: Any, posture: Posture, judging: Judging | None) -> None:
     """Load the ruleset in a network namespace that is gone when nft ends."""
-    text = ruleset.load(Door("0.0.0.0", 443, 1, 2, posture), judging)  # noqa: S104  a text, not a socket
+    text = ruleset.load(Door("0.0.0.0", 443, 1, 2 if has_ipv6() else None, posture), judging)  # noqa: S104  a text, not a socket
     nft = shutil.which("nft", path=PATH)
     if nft is None:
         raise GateFailed("the command nft is missing; apt-get install nftables")
