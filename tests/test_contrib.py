@@ -7,9 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
+from collections.abc import Iterable
+from importlib.metadata import requires
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent
@@ -109,3 +114,64 @@ class InstallTests(Case):
             shell("forbid_start")  # and then broken off; the next call
             shell("forbid_start; restore_policy")
             self.assertEqual(state(), then)
+
+
+class PinTests(Case):
+    """What `contrib/install` installs as root."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        self.run_pins, self.build_pins = self.pins("run"), self.pins("build")
+
+    def pins(self, name: str) -> dict[str, str]:
+        """The version of each package of a file, all of whose lines must be understood."""
+        text = (CONTRIB / "requirements" / f"{name}.txt").read_text()
+        found = {}
+        for line in filter(None, re.sub(r"(?m)^ *#.*\n", "", text).replace("\\\n", "").splitlines()):
+            pin = re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)((?: +--hash=sha256:[0-9a-f]{64})+)", line)
+            assert pin is not None, line
+            found[pin[1]] = pin[2]
+        return found
+
+    def check(self, requirements: Iterable[str], pins: dict[str, str]) -> None:
+        for each in map(Requirement, requirements):
+            if each.marker is None or each.marker.evaluate({"extra": ""}):
+                self.assertTrue(each.specifier.contains(pins[canonicalize_name(each.name)]), each)
+
+    def test_they_cover_the_project(self) -> None:
+        """Every requirement and every build back-end has a pin that satisfies it."""
+        self.check(self.project["project"]["dependencies"], self.run_pins)
+        self.check(self.project["build-system"]["requires"], self.build_pins)
+        self.assertIn("setuptools", self.build_pins)  # builds stem
+
+    def test_they_cover_what_those_need(self) -> None:
+        """As far as the versions that are installed here tell."""
+        for name in self.run_pins:
+            self.check(requires(name) or (), self.run_pins)
+        self.check(requires("hatchling") or (), self.build_pins)
+
+    def test_nothing_else_is_installed(self) -> None:
+        """Each call of pip has hashes and wheels only, or no index at all; no file names an index."""
+        script = (CONTRIB / "install").read_text()
+        self.assertEqual(script.count("bin/pip"), 1)
+        calls = [line for line in script.splitlines() if line.startswith('"${pip[@]}"')]
+        self.assertEqual(len(calls), 3, calls)
+        for call in calls:
+            self.assertTrue("${pinned[@]}" in call or ("--no-index" in call and "--no-deps" in call), call)
+        self.assertIn("pinned=(--require-hashes --only-binary :all:)", script)
+        for file in (CONTRIB / "requirements").glob("*.txt"):
+            self.assertNotRegex(file.read_text(), "://|--index|--find-links|--trusted", file)
+
+    def test_another_file_is_refused(self) -> None:
+        """pip looks at the hash of what it is given, a wheel or a source, before anything of it runs."""
+        text = (CONTRIB / "requirements" / "run.txt").read_text()
+        for name, file in (("mdurl", "mdurl-{}-py3-none-any.whl"), ("stem", "stem-{}.tar.gz")):
+            pinned = self.directory / "pinned.txt"
+            pinned.write_text(re.findall(rf"(?m)^{name}==(?:.*\\\n)+.*\n", text)[0])
+            (self.directory / file.format(self.run_pins[name])).write_bytes(b"another")
+            done = self.run_(
+                sys.executable, "-m", "pip", "download", "--no-index", "--find-links", self.directory, "--no-deps",
+                "--require-hashes", "--dest", self.directory / "taken", "--requirement", pinned,
+            )  # fmt: skip
+            self.assertIn("DO NOT MATCH THE HASHES", done.stderr)
