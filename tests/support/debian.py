@@ -103,13 +103,16 @@ class Debian:
             check=False, env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         )  # fmt: skip
 
-    def start_tor(self, torrc: str = "") -> subprocess.Popen[Any]:
-        """tor under its unit's restrictions, once it takes commands; *torrc* comes before what is configured."""
+    def start_tor(self, torrc: str = "", before: Sequence[str] = ()) -> subprocess.Popen[Any]:
+        """tor under its unit's restrictions, once it takes commands; *torrc* comes before what is configured.
+
+        *before* is a command that runs the one that follows it, with restrictions of its own.
+        """
         with self.path("/etc/tor/torrc").open("a") as file:
             file.write(torrc)
         log = self.path("/var/log/tor.log")
         with log.open("w") as written:
-            tor = self.host.popen(self.within([*UNIT, *TOR]), stdout=written, stderr=written)
+            tor = self.host.popen(self.within([*before, *UNIT, *TOR]), stdout=written, stderr=written)
         self._tors.append(tor)
         gives_up = time.monotonic() + 30
         while "Opened Control listener connection (ready)" not in log.read_text():

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.support.debian import Debian
+from tests.support.mdwe import MDWE, why_not
 from tests.support.netns import Host
 from tests.support.tornet import PAGE, content, shared_network
 
@@ -29,11 +30,14 @@ class DebianTests(SynchronousTestCase):
     skip = needs_root
     timeout = 240
 
+    before = () if why_not() else MDWE
+    """Where the kernel can, no memory of any process is writable and executable."""
+
     def machine(self, name: str) -> tuple[Host, Debian]:
         host = shared_network().lab.host(name)
         debian = Debian(host)
         self.addCleanup(debian.close)
-        debian.start_tor(shared_network().authorities)
+        debian.start_tor(shared_network().authorities, self.before)
         return host, debian
 
     def capabilities(self, host: Host, verb: str) -> int:
@@ -49,14 +53,18 @@ class DebianTests(SynchronousTestCase):
         self.fail(f"torknock {verb} does not run")
 
     def test_from_setup_to_a_page(self) -> None:
-        """The transports have no capability, the services one; the client gets through, a stranger sees nothing."""
+        """The transports have no capability, the services one; the client gets through, a stranger sees nothing.
+
+        No memory is writable and executable, as in a unit with MemoryDenyWriteExecute: of tor, its transports, both
+        services and `setup`.
+        """
         network = shared_network()
         where, bridge = self.machine("deb-bridge")
-        said = bridge.run("torknock", "setup", "bridge", "--address", where.address, "--yes")
+        said = bridge.run(*self.before, "torknock", "setup", "bridge", "--address", where.address, "--yes")
         self.assertEqual(said.returncode, 0, said.stderr)
         line = said.stdout.splitlines()[0]
         whence, client = self.machine("deb-client")
-        started = client.run("torknock", "setup", "client", "-", stdin=f"{line}\n")
+        started = client.run(*self.before, "torknock", "setup", "client", "-", stdin=f"{line}\n")
         self.assertEqual(started.returncode, 0, client.trouble(started.stderr))
         self.assertEqual(started.stdout, "tor uses the bridge\n")
         self.assertEqual(network.fetch("/", via=client), PAGE)
@@ -64,7 +72,7 @@ class DebianTests(SynchronousTestCase):
         for host, transport, service in ((where, "server", "gate"), (whence, "client", "dial")):
             self.assertEqual((self.capabilities(host, transport), self.capabilities(host, service)), (NONE, NET_ADMIN))
         self.assertEqual(knock(network.lab.host("probe"), where.address, 443, None), "refused")
-        again = client.run("torknock", "setup", "client", "-", stdin=f"{line}\n")
+        again = client.run(*self.before, "torknock", "setup", "client", "-", stdin=f"{line}\n")
         self.assertIn("nothing is to be changed", again.stderr)
         bridge.close()  # its users have the same numbers
         undone = client.run("torknock", "setup", "--undo", "--yes")

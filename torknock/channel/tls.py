@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -31,6 +31,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from zope.interface import implementer
 
+from torknock.channel.alpn import choose_protocol
 from torknock.channel.certificate import certificate, certified
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
 from torknock.channel.proof import (
@@ -389,7 +390,7 @@ def _server_context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_alpn_select_callback(_choose)
+    choose_protocol(context, ALPN[-1])
     return context
 
 
@@ -402,10 +403,6 @@ def _public_context(files: PublicCertificate) -> SSL.Context:
     except SSL.Error:
         raise CertificateUnusable(files, "OpenSSL cannot read them, or one does not belong to the other") from None
     return context
-
-
-def _choose(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    return ALPN[-1] if ALPN[-1] in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 def _sends_tickets(context: SSL.Context) -> bool:
