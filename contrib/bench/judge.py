@@ -74,14 +74,6 @@ class _Asked:
         """The measuring process is gone."""
 
 
-def _unlimited(host: Host) -> None:
-    """Without the limit on misses, which would let the flood pass unjudged after 256 SYNs."""
-    handles = host.run(["nft", "-a", "list", "chain", "inet", "torknock-443", "refused"]).stdout.splitlines()
-    for line in handles:
-        if "add @misses" in line:
-            host.run(["nft", "delete", "rule", "inet", "torknock-443", "refused", "handle", line.split()[-1]])
-
-
 def _offer(source: Host, target: Host) -> None:
     """Send `OFFERED` SYNs a second: more than that is work for the kernel, which takes the processor from the judge."""
     began, sent = time.monotonic(), 0
@@ -100,7 +92,6 @@ def _judged(source: Host, target: Host, lines: int) -> float:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
-    _unlimited(target)
     rates = []
     for _ in range(RUNS):
         counts = []

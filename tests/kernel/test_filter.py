@@ -17,6 +17,7 @@ from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.capture import Capture
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
+from tests.support.race import connections
 from torknock.isn.token import epoch_at, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
@@ -33,7 +34,7 @@ class RootlessTests(SynchronousTestCase):
     timeout = 180
 
     def setUp(self) -> None:
-        lab = Lab()
+        self.lab = lab = Lab()
         self.addCleanup(lab.close)
         self.bridge, self.client = lab.host("bridge"), lab.host("client")
         self.addresses = (self.bridge.address, self.bridge.address6)
@@ -93,6 +94,13 @@ class RootlessTests(SynchronousTestCase):
             for name, how in MATRIX.items():
                 with self.subTest(name=name, address=address):
                     self.assertIsNone(probe(self.client, address, PORT, **{"patience": 0.1, **how}))
+
+    def test_of_two_copies_at_once_one_connection_stays(self) -> None:
+        """Both may get a SYN-ACK; the second connection ends once it is accepted, and nothing of the service is sent."""
+        racing = [next(self.fresh) for _ in range(100)]
+        became = connections((self.client, self.lab.host("other")), self.bridge.address, PORT, racing, settled=4)
+        self.assertEqual([pair.count("open") for pair in became], [1] * len(racing))
+        self.assertTrue(any("ended" in pair for pair in became))
 
     def test_there_is_no_moment_of_openness(self) -> None:
         """While the filter is swapped for hundreds of uses, not one wrong SYN is answered."""

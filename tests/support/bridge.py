@@ -142,17 +142,22 @@ class HiddenService:
         self.close()
 
 
-def connected(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> socket.socket:
-    """A connection from *source* whose SYN had the ISN *isn* (None: the kernel's own). Raises `OSError`."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def knocker(source: Namespace, family: socket.AddressFamily, isn: int | None) -> socket.socket:
+    """A socket of *source* whose SYN will have the ISN *isn* (None: the kernel's own)."""
     with source.enter():
         connection = socket.socket(family, socket.SOCK_STREAM)
+    if isn is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+    return connection
+
+
+def connected(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> socket.socket:
+    """A connection from *source* whose SYN had the ISN *isn* (None: the kernel's own). Raises `OSError`."""
+    connection = knocker(source, socket.AF_INET6 if ":" in address else socket.AF_INET, isn)
     try:
-        if isn is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
-            connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
         connection.settimeout(patience)
         connection.connect((address, port))
     except BaseException:

@@ -154,9 +154,10 @@ class NftablesGate:
         if self._claim is None:
             return None
         try:
-            return counted_packets(self._door.table, ruleset.REFUSED)
+            counted = counted_packets(self._door.table, ruleset.REFUSED)
         except OSError as error:
             raise GateFailed(f"the refused SYNs cannot be counted: {error.strerror or error}") from error
+        return counted * (ruleset.SAMPLE if self._judging is None else 1)
 
     async def _close(self) -> None:
         if self._claim is not None:

@@ -20,8 +20,18 @@ _ASKED, _LET_IN, _MARKS = 0x40000000, 0x20000000, 0x60000000
 _UNMARK = f"meta mark set meta mark & {_MARKS ^ 0xFFFFFFFF:#010x}"
 
 FAMILY = "inet"
+_SYN = "tcp flags syn / fin,syn,rst,ack"
+_LOOK_UP = f"{_SYN} tcp sequence @tokens jump knock"
+_HERE = "fib daddr type local"
+"""This costs a routing lookup, so it is asked after what costs less."""
+_CLAIM = "add @claimed { tcp sequence limit rate 1/day burst 1 packets }"
+"""Matches the first packet of a sequence number. A limit is counted under a lock, so it is one packet on many CPUs."""
+
 REFUSED = "refused"
-"""The counter of SYNs without a token."""
+"""The counter of SYNs without a token: of each that the judge refused, or else of one in `SAMPLE`."""
+SAMPLE = 64
+"""To count each SYN would take longer at the protected port than at another, and time at both; chance picks them,
+so that nobody can choose an ISN that is not counted."""
 
 PREFIX = "torknock-"
 """How the name of every table of ours begins."""
@@ -146,21 +156,15 @@ table {FAMILY} {posture_table(host, port)} {{
 def listing(door: Door, judging: Judging | None = None) -> str:
     """The table of *door* as `nft --stateless --terse list table` prints it; *judging* if there are knocks to judge.
 
-    A SYN without a token goes its way, to a port on which nothing listens, and so does one of a source that guessed too
-    often; a token is spent before its SYN is taken to the hidden listener. With a judge, a SYN without a token is asked
-    about first, unless its source guessed too often, and is a miss if it goes on without being let in: the judge has
-    refused it, is not there, or has more waiting than he can take. A SYN with IP options is a miss at once: the kernel
-    may answer a bad option, and an answer that waits for the judge shows the port. What limits a source is a miss above
-    256 in the 10 minutes that its count lives: `limit rate over 1/day burst 256` is a count that hardly refills.
-    Packets that this host only forwards are let be; that costs a routing lookup, so it is asked after what costs less.
+    Every SYN is looked up first, to whatever port it goes, and what depends on the port comes after: so a SYN without a
+    token takes as long to the protected port as to the one beside it. A token is claimed before its SYN goes on, which
+    one SYN can do in the 15 minutes that the token may be valid; every other one with that token is a SYN without a
+    token, and so is each one while the set of claims is full. Packets that this host only forwards are not touched.
+
+    With a judge, a SYN to *door* without a token is asked about. It goes to where nothing listens unless the judge lets
+    it in: the judge has refused it, is not there, or has more waiting than it can take. One with IP options goes there
+    at once: the kernel may answer a bad option, and an answer that waits for the judge shows the port.
     """
-    miss = _LIMITED_MISS + _HERE
-    if judging is None:
-        miss += _COUNTED
-    else:
-        miss += f"{_NOT_JUDGED}\t\tmeta mark set meta mark | {_ASKED:#010x}\n"
-    if judging is Judging.QUEUE:
-        miss += f"\t\tqueue flags bypass to {door.queue}\n"
     return f"""\
 table {FAMILY} {door.table} {{
 	counter {REFUSED} {{
@@ -172,23 +176,20 @@ table {FAMILY} {door.table} {{
 		flags dynamic,timeout
 	}}
 
-{_sources("misses4", "ip saddr")}
-{_sources("misses6", "ip6 saddr")}
-{_sources("limited4", "ip saddr")}
-{_sources("limited6", "ip6 saddr")}
-	chain prerouting {{
-		type filter hook prerouting priority raw; policy accept;
-		{_addressed_to(door)}{"" if judging is None else f" {_UNMARK}"} jump knock
+	set claimed {{
+		typeof tcp sequence
+		size {TOKENS_AT_MOST}
+		flags dynamic,timeout
+		timeout 15m
+	}}
+{_sampled(door) if judging is None else _judged(door, judging)}
+	chain knock {{
+		{_sent_to(door.host, door.port)} {_HERE} {_CLAIM} delete @tokens {{ tcp sequence }} goto admitted
 	}}
 
-	chain knock {{
-		tcp sequence != @tokens goto miss
-{_HERE}{_LIMITED}		delete @tokens {{ tcp sequence }}
+	chain admitted {{
 {_taken_to(door)}	}}
-
-	chain miss {{
-{miss}	}}
-{"" if judging is None else _judged(door, judging)}}}
+}}
 """
 
 
@@ -198,8 +199,35 @@ def rest(door: Door) -> str:
     return remove(door.table) + (load_posture(door.host, door.port) if filtered else "")
 
 
-def _judged(door: Door, judging: Judging) -> str:
+def _sampled(door: Door) -> str:
     return f"""
+	chain prerouting {{
+		type filter hook prerouting priority raw; policy accept;
+		{_LOOK_UP}
+		{_SYN} numgen random mod {SAMPLE} 0 jump sample
+	}}
+
+	chain sample {{
+		{_HERE} {_sent_to(door.host, door.port)} counter name "{REFUSED}"
+	}}
+"""
+
+
+def _judged(door: Door, judging: Judging) -> str:
+    queue = f"\t\tqueue flags bypass to {door.queue}\n" if judging is Judging.QUEUE else ""
+    return f"""
+	chain prerouting {{
+		type filter hook prerouting priority raw; policy accept;
+		{_addressed_to(door)} {_UNMARK}
+		{_LOOK_UP}
+		{_addressed_to(door)} {_HERE} jump ask
+	}}
+
+	chain ask {{
+		ip hdrlength > 5 counter name "{REFUSED}" return
+		meta mark set meta mark | {_ASKED:#010x}
+{queue}	}}
+
 	chain judged {{
 		type filter hook prerouting priority {judging.value}; policy accept;
 		{_addressed_to(door)} meta mark & {_MARKS:#010x} != 0x00000000 jump verdict
@@ -208,11 +236,13 @@ def _judged(door: Door, judging: Judging) -> str:
 	chain verdict {{
 		meta mark & {_MARKS:#010x} != {_LET_IN:#010x} goto refused
 		{_UNMARK}
-{_taken_to(door)}	}}
+		goto admitted
+	}}
 
 	chain refused {{
 		{_UNMARK}
-{_COUNTED}	}}
+		counter name "{REFUSED}"
+	}}
 """
 
 
@@ -249,22 +279,6 @@ def remove(table: str) -> str:
     return f"add table {FAMILY} {table}\ndelete table {FAMILY} {table}\n"
 
 
-_PREFIX6 = "ip6 saddr & ffff:ffff:ffff:ffff::"
-_MISSES = "limit rate over 1/day burst 256 packets"
-_HERE = "\t\tfib daddr type != local return\n"
-_LIMITED = f"\t\tip saddr @limited4 return\n\t\t{_PREFIX6} == @limited6 return\n"
-_LIMITED_MISS = f"""\
-		ip saddr @limited4 fib daddr type local counter name "{REFUSED}" return
-		{_PREFIX6} == @limited6 fib daddr type local counter name "{REFUSED}" return
-"""
-_NOT_JUDGED = f'\t\tip hdrlength > 5 counter name "{REFUSED}" return\n'
-_COUNTED = f"""\
-		counter name "{REFUSED}"
-		add @misses4 {{ ip saddr {_MISSES} }} add @limited4 {{ ip saddr }}
-		add @misses6 {{ {_PREFIX6} {_MISSES} }} add @limited6 {{ {_PREFIX6} }}
-"""
-
-
 def _taken_to(door: Door) -> str:
     taken = f"\t\tmeta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{door.hidden_ipv4} accept\n"
     if door.hidden_ipv6 is not None:
@@ -272,20 +286,9 @@ def _taken_to(door: Door) -> str:
     return taken
 
 
-def _sources(name: str, address: str) -> str:
-    return f"""\
-	set {name} {{
-		typeof {address}
-		size 65536
-		flags dynamic,timeout
-		timeout 10m
-	}}
-"""
-
-
 def _addressed_to(door: Door) -> str:
     """What matches a SYN to *door*."""
-    return f"{_sent_to(door.host, door.port)} tcp flags syn / fin,syn,rst,ack"
+    return f"{_sent_to(door.host, door.port)} {_SYN}"
 
 
 def _sent_to(host: str, port: int) -> str:

@@ -21,6 +21,12 @@ from torknock.gate.ruleset import (
 )
 
 
+def prerouting(text: str) -> list[str]:
+    """The rules of the chain that sees packets first."""
+    chain = text[text.index("chain prerouting") :]
+    return [rule.strip() for rule in chain[: chain.index("}")].splitlines()[2:] if rule.strip()]
+
+
 class RulesetTests(SynchronousTestCase):
     """What nft is told."""
 
@@ -52,11 +58,28 @@ class RulesetTests(SynchronousTestCase):
         words = listing(Door("::", 443, 1, 2)).split()
         self.assertFalse({"reject", "drop", "log", "redirect", "dnat"} & set(words))
 
-    def test_a_token_is_spent_before_the_syn_goes_on(self) -> None:
-        """`delete` stands before `tproxy`, in the same chain."""
-        text = listing(Door("::", 443, 1, 2))
-        self.assertLess(text.index("delete @tokens"), text.index("tproxy ip to 127.0.0.1:1 accept"))
-        self.assertIn("tproxy ip6 to [::1]:2 accept", text)
+    def test_a_token_is_claimed_and_spent_before_the_syn_goes_on(self) -> None:
+        """In one rule, which does not match if another SYN has claimed it or the set of claims is full."""
+        for host, to in (("::", "tcp dport 443"), ("192.0.2.7", "ip daddr 192.0.2.7 tcp dport 443")):
+            text = listing(Door(host, 443, 1, 2))
+            self.assertIn(
+                f"\t\t{to} fib daddr type local add @claimed {{ tcp sequence limit rate 1/day burst 1 packets }}"
+                " delete @tokens { tcp sequence } goto admitted\n\t}",
+                text,
+            )
+            self.assertIn("tproxy ip to 127.0.0.1:1 accept", text)
+            self.assertIn("tproxy ip6 to [::1]:2 accept", text)
+
+    def test_every_syn_walks_the_same_rules(self) -> None:
+        """Nothing asks for address or port before the token is looked up, and chance picks what is counted."""
+        for host in ("::", "192.0.2.7"):
+            for rule in prerouting(listing(Door(host, 443, 1, 2))):
+                self.assertRegex(rule, "^tcp flags syn / fin,syn,rst,ack (tcp sequence @tokens|numgen random) ")
+
+    def test_no_source_is_remembered(self) -> None:
+        """What is counted for a source can be counted in its name by others."""
+        for judging in (None, *Judging):
+            self.assertNotIn("saddr", listing(Door("::", 443, 1, 2), judging))
 
     def test_a_door_of_one_address_lets_other_addresses_be(self) -> None:
         """A port of another address of this host may be served by somebody."""
@@ -122,11 +145,9 @@ class JudgingTests(SynchronousTestCase):
     def test_a_syn_without_a_token_is_asked_about(self) -> None:
         """Tokens match first; what is queued goes on to where nothing listens if nobody judges it."""
         text = listing(self.door, Judging.QUEUE)
-        miss = text[text.index("chain miss") : text.index("chain judged")]
-        self.assertTrue(miss.rstrip(" \n\t}").endswith(f"queue flags bypass to {self.door.queue}"))
-        self.assertLess(text.index("tcp sequence != @tokens goto miss"), text.index("queue"))
-        self.assertLess(miss.index("@limited4 "), miss.index("queue"))
-        self.assertNotIn("add @misses4", miss)
+        ask = text[text.index("chain ask") : text.index("chain judged")]
+        self.assertTrue(ask.rstrip(" \n\t}").endswith(f"queue flags bypass to {self.door.queue}"))
+        self.assertLess(text.index("tcp sequence @tokens jump knock"), text.index("jump ask"))
 
     def test_both_ways_differ_in_the_statement_and_the_priority_alone(self) -> None:
         """Whatever the kernel has, the door does the same."""
@@ -142,7 +163,13 @@ class JudgingTests(SynchronousTestCase):
         self.assertEqual(verdict[1].strip(), "meta mark & 0x60000000 != 0x20000000 goto refused")
         self.assertIn("meta mark set meta mark | 0x40000000", text)
         self.assertEqual(let_in(0x40000000), 0x20000000)
-        self.assertIn("add @misses4", text[text.index("chain refused") :])
+        self.assertIn("counter name", text[text.index("chain refused") :])
+
+    def test_the_mark_that_a_syn_comes_with_does_not_open(self) -> None:
+        """It is taken off before anything else; what is only forwarded gets none of ours."""
+        first, *_, last = prerouting(listing(self.door, Judging.QUEUE))
+        self.assertEqual(first, "tcp dport 443 tcp flags syn / fin,syn,rst,ack meta mark set meta mark & 0x9fffffff")
+        self.assertEqual(last, "tcp dport 443 tcp flags syn / fin,syn,rst,ack fib daddr type local jump ask")
 
     def test_marks_of_others_stay(self) -> None:
         """We use two bits."""

@@ -162,7 +162,7 @@ async def gate_programs(reactor: Any, posture: Posture, knocks: bool) -> list[Fi
         if os.geteuid() != 0:
             return [*findings, unknown("ruleset", "only root can try whether the ruleset can be loaded", AS_ROOT)]
         why = f"the ruleset cannot be loaded: {error}"
-        remedy = "use a kernel with nft_tproxy, nft_socket, nft_fib_inet and nft_limit"
+        remedy = "use a kernel with nft_tproxy, nft_socket, nft_fib_inet, nft_numgen and nft_limit"
         return [*findings, not_ok("ruleset", why, remedy)]
     findings.append(ok("ruleset", f"the kernel takes the ruleset of posture {posture.value}"))
     if knocks:
