@@ -97,7 +97,7 @@ def syn_acks(bridge: Host, hosts: Sequence[Host], port: int, isns: Sequence[int]
 def connections(hosts: Sequence[Host], target: str, port: int, isns: Sequence[int], settled: float) -> list[list[str]]:
     """What became of two connections with each of *isns*, made by both *hosts* at once, after *settled* seconds.
 
-    For each ISN "open", "ended" (it was open), or "refused" of both, sorted.
+    For each ISN "open", "ended" (it was open), "refused" or "silence" of both, sorted.
     """
 
     def run(host: Host, racer: int, start: Start) -> list[str]:
@@ -119,9 +119,17 @@ def _became(connection: socket.socket) -> str:
         while connection.recv(4096):
             pass
     except BlockingIOError:
-        return "open"
+        return "open" if _connected(connection) else "silence"
     except ConnectionRefusedError:
         return "refused"
     except OSError:
         pass
     return "ended"
+
+
+def _connected(connection: socket.socket) -> bool:
+    try:
+        connection.getpeername()
+    except OSError:  # its SYN was not answered
+        return False
+    return True
