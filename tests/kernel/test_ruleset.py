@@ -12,7 +12,7 @@ from tests.support.capture import Control
 from tests.support.netns import CommandFailed, Lab
 from tests.support.packets import exchange, packet_from, source_port
 from tests.support.race import syn_acks
-from torknock.gate.listener import hidden_listeners
+from torknock.gate import listener
 from torknock.gate.ruleset import Door, Judging, Posture, admit, listing, load, posture_listing, posture_table, withdraw
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
@@ -32,16 +32,16 @@ class RulesetTests(SynchronousTestCase):
         self.addCleanup(lab.close)
         self.bridge, self.hosts = lab.host("bridge"), (lab.host("one"), lab.host("other"))
         with self.bridge.enter():
-            listening = hidden_listeners()
+            listening = listener.hidden_listeners("0.0.0.0")  # noqa: S104  what is hidden is every address
         for each in listening:
             self.addCleanup(each.close)
-        self.hidden = tuple(each.getsockname()[1] for each in listening)
+        self.listening = listening
         self.door = self.door_at(443)
         self.tokens = [1 + secrets.randbelow(2**32 - 1) for _ in range(RACES)]
         self.nft(load(self.door) + admit(self.door.table, self.tokens, 600))
 
     def door_at(self, port: int) -> Door:
-        return Door("::", port, *self.hidden)
+        return listener.door("::", port, self.listening, Posture.CLOSED)
 
     def nft(self, text: str) -> None:
         self.bridge.run(["nft", "-f", "-"], text)
