@@ -1,4 +1,4 @@
-"""Which tokens this client has used: on disk, so that a client that starts anew uses none twice (protocol.md §2.4).
+"""Which tokens this client has used: on disk, so that a client that restarts uses none twice (protocol.md §2.4).
 
 The file holds no secret and no address; besides a random number that tells devices with one line apart, nothing older
 than two hours while its client runs: `forget` is called at its start and then every minute, and what is forgotten is
@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from torknock.dial.stored import is_damage, opened
 from torknock.isn.token import epoch_at
 from torknock.line import Line
 from torknock.lock import alone_in
@@ -24,14 +25,8 @@ from torknock.lock import alone_in
 _log = Logger()
 
 _NAME = "knocks.sqlite"
-_SCHEMA = """
-    CREATE TABLE IF NOT EXISTS used (
-        epoch INTEGER, line BLOB, isn INTEGER, PRIMARY KEY (epoch, line, isn)
-    ) STRICT, WITHOUT ROWID
-"""
-_DEVICE_SCHEMA = "CREATE TABLE IF NOT EXISTS device (one INTEGER PRIMARY KEY CHECK (one = 1), number BLOB) STRICT"
-_PATIENCE = 1.0
-"""Seconds that another process may hold the file; the reactor waits with us."""
+_CLAIM = "INSERT OR IGNORE INTO used VALUES (?, ?, ?) RETURNING isn"
+_DEVICE = "INSERT OR IGNORE INTO device VALUES (1, ?)"
 
 KEPT = 22
 """Epochs from a token's own to the one in which it is forgotten: more than any clock is wrong that finds its bridge.
@@ -48,7 +43,8 @@ def line_id(line: Line) -> bytes:
 class Memory:
     """The used tokens, in the file `knocks.sqlite` of *directory*, which two processes may share.
 
-    A damaged file is put aside. Where none can be kept, what this process used is still remembered while it lives.
+    A damaged file, or one that is too large, is put aside. Where none can be kept, what this process used is still
+    remembered while it lives.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -58,9 +54,12 @@ class Memory:
         self._device: bytes | None = None
         self._left_over = True
         """Whether the write-ahead log may hold what was forgotten."""
+        self._inode = 0
+        """Of the file that was opened; 0 before there was one."""
         try:
-            self._file = _opened(self._path)
-        except (sqlite3.Error, OSError) as error:
+            with alone_in(directory):
+                self._open()
+        except Exception as error:  # noqa: BLE001  a damaged file may raise anything
             self._failed(error)
 
     def claim(self, line: bytes, epoch: int, isn: int) -> bool:
@@ -69,7 +68,7 @@ class Memory:
         if token in self._own:
             return False
         self._own.add(token)
-        inserted = self._execute("INSERT OR IGNORE INTO used VALUES (?, ?, ?) RETURNING isn", token)
+        inserted = self._execute(_CLAIM, token)
         return inserted is None or bool(inserted)
 
     def unclaim(self, line: bytes, epoch: int, isn: int) -> None:
@@ -93,8 +92,8 @@ class Memory:
         """16 random octets, the same for all processes that use the file."""
         if self._device is None:
             drawn = secrets.token_bytes(16)
-            self._execute("INSERT OR IGNORE INTO device VALUES (1, ?)", (drawn,))
-            [(stored,)] = self._execute("SELECT number FROM device", ()) or [(drawn,)]
+            self._execute(_DEVICE, (drawn,))
+            [(stored,)] = self._execute("SELECT number FROM device LIMIT 1", ()) or [(drawn,)]
             self._device = stored if isinstance(stored, bytes) and len(stored) == len(drawn) else drawn
         return self._device
 
@@ -126,68 +125,52 @@ class Memory:
             return None
         try:
             return self._file.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            self.close()
+        except Exception as error:  # noqa: BLE001  a damaged file may raise anything
             self._failed(error)
             return None
 
+    def _open(self) -> sqlite3.Connection:
+        self._file = opened(self._path)
+        self._inode = self._path.stat().st_ino
+        return self._file
+
     def _failed(self, error: Exception) -> None:
-        if type(error) is sqlite3.DatabaseError:  # SQLITE_CORRUPT, SQLITE_NOTADB; subclasses are for all else
-            self._begin_anew(error)
-        else:  # it is locked, the disk is full, it is not ours: the file may be good
+        self.close()
+        if is_damage(error):
+            self._begin_again(error)
+        else:
             self._go_without(error)
 
     @property
     def _aside(self) -> Path:
         return self._path.with_suffix(".damaged")
 
-    def _begin_anew(self, error: Exception) -> None:
-        aside = self._aside
-        _log.error(
-            "{path} cannot be read: {reason}; it is kept as {aside}, and a knock of the last minutes may be repeated",
-            path=str(self._path), aside=aside.name, reason=str(error),
-        )  # fmt: skip
+    def _begin_again(self, error: Exception) -> None:
+        """Go on in a new file, with what this process has used. Another process may have begun it already."""
         try:
-            os.replace(self._path, aside)
-            for part in ("-wal", "-shm"):
-                self._path.with_name(_NAME + part).unlink(missing_ok=True)
-            self._file = _opened(self._path)
-            self._file.executemany("INSERT OR IGNORE INTO used VALUES (?, ?, ?)", self._own)
+            with alone_in(self._path.parent):
+                if self._inode in (0, self._path.stat().st_ino):
+                    self._put_aside(error)
+                fresh = self._open()
+            for token in self._own:
+                fresh.execute(_CLAIM, token)
             if self._device is not None:
-                self._file.execute("INSERT OR IGNORE INTO device VALUES (1, ?)", (self._device,))
-        except (sqlite3.Error, OSError) as also:
-            self.close()
+                fresh.execute(_DEVICE, (self._device,))
+        except Exception as also:  # noqa: BLE001  as above
             self._go_without(also)
 
-    def _go_without(self, error: Exception) -> None:
+    def _put_aside(self, error: Exception) -> None:
         _log.error(
-            "{path} cannot be used: {reason}; knocks of the last minutes may be repeated when this process starts anew",
+            "{path} cannot be read: {reason}; it is kept as {aside}, and a knock of the last minutes may be repeated",
+            path=str(self._path), aside=self._aside.name, reason=str(error),
+        )  # fmt: skip
+        os.replace(self._path, self._aside)
+        for part in ("-wal", "-shm", "-journal"):
+            self._path.with_name(_NAME + part).unlink(missing_ok=True)
+
+    def _go_without(self, error: Exception) -> None:
+        self.close()
+        _log.error(
+            "{path} cannot be used: {reason}; knocks of the last minutes may be repeated when this process restarts",
             path=str(self._path), reason=str(error),
         )  # fmt: skip
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """The database at *path*, made if it is not there; whoever opens it at the same moment waits.
-
-    SQLite itself refuses at once, rather than wait, where two begin to write ahead in one new file.
-    """
-    with alone_in(path.parent):
-        return _connect(path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
-    try:
-        for statement in (
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = NORMAL",
-            "PRAGMA secure_delete = ON",
-            _SCHEMA,
-            _DEVICE_SCHEMA,
-        ):
-            database.execute(statement)
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database

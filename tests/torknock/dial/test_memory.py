@@ -195,10 +195,11 @@ class MemoryTests(SynchronousTestCase):
         for isn in range(1, 2000):
             memory.claim(NAME, E, isn)
         memory.close()
+        memory, other = self.opened(), self.opened()
         octets = bytearray(self.file.read_bytes())
         octets[8192:] = bytes(len(octets) - 8192)
         self.file.write_bytes(octets)
-        memory = self.opened()
+        other.claim(NAME, E, 2000)  # what was read before is out of date
         with capturedLogs() as logs:
             memory.claim(NAME, E + 1, 7)
             memory.used(NAME)
@@ -207,6 +208,108 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(memory.used(NAME), {7, 8})
         self.assertEqual(self.opened().used(NAME), {7, 8})
         self.assertEqual(len((self.directory / "knocks.damaged").read_bytes()), len(octets))
+
+    def small_file(self) -> bytes:
+        """A file of this version, closed as a client that ends closes it: 8 tokens of three epochs, and a number."""
+        memory = Memory(self.directory)
+        memory.start(NAME)
+        for isn in range(8):
+            memory.claim(NAME, E - isn % 3, 1000 + isn)
+        memory.close()
+        return self.file.read_bytes()
+
+    def assert_survives(self, octets: bytes) -> None:
+        """A client starts with a file of these *octets*, uses no token twice, and leaves a file that is whole."""
+        for path in self.directory.iterdir():
+            path.unlink()
+        self.file.write_bytes(octets)
+        with contextlib.closing(Memory(self.directory)) as memory:
+            memory.forget(E)
+            memory.start(NAME)
+            memory.used(NAME)
+            memory.claim(NAME, E, 5)
+            memory.unclaim(NAME, E, 5)
+            self.assertTrue(memory.claim(NAME, E, 6))
+            self.assertFalse(memory.claim(NAME, E, 6))
+        with contextlib.closing(Memory(self.directory)) as again:
+            self.assertIn(6, again.used(NAME))
+
+    def test_a_changed_octet(self) -> None:
+        """Wherever it is: those of the header and the schema, and a sample of the others."""
+        whole = self.small_file()
+        schema = whole.index(b"CREATE TABLE"), whole.rindex(b"STRICT") + 6
+        places = [*range(0, 108, 3), *range(schema[0] - 60, schema[1], 5), *range(108, len(whole), 101)]
+        for number, place in enumerate(places):
+            changed = bytearray(whole)
+            changed[place] ^= (0xFF, 0x01, 0x80, 0x20)[number % 4]
+            self.assert_survives(bytes(changed))
+
+    def test_a_file_that_is_cut_off(self) -> None:
+        """At the end of a page, and within one."""
+        whole = self.small_file()
+        for size in (0, 1, 15, 99, 100, 512, 4095, 4096, 4097, 8192, 9000):
+            self.assert_survives(whole[:size])
+
+    def test_files_of_another_form(self) -> None:
+        """Other columns, other types, another table beside ours, a trigger: each is put aside, and a new one begun."""
+        for script in (
+            "CREATE TABLE used (epoch, line, isn); INSERT INTO used VALUES ('a', 'b', x'ff')",
+            "CREATE TABLE used (isn INTEGER)",
+            "CREATE TABLE used (epoch INTEGER, line BLOB, isn INTEGER, PRIMARY KEY (epoch, line, isn)); "
+            "INSERT INTO used VALUES ('a', 1, 'c')",
+            "CREATE VIEW used AS SELECT 1 AS epoch, x'00' AS line, 'a' AS isn",
+            "CREATE TABLE device (number BLOB); INSERT INTO device VALUES (1), (2)",
+            "CREATE TABLE another (x)",
+        ):
+            (self.directory / "knocks.damaged").unlink(missing_ok=True)
+            self.file.unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(self.file)) as made:
+                made.executescript(script)
+            octets = self.file.read_bytes()
+            self.assert_survives(octets)
+            self.assertEqual((self.directory / "knocks.damaged").read_bytes()[100:], octets[100:], script)
+        whole = self.small_file()
+        self.file.write_bytes(whole)
+        with contextlib.closing(sqlite3.connect(self.file)) as made:
+            made.execute("CREATE TRIGGER t AFTER INSERT ON used BEGIN DELETE FROM used; END")
+        self.assert_survives(self.file.read_bytes())
+
+    def test_a_file_that_would_hold_the_reactor_up(self) -> None:
+        """A large one is not read, and neither is a pipe."""
+        for make in (lambda: self.file.write_bytes(bytes(1 << 24)), lambda: os.mkfifo(self.file)):
+            self.file.unlink(missing_ok=True)
+            make()
+            with capturedLogs() as logs:
+                memory = self.opened()
+            self.assertEqual(len(logs), 1)
+            self.assertTrue(memory.claim(NAME, E, 7))
+            memory.close()
+            self.assertEqual(self.opened().used(NAME), {7})
+
+    def test_a_file_of_an_earlier_version_is_kept(self) -> None:
+        """Its tables are written with other white space."""
+        with contextlib.closing(sqlite3.connect(self.file)) as made:
+            made.executescript("""
+    CREATE TABLE IF NOT EXISTS used (
+        epoch INTEGER, line BLOB, isn INTEGER, PRIMARY KEY (epoch, line, isn)
+    ) STRICT, WITHOUT ROWID
+""")
+            made.execute("INSERT INTO used VALUES (?, ?, ?)", (E, NAME, 7))
+            made.commit()
+        self.assertEqual(self.opened().used(NAME), {7})
+
+    def test_what_another_process_has_begun_again_is_not_put_aside(self) -> None:
+        """Both find the damage; the second goes on in the file that the first began."""
+        both = self.opened(), self.opened()
+        both[0].claim(NAME, E, 1)
+        both[1].claim(NAME, E, 2)
+        with contextlib.closing(sqlite3.connect(self.file)) as other:
+            other.execute("DROP TABLE used")
+        with capturedLogs() as logs:
+            for isn, memory in enumerate(both, 3):
+                self.assertTrue(memory.claim(NAME, E, isn))
+        self.assertEqual(len(logs), 1)
+        self.assertEqual([memory.used(NAME) for memory in both], [{1, 2, 3, 4}] * 2)
 
     def test_directory_that_is_not_there(self) -> None:
         """As a file that cannot be."""
@@ -231,7 +334,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(memory.used(NAME), {7})
         self.assertEqual([event["log_level"].name for event in logs], ["error"])
 
-    def test_file_that_fails_later_is_done_without(self) -> None:
+    def test_file_that_fails_later_is_begun_again(self) -> None:
         """What was claimed before it failed stays claimed, and one line says so."""
         memory = self.opened()
         memory.claim(NAME, E, 7)
@@ -243,6 +346,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertTrue(memory.claim(NAME, E, 8))
             self.assertEqual(memory.used(NAME), {7, 8})
         self.assertEqual(len(logs), 1)
+        self.assertEqual(self.opened().used(NAME), {7, 8})
 
     def test_a_link_in_its_place_is_not_followed(self) -> None:
         """Nothing is written to where somebody has pointed."""
