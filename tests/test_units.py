@@ -79,6 +79,12 @@ class UnitTests(SynchronousTestCase):
                 self.assertEqual(said[name], ["CAP_NET_ADMIN"])
             self.assertEqual((said["User"], said["NoNewPrivileges"]), (["torknock"], ["yes"]))
 
+    def test_memory(self) -> None:
+        """None is writable and executable, and none is dumped."""
+        for service in SERVICES:
+            said = directives(f"torknock-{service}.service")
+            self.assertEqual((said["MemoryDenyWriteExecute"], said["LimitCORE"]), (["yes"], ["0"]))
+
     def test_commands(self) -> None:
         """The command lines are those of our command."""
         for service in SOCKETS:

@@ -1,10 +1,13 @@
-"""Numbers of the Linux kernel that Python's `socket` lacks, and whether this process may use them."""
+"""What Python does not know of the Linux kernel: numbers, whether this process may use them, privacy of its memory."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import ipaddress
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -29,6 +32,7 @@ TCP_MD5SIG_FLAG_PREFIX = 1  # linux/tcp.h
 SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 SO_MEMINFO = 55  # asm-generic/socket.h
 SK_MEMINFO_DROPS = 8  # linux/sock_diag.h
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 NO_CAPABILITY = (
     "this process lacks CAP_NET_ADMIN in its network namespace; start it as root, or in a container with NET_ADMIN"
@@ -62,6 +66,20 @@ def _listeners() -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address
                 address, _, port = local.partition(":")
                 words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
                 yield ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)), int(port, 16)
+
+
+def keep_memory_private() -> None:
+    """Let no process without CAP_SYS_PTRACE debug this one or read its memory, and no core dump be made of it.
+
+    So tor keeps itself (`DisableDebuggerAttachment`). It ends with the next program that is executed (prctl(2),
+    PR_SET_DUMPABLE). Raises `OSError`.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a unit's filter of system calls, whose LimitCORE has done it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def network_namespace() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,6 +18,20 @@ from tests.support.debian import Debian
 from tests.support.mdwe import MDWE, why_not
 from tests.support.netns import Host
 from tests.support.tornet import PAGE, content, shared_network
+
+PEEK = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+for name in ("mem", "maps", "environ", "auxv", "fd/0"):
+    try:
+        os.close(os.open(f"/proc/{pid}/{name}", os.O_RDONLY))
+        print(name)
+    except OSError:
+        pass
+if ctypes.CDLL(None).ptrace(16, pid, 0, 0) == 0:  # PTRACE_ATTACH, linux/ptrace.h
+    print("ptrace")
+"""
+"""Prints what it learns of another process of its user."""
 
 NET_ADMIN = 1 << 12
 NONE = 0
@@ -49,8 +64,17 @@ class DebianTests(SynchronousTestCase):
                 self.assertNotEqual(found["Uid"], "0")
                 self.assertEqual(found["NoNewPrivs"], "1")
                 self.assertEqual(found["CapEff"], found["CapPrm"])
+                self.assert_private(pid, found["Uid"])
                 return int(found["CapEff"], 16)
         self.fail(f"torknock {verb} does not run")
+
+    def assert_private(self, pid: int, user: str) -> None:
+        """No other process of *user* reads the memory of process *pid*, and no core dump is made of it."""
+        self.assertRegex(Path(f"/proc/{pid}/limits").read_text(), "Max core file size +0 +0 ")
+        another = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all"]
+        peeking = [*another, "/usr/bin/python3", "-c", PEEK, str(pid)]
+        seen = subprocess.run(peeking, capture_output=True, text=True, check=True)
+        self.assertEqual(seen.stdout, "")
 
     def test_from_setup_to_a_page(self) -> None:
         """The transports have no capability, the services one; the client gets through, a stranger sees nothing.

@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from torknock.errors import TorknockError
+from torknock.linux import keep_memory_private
 
 
 class Verb(NamedTuple):
@@ -91,5 +92,6 @@ def torknock() -> None:
 
 
 def main() -> None:
-    """Run the command, with the arguments of this process."""
+    """Run the command, with the arguments of this process. No verb's memory, which may hold secrets, can be read."""
+    keep_memory_private()
     torknock(prog_name="torknock")

@@ -179,6 +179,8 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(port.listeners(443, Posture.CLOSED, [], none).state, State.OK)
         self.assertEqual(port.listeners(443, Posture.CLOSED, [theirs], none).state, State.NOT_OK)
         self.assertEqual(port.listeners(443, Posture.FILTERED, [theirs], frozenset({7})).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.FILTERED, [theirs], None).state, State.UNKNOWN)
+        self.assertEqual(port.listeners(443, Posture.FILTERED, [], None).state, State.OK)
         self.assertEqual(port.listeners(443, Posture.DECOY, [theirs], none).state, State.OK)
         self.assertEqual(port.listeners(443, Posture.DECOY, [], none).state, State.NOT_OK)
 

@@ -224,9 +224,12 @@ def _is_here(found: Process) -> bool:
         return True
 
 
-def _sockets(found: Process | None) -> frozenset[int]:
+def _sockets(found: Process | None) -> frozenset[int] | None:
+    """The inodes of the process' sockets; None if this user may not see them: its memory is private (prctl(2))."""
     try:
         return frozenset() if found is None else sockets_of(found.pid)
+    except PermissionError:
+        return None
     except OSError:
         return frozenset()
 

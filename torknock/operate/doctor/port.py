@@ -17,8 +17,13 @@ LIKE: Mapping[Fate | None, Posture] = {Fate.PASSED: Posture.CLOSED, Fate.DROPPED
 """The posture that does what a firewall does to unused ports."""
 
 
-def listeners(port: int, posture: Posture, found: Iterable[Listening], ours: frozenset[int]) -> Finding:
-    """Whether another program listens on *port*; *ours* are the inodes of the transport's own sockets."""
+def listeners(port: int, posture: Posture, found: Iterable[Listening], ours: frozenset[int] | None) -> Finding:
+    """Whether another program listens on *port*; *ours* are the inodes of the transport's own sockets, if known."""
+    if ours is None:
+        found, ours = list(found), frozenset()
+        if posture is not Posture.DECOY and any(each.port == port and each.public for each in found):
+            why = f"a program listens on port {port}; this user may not see whether it is the transport"
+            return unknown("listener", why, "run torknock doctor as root")
     others = [listening for listening in found if listening.port == port and listening.inode not in ours]
     public = [listening for listening in others if listening.public]
     if posture is Posture.DECOY:
