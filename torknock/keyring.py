@@ -254,6 +254,14 @@ class Keyring:
         """
         self._change(name, "secret = x'', revoked = coalesce(revoked, ?), cut = max(cut, ?)", int(now), cut)
 
+    def withdraw(self, name: str) -> None:
+        """Delete the line, which was never handed out: its name is free again. Raises `BadName` and `LineUnknown`."""
+        self.get(name)
+        with refusals(self._directory), writing(self._database):
+            self._database.execute("DELETE FROM line WHERE name = ?", (name,))
+            self._database.execute("DELETE FROM setting WHERE key = ?", (f"known_at {name}",))
+            self._database.execute(_RAISE_REVISION)
+
     def erase(self, now: float) -> int:
         """Erase the secrets of the lines that are revoked or have expired; returns how many there were."""
         with refusals(self._directory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock import cli
+from torknock.cli import line as line_verb
 from torknock.cli.options import duration
 from torknock.keyring import Keyring
 from torknock.line import parse_bridge_line, write_bridge_line
@@ -116,6 +118,68 @@ class CommandTests(CommandCase):
             done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False)
         self.assertEqual(done.returncode, 1)
         self.assertEqual(done.stderr.count(b"\n"), 1)
+
+    def printed(self, *arguments: str, encoding: str = "", redirect: str = "") -> subprocess.CompletedProcess[bytes]:
+        """What a terminal of *encoding*, or what the shell's *redirect* leads to, is given by `torknock line`."""
+        command = ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-m", "torknock", "line", *arguments]
+        environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+        if encoding:
+            environment["PYTHONIOENCODING"] = encoding
+        return subprocess.run(
+            [*command, "--keyring", str(self.keyring)], cwd=ROOT, env=environment, capture_output=True, check=False
+        )
+
+    def test_a_terminal_that_is_not_utf_8(self) -> None:
+        """No verb fails for its letters: `?` stands for them, and the QR code is in ASCII."""
+        note = "caf\xe9 \u20ac \U0001f511"
+        shown_in = {"iso8859-1": b"caf\xe9 ? ?", "ascii": b"caf? ? ?", "iso8859-15": b"caf\xe9 \xa4 ?"}
+        for encoding, shown in shown_in.items():
+            name = encoding.replace("-", "")
+            done = self.printed("add", name, "--qr", *WHERE, encoding=encoding)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assertTrue(done.stdout.isascii())
+            self.assertIn(b"##", done.stdout)
+            self.said(self.line("note", name, note))
+            done = self.printed("list", encoding=encoding)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assertIn(shown, done.stdout)
+        self.assertEqual(self.printed("show", "ascii", "--qr").returncode, 0)  # the locale C says ascii
+
+    def test_a_line_that_could_not_be_printed(self) -> None:
+        """It is withdrawn, which is said, and its name is free; one that is printed, and its code not, stays."""
+        self.said(self.line("add", "first", *WHERE))
+        for redirect, reason in ((">/dev/full", b"No space left"), (">&-", b"stdout is closed")):
+            done = self.printed("add", "alice", *WHERE, redirect=redirect)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(reason, done.stderr)
+            self.assertIn(b"it is withdrawn, and opens nothing\n", done.stderr)
+            self.assertEqual(self.names(), ["first"])
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "torknock", "line", "add", "alice", *WHERE, "--keyring", str(self.keyring)]
+        gone = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+        os.close(writer)
+        self.assertIn(b"Broken pipe", gone.stderr)
+        self.assertEqual((gone.returncode, self.names()), (1, ["first"]))
+        self.assertEqual(self.printed("show", "first", redirect=">/dev/full").returncode, 1)
+        self.assertEqual(self.printed("add", "alice", *WHERE).returncode, 0)
+        self.assertEqual(self.names(), ["first", "alice"])
+
+    def test_a_line_that_could_not_be_withdrawn(self) -> None:
+        """It is said, with what to do."""
+
+        def full(text: str) -> None:
+            (self.keyring / "keyring.sqlite").rename(self.data / "elsewhere")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self.patch(line_verb, "say", full)
+        told = self.refused(self.line("add", "alice", *WHERE))
+        self.assertIn("could not be withdrawn", told)
+        self.assertIn("torknock line revoke alice", told)
+
+    def names(self) -> list[str]:
+        with Keyring.open(self.keyring, create=False) as keyring:
+            return [issued.name for issued in keyring.lines()]
 
     def test_a_strange_file_name_does_not_break_the_line(self) -> None:
         """Whatever the error quotes."""
@@ -390,7 +454,7 @@ class DrawingTests(CommandCase):
     def test_the_code_stands_below_the_line(self) -> None:
         """For who has only a terminal, or a pipe; the first line is the bridge line in any case."""
         said = self.said(self.line("show", "alice", "--qr"))
-        self.assertEqual(said, f"{self.written}{click.unstyle(qr_text(self.written.strip()))}\n")
+        self.assertEqual(said, self.written + click.unstyle(qr_text(self.written.strip(), "utf-8")) + "\n")
         added = self.said(self.line("add", "bob", "--qr")).splitlines()
         self.assertEqual(parse_bridge_line(added[0]).port, 443)
         self.assertTrue(set("".join(added[1:])) <= set(" ▀▄█"))

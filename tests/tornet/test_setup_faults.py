@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.kernel.test_gate import wait_for
 from tests.support.debian import ROOT
 from tests.tornet.test_setup import OFFLINE, Case
 from torknock.operate.plan import SNIPPET
@@ -68,6 +69,42 @@ class FaultTests(Case):
         torrc.write_text(good)
         self.assertEqual(self.state(), self.before)
         self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_what_tor_cannot_do(self) -> None:
+        """The reason is tor's warning, not the summary that refers to it; nothing stays."""
+        torrc = self.debian.path("/etc/tor/torrc")
+        good = torrc.read_text()
+        for option, reason in (
+            ("Sandbox 1", "Managed proxies are not compatible with Sandbox mode"),
+            ("Nonsense 1", "Unknown option 'Nonsense'"),
+            ("%include /etc/tor/none.conf", "Error reading included configuration file"),
+        ):
+            torrc.write_text(f"{good}{option}\n")
+            self.torknock("setup", "bridge", "--yes", "--address", self.bridge.address, status=1)
+            self.assertIn(reason, self.told)
+            self.assertNotIn("see warnings above", self.told)
+            torrc.write_text(good)
+            self.assertEqual(self.state(), self.before)
+
+    def test_a_transport_that_does_not_start(self) -> None:
+        """The reason is what it said, no change of state; neither user, gate nor configuration stay."""
+        program = self.debian.path("/usr/local/bin/torknock")
+        good = program.read_text()
+        errors = "VERSION 1\\nSMETHOD-ERROR torknock out of order\\nSMETHODS DONE"
+        for fault, reason in (
+            (f'print("{errors}", flush=True); __import__("time").sleep(99)', "out of order"),
+            ('sys.exit("no module")', "no module|terminated with status code 1"),
+        ):
+            program.write_text(good.replace("import sys\n", f'import sys\nif sys.argv[1] == "server":\n    {fault}\n'))
+            self.torknock("setup", "bridge", "--yes", "--address", self.bridge.address, status=1)
+            self.assertRegex(self.told, reason)
+            self.assertNotIn("changed state", self.told)
+            self.assertEqual(self.state(), self.before)
+            self.assertTrue(wait_for(lambda: not self.running()))
+            self.assertIsNone(self.tor.poll(), self.debian.trouble(fault))
+        program.write_text(good)
+        self.set_up()
+        self.undo()
 
     def test_an_undo_that_tor_would_not_survive(self) -> None:
         """It is not told to read what is wrong; a directory that an operator made and included stays."""
@@ -162,5 +199,6 @@ class RestTests(Case):
         """It is said, and nothing is changed."""
         self.debian.path("/etc/tor/torrc").write_text("Nonsense 1\n")
         self.torknock("setup", "bridge", "--address", self.bridge.address, "--yes", status=1)
-        self.assertIn("does not take its configuration as it is", self.told)
+        self.assertIn("does not take its configuration (/etc/tor/torrc) as it is: Failed to parse", self.told)
+        self.assertIn("Unknown option 'Nonsense'", self.told)
         self.assertFalse(self.debian.path(str(RECORD)).exists())

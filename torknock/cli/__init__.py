@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import import_module
 from typing import IO, Any, NamedTuple
 
@@ -94,4 +96,6 @@ def torknock() -> None:
 def main() -> None:
     """Run the command, with the arguments of this process. No verb's memory, which may hold secrets, can be read."""
     keep_memory_private()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter is shown another
     torknock(prog_name="torknock")

@@ -13,8 +13,9 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
-from torknock.cli.options import address, duration, fingerprint, keyring_option, read_secret, say
+from torknock.cli.options import address, duration, encoding, fingerprint, keyring_option, read_secret, say
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
+from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
 from torknock.gate.ruleset import Posture
 from torknock.keyring import POSTURE, Issued, Keyring
@@ -140,6 +141,8 @@ def add(
 ) -> None:
     """Issue a line called NAME and print it, ready for torrc.
 
+    A line that cannot be printed, as on a full disk, is withdrawn: it opens nothing, and NAME is free again.
+
     The bridge's address and fingerprint must be named where neither an earlier call nor tor's own files tell them.
     """
     if scheme == "token" and (integrity is not None or secret_file is not None):
@@ -166,7 +169,10 @@ def add(
         )
         opened.make_known_at(name, str(where[0]))
         remember(opened, address, fingerprint)
-    _hand_out(write_bridge_line(BridgeLine(*where, who, issued.line)), qr, png, svg)
+    text = write_bridge_line(BridgeLine(*where, who, issued.line))
+    with printed_or_withdrawn(keyring, name):
+        say(text)
+    _draw(text, qr, png, svg)
 
 
 @line.command("list", epilog="Example: torknock line list --json")
@@ -208,7 +214,8 @@ def show(
     For another address of the bridge, if --address names it.
     """
     _, text = _look_up(name, address, fingerprint, keyring)
-    _hand_out(text, qr, png, svg)
+    say(text)
+    _draw(text, qr, png, svg)
 
 
 @line.command(epilog="Example: torknock line card alice --output alice.html")
@@ -299,11 +306,10 @@ def _check_posture(keyring: Keyring) -> None:
         raise KnockNeedsSilence(None if posture is None else posture.value)
 
 
-def _hand_out(text: str, qr: bool, png: Path | None, svg: Path | None) -> None:
-    say(text)
+def _draw(text: str, qr: bool, png: Path | None, svg: Path | None) -> None:
     if png is not None:
         write_png(png, text)
     if svg is not None:
         write_svg(svg, text)
     if qr:
-        say(qr_text(text))
+        say(qr_text(text, encoding()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -129,12 +128,20 @@ def read_secret(file: BinaryIO) -> bytes:
 
 
 def say(text: str) -> None:
-    """Write *text* and a line end to stdout. Raises `CannotSay`; that its reader has gone is click's business."""
+    """Write *text* and a line end to stdout; `?` stands for characters that its encoding lacks.
+
+    Raises `CannotSay`, and `BrokenPipeError` if its reader has gone: click then ends quietly.
+    """
+    if sys.stdout is None:
+        raise CannotSay("stdout is closed")
     try:
-        click.echo(text)
-    except UnicodeEncodeError as error:
-        raise CannotSay(f"{error.encoding} has no such characters; use a UTF-8 locale") from error
+        click.echo(text.encode(encoding(), "replace").decode(encoding()))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
         raise CannotSay(error.strerror or type(error).__name__) from error
+
+
+def encoding() -> str:
+    """The encoding of stdout."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pwd
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,13 @@ from torknock.cli.options import (
     KEYRING,
     control_option,
     control_password,
+    encoding,
     password_option,
     reachable,
     read_bridge_line,
     say,
 )
+from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.operate.addresses import is_broadcast, warning
 
 if TYPE_CHECKING:
@@ -125,12 +127,13 @@ def bridge(
         if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
             _warn_of_ignored(ignored, wishes.posture)
         if _agreed(changes, yes):
-            operate.apply(changes, tor, record, "bridge")
+            stack.enter_context(operate.applying(changes, tor, record, "bridge"))
         elif not operate.transport_runs(tor, "bridge"):
             operate.start_transport(tor, "bridge")
         line = operate.first_line(tor, wishes, time.time())
-    say(line)
-    _conclude(line, name, control, password)
+    with printed_or_withdrawn(line.keyring, line.name) if line.made else nullcontext():
+        say(line.text)
+    _conclude(line.text, name, control, password)
 
 
 @setup.command(epilog="Example: torknock setup client - < line.txt")
@@ -378,4 +381,4 @@ def _warn_of_ignored(names: list[str], posture: str) -> None:
 def _draw(line: str) -> None:
     from torknock.operate.card import qr_text
 
-    say(qr_text(line))
+    say(qr_text(line, encoding()))

@@ -24,6 +24,9 @@ _BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 _HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 """What shows an upper and a lower module of which these are dark."""
 
+_BLACK, _WHITE = "\x1b[38;5;16;48;5;16m##", "\x1b[38;5;231;48;5;231m  "
+"""Modules in ASCII, as wide as they are high."""
+
 
 class CannotDraw(TorknockError):
     """A file was not written."""
@@ -33,16 +36,21 @@ class CannotDraw(TorknockError):
         self.path, self.reason = path, reason
 
 
-def qr_text(bridge_line: str) -> str:
-    """The QR code of *bridge_line* in half blocks, without a line end.
+def qr_text(bridge_line: str, encoding: str) -> str:
+    """The QR code of *bridge_line* for a terminal of this *encoding*, without a line end.
 
-    It sets its colours itself, so that it is dark on light in every terminal; without them it is so on paper.
+    It is in half blocks, or, where the encoding has none, in ASCII, and then twice as wide and high. It sets its
+    colours itself, so that it is dark on light in every terminal; without them it is so on paper.
     """
-    rows = [list(row) for row in _code(bridge_line, "l").matrix_iter(border=_QUIET)]
+    rows = [list(map(bool, row)) for row in _code(bridge_line, "l").matrix_iter(border=_QUIET)]
+    try:
+        "".join(_HALVES.values()).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return "\n".join("".join(_BLACK if module else _WHITE for module in row) + _PLAIN for row in rows)
     if len(rows) % 2:
-        rows.append([0] * len(rows[0]))
+        rows.append([False] * len(rows[0]))
     drawn = (
-        "".join(_HALVES[bool(above), bool(below)] for above, below in zip(upper, lower, strict=True))
+        "".join(_HALVES[above, below] for above, below in zip(upper, lower, strict=True))
         for upper, lower in zip(rows[::2], rows[1::2], strict=True)
     )
     return "\n".join(f"{_BLACK_ON_WHITE}{text}{_PLAIN}" for text in drawn)

@@ -20,6 +20,7 @@ from torknock.operate.setup import until
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
+from torknock.tor.reasons import why_refused
 
 HOLD = Path("/etc/systemd/system/tor@default.service.d/torknock.conf")
 DEFAULTS = Path("/usr/share/tor/tor-service-defaults-torrc")
@@ -69,7 +70,8 @@ def resting_facts() -> TorFacts:
     command = ["tor", "--defaults-torrc", str(DEFAULTS), "-f", str(TORRC), "--hush", "--dump-config", "full"]
     dumped = run(*command, check=False)
     if dumped.status:
-        raise CannotSetUp(f"tor does not take its configuration as it is: see tor --verify-config -f {TORRC}")
+        refusal = run("tor", "--verify-config", "--defaults-torrc", str(DEFAULTS), "-f", str(TORRC), check=False)
+        raise CannotSetUp(f"tor does not take its configuration ({TORRC}) as it is: {why_refused(refusal.output)}")
     told = [line.partition(" ")[::2] for line in dumped.output.splitlines()]
     options = {name: tuple(value for each, value in told if each == name and value) for name in _LISTED}
     version = run("tor", "--version").output.split()[2].rstrip(".")

@@ -9,8 +9,11 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from attrs import frozen
+from stem import ControllerError
 
 from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate.ruleset import Posture, posture_table, table_name
@@ -24,6 +27,7 @@ from torknock.operate.processes import is_outdated
 from torknock.operate.record import Record
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
+from torknock.tor.reasons import why_refused
 
 RECORD = Path("/var/lib/torknock/setup.json")
 """What was changed."""
@@ -34,17 +38,29 @@ _LEFT_WITHIN = 5.0
 _POLLED_EVERY = 0.25
 
 
-def apply(changes: list[Change], tor: RunningTor, record: Record, side: str) -> None:
-    """Make *changes*, and have *tor* take them up.
+@contextmanager
+def applying(changes: list[Change], tor: RunningTor, record: Record, side: str) -> Iterator[None]:
+    """Make *changes*, have *tor* take them up, and keep them once this ends.
 
-    Raises `TorknockError`: if tor would not take its new configuration, all is as it was before.
+    Raises `TorknockError`: if tor does not take its new configuration, its transport does not start, or anything is
+    raised within this, all is as it was before.
     """
-    with record.making(changes):
+    with ExitStack() as taken_back, record.making(changes):
         verify(tor.config_file, tor.defaults_file)
-    start_transport(tor, side)
+        taken_back.callback(_reload_former, tor)  # after the changes are taken back
+        start_transport(tor, side)
+        yield
+        taken_back.pop_all()
     for change in changes:
         if isinstance(change, File) and change.path == str(SNIPPET):
             _remove_tables(_tables(change.before or "") - _tables(change.text))
+
+
+def _reload_former(tor: RunningTor) -> None:
+    """Have *tor* return to the configuration that it had before a set-up failed."""
+    with suppress(CannotSetUp, ControllerError):  # what made it fail is raised
+        verify(tor.config_file, tor.defaults_file)
+        tor.reload()
 
 
 def transport_runs(tor: RunningTor, side: str) -> bool:
@@ -76,12 +92,24 @@ def start_transport(tor: RunningTor, side: str) -> None:
         while not tor.registers_within(_STARTS_WITHIN):
             if tor.failed or time.monotonic() > gives_up:
                 said = tor.complaint or f"nothing within {_REGISTERED_WITHIN:.0f} s"
-                raise CannotSetUp(f"tor has not started the transport; it said: {said}; see torknock doctor {side}")
+                raise CannotSetUp(f"tor has not started the transport; it said: {said}")
             if _transport(tor, side) is None:
                 tor.reload()
 
 
-def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
+@frozen
+class FirstLine:
+    """The bridge line that a set-up prints."""
+
+    name: str
+    text: str
+    """For torrc."""
+    keyring: Path
+    made: bool
+    """It is a new one."""
+
+
+def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
     """The bridge line called as *wishes* says, made if it is not there. Raises `TorknockError`."""
     until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
     facts = tor.facts()
@@ -89,11 +117,13 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> str:
         raise CannotSetUp("tor does not tell its fingerprint yet; try again in a minute")
     directory = facts.data_directory / "pt_state" / "torknock"
     with Keyring.open(directory, create=True, now=now) as keyring:
+        before = {issued.name for issued in keyring.lines()}
         issued = _first_living(keyring, wishes.name, now)
         keyring.make_known_at(issued.name, str(wishes.named[0]))
         keyring.set_setting("address", write_address(*wishes.named))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
-    return write_bridge_line(BridgeLine(*wishes.named, parse_fingerprint(fingerprint), issued.line))
+    text = write_bridge_line(BridgeLine(*wishes.named, parse_fingerprint(fingerprint), issued.line))
+    return FirstLine(issued.name, text, directory, issued.name not in before)
 
 
 def _first_living(keyring: Keyring, name: str, now: float) -> Issued:
@@ -152,8 +182,7 @@ def verify(config_file: Path, defaults_file: Path | None) -> None:
         command += ["--defaults-torrc", str(defaults_file)]
     done = run(*command, check=False)
     if done.status:
-        said = [line.partition("] ")[2] for line in done.output.splitlines() if "[err]" in line or "[warn]" in line]
-        raise CannotSetUp(f"tor would not take the configuration: {said[-1] if said else 'it does not say why'}")
+        raise CannotSetUp(f"tor would not take the configuration: {why_refused(done.output)}")
 
 
 def _transport(tor: RunningTor, side: str) -> Running | None:

@@ -15,6 +15,7 @@ from stem import Signal
 
 from torknock.tor.asked import Asked
 from torknock.tor.inspect import TorFacts, TorUnreachable, controller, facts
+from torknock.tor.reasons import why_failed
 
 _REGISTERED = re.compile(r"egistered (server )?transport '?torknock\b")
 """What tor logs, for a bridge and for a client."""
@@ -137,9 +138,8 @@ class RunningTor:
 
     @property
     def complaint(self) -> str | None:
-        """What it said last about its transports since it was reloaded; it holds no secret of ours."""
-        ours = [told for told in self._complaints if "roxy" in told or "torknock" in told]
-        return next(reversed(ours or self._complaints), None)
+        """What it, or its transport, said about the failure of the transport since it was reloaded; no secrets."""
+        return why_failed(self._complaints)
 
     def _heard(self, event: Any) -> None:
         """What it logs. stem does not deliver TRANSPORT_LAUNCHED: the event's own field `type` hides its type."""
@@ -148,7 +148,7 @@ class RunningTor:
             self._registered.set()
         elif told.startswith("Read configuration file"):
             self._read.set()
-        elif event.runlevel in ("WARN", "ERR") or "anaged proxy" in told:
+        elif event.runlevel in ("WARN", "ERR") or "reported via standard error" in told:
             self._complaints.append(told)
 
 

@@ -113,13 +113,27 @@ class ScanTests(CardCase):
     def test_in_a_terminal(self) -> None:
         """With its colours, which are the same in every terminal, and without them."""
         for line in (LINE, LONGEST, SHORTEST):
-            drawn = qr_text(line)
+            drawn = qr_text(line, "utf-8")
             rows = drawn.split("\n")
             self.assertTrue(all(re.fullmatch(r"\x1b\[38;5;16;48;5;231m[ ▀▄█]+\x1b\[0m", row) for row in rows))
             modules = modules_of_text(click.unstyle(drawn))
             self.assertEqual(self.scanned_modules(modules), line.removeprefix("Bridge "))
             for edge in (modules[:4], modules[-4:], [row[:4] + row[-4:] for row in modules]):
                 self.assertFalse(any(map(any, edge)))
+
+    def test_in_a_terminal_without_half_blocks(self) -> None:
+        """In ASCII, two columns a module; dark and light are colours, and black and blank without them."""
+        for encoding in ("iso8859-1", "ascii", "koi8-u", "no-such-encoding"):
+            drawn = qr_text(LINE, encoding)
+            if encoding == "koi8-u":
+                self.assertIn("▀", drawn)  # which KOI8 has
+                continue
+            self.assertTrue(drawn.isascii())
+            modules = [[pair == "##" for pair in re.findall("##|  ", row)] for row in click.unstyle(drawn).split("\n")]
+            self.assertEqual(len(modules), len(modules[0]))
+            self.assertEqual(self.scanned_modules(modules), LINE.removeprefix("Bridge "))
+            black = re.findall(r"\x1b\[38;5;16;48;5;16m##", drawn)
+            self.assertEqual(len(black), sum(map(sum, modules)))
 
     def test_as_png(self) -> None:
         """As it is."""
@@ -146,7 +160,7 @@ class ScanTests(CardCase):
     def test_whatever_the_secret_is(self, secret: bytes, n: int) -> None:
         """It is read as it was written."""
         line = write_bridge_line(BridgeLine(*parse_address("192.0.2.7:443"), FINGERPRINT, Line(secret, secret, n)))
-        self.assertEqual("Bridge " + self.scanned_modules(modules_of_text(click.unstyle(qr_text(line)))), line)
+        self.assertEqual("Bridge " + self.scanned_modules(modules_of_text(click.unstyle(qr_text(line, "utf-8")))), line)
 
 
 class Page(HTMLParser):
