@@ -6,10 +6,11 @@ directory.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -59,14 +60,37 @@ _FROM_VERSION_1 = """
 """
 
 
+_FROM_BACKUP = "restore it from a backup, or name another with --keyring"
+_MAKE_ROOM = "make room on its file system; nothing was changed"
+_MAKE_WRITABLE = "mount its file system read-write; nothing was changed"
+_BE_ITS_OWNER = "be the user that tor runs as, whose it must be, or root"
+_LOOK_AT_THE_DISK = "look at the disk, with dmesg; nothing was changed"
+_REMEDIES: Mapping[int, str] = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EROFS: _MAKE_WRITABLE,
+    errno.EACCES: _BE_ITS_OWNER,
+    errno.EPERM: _BE_ITS_OWNER,
+    errno.EIO: _LOOK_AT_THE_DISK,
+    errno.EMFILE: "let this process have more open files (ulimit -n)",
+    errno.ENFILE: "let this host have more open files (sysctl fs.file-max)",
+}
+"""What to do about an error number of the system's; about any other, `_FROM_BACKUP`."""
+_SQLITE_REMEDIES: Mapping[str, str] = {
+    "SQLITE_FULL": _MAKE_ROOM,
+    "SQLITE_READONLY": _MAKE_WRITABLE,
+    "SQLITE_IOERR": _LOOK_AT_THE_DISK,
+    "SQLITE_CANTOPEN": "look whether its directory can be written, and whether its file system is full",
+}
+"""The same for the names of SQLite's errors, or how they begin."""
+
+
 class KeyringUnreadable(TorknockError):
     """The keyring is there and cannot be used."""
 
-    def __init__(
-        self, path: Path, reason: str, remedy: str = "restore it from a backup, or name another with --keyring"
-    ) -> None:
+    def __init__(self, path: Path, reason: str, remedy: str = _FROM_BACKUP) -> None:
         super().__init__(f"keyring {path}: {reason}; {remedy}")
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.remedy = path, reason, remedy
 
 
 class KeyringMissing(TorknockError):
@@ -133,7 +157,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     for companion in ("-journal", "-wal", "-shm"):
         _refuse_other_kinds(path.with_name(path.name + companion))
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise PermissionError
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise OSError(number, os.strerror(number))
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
     try:
         database.executescript(_PRIVATE)
@@ -192,14 +218,15 @@ def refusals(directory: Path) -> Iterator[None]:
         with as_owner(directory):
             yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
+        name = getattr(error, "sqlite_errorname", "")
+        if name == "SQLITE_BUSY":
             raise KeyringUnreadable(directory, "another process holds it", "end that process") from error
         said = str(error)  # it may quote what is damaged
-        raise KeyringUnreadable(directory, said if said.isprintable() else "it is damaged") from error
+        remedies = (remedy for kind, remedy in _SQLITE_REMEDIES.items() if name.startswith(kind))
+        reason = said if said.isprintable() else "it is damaged"
+        raise KeyringUnreadable(directory, reason, next(remedies, _FROM_BACKUP)) from error
     except UnicodeDecodeError as error:
         raise KeyringUnreadable(directory, "it is damaged") from error
-    except PermissionError as error:
-        remedy = "be the user that tor runs as, whose it must be, or root"
-        raise KeyringUnreadable(directory, "permission denied", remedy) from error
     except OSError as error:
-        raise KeyringUnreadable(directory, error.strerror or type(error).__name__) from error
+        reason = "permission denied" if isinstance(error, PermissionError) else error.strerror or type(error).__name__
+        raise KeyringUnreadable(directory, reason, _REMEDIES.get(error.errno or 0, _FROM_BACKUP)) from error

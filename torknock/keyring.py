@@ -60,6 +60,9 @@ _RAISE_REVISION = """
 _ERASED = bytes(32)
 """Stands for a secret that is erased where one must have the right form."""
 
+_MOST_REVISIONS = 1 << 40
+"""More changes than any keyring sees."""
+
 DAY = 86_400
 _LAST_TIME = 253_402_300_799
 """The last second of the year 9999: later ones cannot be written down as dates."""
@@ -150,10 +153,10 @@ class Keyring:
     def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
         self._directory = directory
         self._database = database
+        self._replaced = 0
         with refusals(directory):
             self._inode = (directory / FILE).stat().st_ino
-            row = database.execute("SELECT private_key FROM bridge").fetchone()
-        self.private_key: bytes = row[0] if row else b""
+            self.private_key: bytes = _key_in(database)
         """The bridge's P-256 key, PKCS #8 in DER."""
         try:
             self.pin = _pin(self.private_key)
@@ -316,14 +319,28 @@ class Keyring:
     def changes(self) -> int:
         """A number that is another one after any process has changed the lines; asking costs microseconds.
 
-        What is counted is no change. A keyring whose file was removed or replaced is unreadable: what is revoked in the
-        new one would not be heard.
+        What is counted is no change. A file that was put in the place of this keyring's, such as a backup of it, is
+        opened if it has the same key.
         """
         with refusals(self._directory):
             if (self._directory / FILE).stat().st_ino != self._inode:
-                raise KeyringUnreadable(self._directory, "another was put in its place", "start the bridge anew")
+                self._open_again()
             row = self._database.execute("SELECT CAST(value AS INTEGER) FROM setting WHERE key = 'revision'").fetchone()
-        return 0 if row is None else int(row[0])
+        return (0 if row is None else int(row[0])) + self._replaced * _MOST_REVISIONS
+
+    def _open_again(self) -> None:
+        inode = (self._directory / FILE).stat().st_ino  # before: one that is replaced now is opened the next time
+        database = opened(self._directory, create=False, new_key=_new_key)
+        try:
+            if _key_in(database) != self.private_key:
+                remedy = "put this bridge's own back, or restart tor to serve the lines of the other"
+                raise KeyringUnreadable(self._directory, "the keyring of another bridge was put in its place", remedy)
+        except BaseException:
+            database.close()
+            raise
+        self._database.close()
+        self._database, self._inode = database, inode
+        self._replaced += 1
 
     def setting(self, key: str) -> str | None:
         """What was remembered under *key*."""
@@ -378,6 +395,11 @@ class Keyring:
                     known = tuple(str(ip_address(each)) for each in addresses.split())
                     return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut), known)
         raise KeyringUnreadable(self._directory, "a line in it is damaged")
+
+
+def _key_in(database: sqlite3.Connection) -> bytes:
+    row = database.execute("SELECT private_key FROM bridge").fetchone()
+    return row[0] if row else b""
 
 
 def _check_note(note: str) -> None:

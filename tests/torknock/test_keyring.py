@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -567,7 +568,23 @@ class FileTests(KeyringCase):
         path.rename(self.above / "old")
         self.assertRaises(KeyringUnreadable, keyring.changes)
         self.open()
-        self.assertRaises(KeyringUnreadable, keyring.changes)
+        self.assertIn("another bridge", str(self.assertRaises(KeyringUnreadable, keyring.changes)))
+
+    def test_a_copy_that_was_put_back_is_taken_up(self) -> None:
+        """It is opened, and what was changed in it is seen."""
+        keyring = self.open()
+        keyring.add("alice", expires=None, now=NOW)
+        before = keyring.changes()
+        path = self.directory / "keyring.sqlite"
+        shutil.copy(path, self.above / "backup")
+        keyring.add("bob", expires=None, now=NOW)
+        path.unlink()
+        shutil.copy(self.above / "backup", path)
+        self.assertNotEqual(keyring.changes(), before)
+        self.assertEqual([issued.name for issued in keyring.lines()], ["alice"])
+        after = keyring.changes()
+        self.open().revoke("alice", NOW)
+        self.assertNotEqual(keyring.changes(), after)
 
     def test_a_keyring_that_was_closed_says_so(self) -> None:
         """No traceback of SQLite's."""

@@ -63,6 +63,12 @@ class Wanted:
     version: str
 
 
+def address(host: str, port: int) -> IPv4Address | IPv6Address:
+    """*host*, an IP literal, and *port*, as Twisted writes them."""
+    kind = IPv4Address if ipaddress.ip_address(host).version == 4 else IPv6Address
+    return kind("TCP", host, port)
+
+
 @implementer(IListeningPort)
 class GuardedDoor:
     """A door in use: the gate, the listener behind it, and the *keyring*, closed in the end, that says who may come in.
@@ -165,8 +171,7 @@ class GuardedDoor:
 
     def getHost(self) -> IPv4Address | IPv6Address:
         """The public address that is protected."""
-        kind = IPv4Address if ipaddress.ip_address(self._wanted.host).version == 4 else IPv6Address
-        return kind("TCP", self._wanted.host, self._wanted.port)
+        return address(self._wanted.host, self._wanted.port)
 
     def _welcome(self, syn: SYN, address: IAddress) -> Deferred[IProtocol | None]:
         return Deferred.fromCoroutine(self._welcomed(syn, address))

@@ -17,13 +17,16 @@ from pluggable.environment import ServerEnvironment
 from pluggable.errors import MethodError
 from pluggable.interfaces import IServerTransport
 from pluggable.managed import main
+from torknock.database import KeyringUnreadable
 from torknock.errors import TorknockError
 from torknock.gate.ruleset import Posture
+from torknock.gate.spent import SpentUnusable
 from torknock.helper import GATE_SOCKET
 from torknock.keyring import Keyring
 from torknock.linux import is_served
-from torknock.transport.door import GuardedDoor, Wanted
+from torknock.transport.door import GuardedDoor, Wanted, address
 from torknock.transport.metrics import parse_metrics
+from torknock.transport.reopening import ReopeningDoor
 
 _log = Logger()
 
@@ -114,15 +117,21 @@ class _Endpoint:
 
     async def _guard(self, factory: IProtocolFactory) -> IListeningPort:
         try:
-            keyring = Keyring.open(self._wanted.directory, create=True)
+            return await self._opened(factory)
+        except (KeyringUnreadable, SpentUnusable) as error:  # a disk that is full or read-only, a file that is damaged
+            host = address(self._wanted.host, self._wanted.port)
+            return ReopeningDoor(self._reactor, lambda: self._opened(factory), error, host)
         except TorknockError as error:
             raise MethodError(str(error)) from error
+
+    async def _opened(self, factory: IProtocolFactory) -> GuardedDoor:
+        keyring = Keyring.open(self._wanted.directory, create=True)
         door = GuardedDoor(self._reactor, self._wanted, keyring, factory, self._now)
         try:
             await door.open()
-        except TorknockError as error:
+        except BaseException:
             await door.stopListening()
-            raise MethodError(str(error)) from error
+            raise
         return door
 
 

@@ -258,7 +258,7 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
     except PermissionError:
         return [unknown("keyring", "this user may not read the keyring", AS_ROOT)]
     except KeyringUnreadable as error:
-        return [not_ok("keyring", error.reason, "restore it from a backup, or name another with --keyring")]
+        return [not_ok("keyring", error.reason, error.remedy)]
     findings = [ok("keyring", "it can be read")]
     if tor is not None and tor.uid not in (0, found.st_uid):
         findings = [not_ok("keyring", "it belongs to another user than tor's", "chown -R it to tor's user")]

@@ -1,0 +1,152 @@
+"""Tests of what a disk does to a bridge's keyring: full, read-only, put back from a backup. Real file systems."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from click.testing import CliRunner
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.kernel.test_gate import wait_for
+from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.netns import Lab
+from torknock.cli import torknock
+from torknock.isn.token import epoch_at
+from torknock.keyring import Keyring
+
+needs_root = None if os.geteuid() == 0 else "file systems and network namespaces need root"
+
+WHERE = ["--address", "192.0.2.7:443", "--fingerprint", "0" * 40]
+
+
+class Mounted(SynchronousTestCase):
+    """A small file system."""
+
+    skip = needs_root
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.place = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(self.place.rmdir)
+        self.mount("-t", "tmpfs", "-o", "size=256k,mode=700", "none")
+        self.addCleanup(subprocess.run, ["umount", "--lazy", str(self.place)], check=True)
+        self.keyring = self.place / "torknock"
+
+    def mount(self, *options: str) -> None:
+        subprocess.run(["mount", *options, str(self.place)], check=True)
+
+    def fill(self) -> Path:
+        """Take all the room there is."""
+        filler = self.place / "filler"
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                return filler
+
+
+class CommandTests(Mounted):
+    """What an operator is told."""
+
+    def add(self, name: str) -> str:
+        return CliRunner().invoke(torknock, ["line", "add", name, "--keyring", str(self.keyring), *WHERE]).output
+
+    def assert_said(self, said: str, *words: str) -> None:
+        self.assertEqual(len(said.splitlines()), 1, said)
+        self.assertNotIn("backup", said)
+        self.assertNotIn("Traceback", said)
+        for word in words:
+            self.assertIn(word, said)
+
+    def test_a_full_disk(self) -> None:
+        """Room is wanting, not a backup: for a keyring that is there, and for one that is to be made."""
+        filler = self.fill()
+        self.assert_said(self.add("alice"), "make room")
+        filler.unlink()
+        self.assertTrue(self.add("alice").startswith("Bridge"))
+        filler = self.fill()
+        self.assert_said(self.add("bob"), "full", "make room")
+        filler.unlink()
+        self.assertTrue(self.add("bob").startswith("Bridge"))
+
+    def test_a_read_only_file_system(self) -> None:
+        """For a keyring that is there, and for one that is to be made."""
+        self.mount("-o", "remount,ro")
+        self.assert_said(self.add("alice"), "mount")
+        self.mount("-o", "remount,rw")
+        self.assertTrue(self.add("alice").startswith("Bridge"))
+        self.mount("-o", "remount,ro")
+        self.assert_said(self.add("bob"), "mount")
+        revoked = CliRunner().invoke(torknock, ["line", "revoke", "alice", "--keyring", str(self.keyring)])
+        self.assert_said(revoked.output, "mount")
+
+
+class BridgeTests(Mounted):
+    """What a running bridge does meanwhile and afterwards."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        lab = Lab()
+        self.addCleanup(lab.close)
+        self.bridge, self.client = lab.host("bridge"), lab.host("client")
+        with Keyring.open(self.keyring, create=True) as keyring:
+            line = keyring.add("alice", n=1024, channel="raw", expires=None, now=time.time()).line
+        self.fresh = iter(line.tokens(epoch_at(time.time())))
+
+    def start(self) -> HiddenService:
+        service = HiddenService(self.bridge, directory=self.place)
+        self.addCleanup(service.close)
+        return service
+
+    def opens(self) -> bool:
+        return knock(self.client, self.bridge.address, 443, next(self.fresh), 1.0) == GREETING
+
+    def test_a_copy_that_was_put_back_is_taken_up(self) -> None:
+        """The file is another, the bridge's key the same; what is revoked in it is heard."""
+        service = self.start()
+        self.assertTrue(wait_for(self.opens), service.said)
+        file, away = self.keyring / "keyring.sqlite", self.place / "backup"
+        shutil.copy(file, away)
+        file.unlink()
+        self.assertTrue(wait_for(lambda: not self.opens()))
+        shutil.copy(away, file)
+        self.assertTrue(wait_for(self.opens), service.said)
+        with Keyring.open(self.keyring, create=False) as keyring:
+            keyring.revoke("alice", time.time())
+        self.assertTrue(wait_for(lambda: not self.opens()))
+
+    def test_the_keyring_of_another_bridge(self) -> None:
+        """Its lines have another key: it is said, and the port stays closed until the bridge's own is back."""
+        service = self.start()
+        self.assertTrue(wait_for(self.opens), service.said)
+        away = self.place / "away"
+        self.keyring.rename(away)
+        Keyring.open(self.keyring, create=True).close()
+        self.assertTrue(wait_for(lambda: any("another bridge" in told for told in service.said)), service.said)
+        self.assertFalse(self.opens())
+        shutil.rmtree(self.keyring)
+        away.rename(self.keyring)
+        self.assertTrue(wait_for(self.opens), service.said)
+
+    def test_a_start_while_it_is_read_only(self) -> None:
+        """tor would not start the transport again: it waits, closed, and opens by itself."""
+        self.mount("-o", "remount,ro")
+        service = self.start()
+        self.assertFalse(self.opens())
+        self.assertTrue(any("port closed" in told and "mount" in told for told in service.said), service.said)
+        within = ["nsenter", f"--mount=/proc/{service.process.pid}/ns/mnt"]  # where it is a mount of its own
+        subprocess.run([*within, "mount", "-o", "remount,rw", str(self.place)], check=True)
+        self.assertTrue(wait_for(self.opens, 15), service.said)
+
+    def test_it_ends_while_it_waits(self) -> None:
+        """As tor wants it, at once."""
+        self.mount("-o", "remount,ro")
+        service = self.start()
+        service.process.terminate()
+        self.assertEqual(service.process.wait(10), 0)

@@ -1,0 +1,72 @@
+"""A door whose files cannot be used yet: it stays closed, and opens by itself once they can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from torknock.errors import TorknockError
+
+_log = Logger()
+
+_RETRIED_EVERY = 1.0
+
+
+@implementer(IListeningPort)
+class ReopeningDoor:
+    """Opens the door that *open* gives, which failed with *error* for the first time, every second until it opens.
+
+    tor does not start a transport again that could not begin, so this one begins, closed. Its address is *host*.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        open: Callable[[], Coroutine[Deferred[Any], Any, IListeningPort]],
+        error: TorknockError,
+        host: IAddress,
+    ) -> None:
+        self._reactor, self._open, self._host = reactor, open, host
+        self._door: IListeningPort | None = None
+        self._trouble = ""
+        self._say(error)
+        self._opening = Deferred.fromCoroutine(self._retry())
+        self._opening.addErrback(self._ended)
+
+    async def _retry(self) -> None:
+        while self._door is None:
+            await deferLater(self._reactor, _RETRIED_EVERY)
+            try:
+                self._door = await self._open()
+            except TorknockError as error:
+                self._say(error)
+            else:
+                _log.warn("port open again: its files can be used")
+
+    def _say(self, error: TorknockError) -> None:
+        if str(error) != self._trouble:
+            _log.error("port closed: {reason}. It opens by itself once this is fixed", reason=str(error))
+        self._trouble = str(error)
+
+    def _ended(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            _log.failure("port closed: opening it failed", failure=failure)
+
+    def startListening(self) -> None:
+        """It does, once it can."""
+
+    def stopListening(self) -> Any:
+        """Close the door, or open it no more."""
+        self._opening.cancel()
+        return None if self._door is None else self._door.stopListening()
+
+    def getHost(self) -> IAddress:
+        """The public address that is protected."""
+        return self._host
