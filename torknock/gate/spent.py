@@ -96,9 +96,12 @@ class _Records:
 
     def _load(self) -> tuple[int, set[tuple[int, ...]]]:
         """The number in the header and the records: those of the file at its place, and of the one that is open."""
+        own = b"" if self._file is None else os.pread(self._file, self._end, 0)
+        if own and not self._is_removed():
+            return self._parsed(own)
         number, found = self._parsed(self._path.read_bytes() if self._path.exists() else b"")
-        if self._file is not None and self._is_removed():
-            other, more = self._parsed(os.pread(self._file, self._end, 0))
+        if own:
+            other, more = self._parsed(own)
             number, found = max(number, other), found | more
         return number, found
 
@@ -107,7 +110,8 @@ class _Records:
 
     def _parsed(self, octets: bytes) -> tuple[int, set[tuple[int, ...]]]:
         start = _HEADER.size + _CHECK.size
-        slots = [octets[at : at + self._size] for at in range(start, len(octets), self._size)]
+        written = len(octets.rstrip(b"\0"))  # what follows is room that was reserved
+        slots = [octets[at : at + self._size] for at in range(start, written, self._size)]
         whole = [at for at, slot in enumerate(slots) if len(slot) == self._size and _checks(slot)]
         header = octets[:start]
         if octets and not (header.startswith(_MAGIC) and _checks(header)):
