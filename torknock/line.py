@@ -63,6 +63,11 @@ class Line:
         return hashlib.sha256(b"torknock/1 sni\0" + (self.sni or "").encode("ascii")).digest()
 
     @property
+    def ratchets(self) -> bool:
+        """Whether it is a line of scheme `token` and of version 2."""
+        return self.scheme == "token" and len(self.secret) == RATCHETED
+
+    @property
     def first_epoch(self) -> int:
         """The epoch that a line of scheme `token` begins with; nothing can be derived of earlier ones."""
         return first_epoch(self.secret)
@@ -138,7 +143,7 @@ def arguments(line: Line) -> tuple[tuple[str, str], ...]:
     """The arguments of *line*, in the order of protocol.md §4; what has its default is left out."""
     written = (
         ("key", _base64(line.secret[:_KEY])),
-        ("epoch", str(line.first_epoch) if len(line.secret) == RATCHETED else ""),
+        ("epoch", str(line.first_epoch) if line.ratchets else ""),
         ("pin", _base64(line.pin) if line.pin is not None else ""),
         ("n", str(line.n) if line.n != DEFAULT_N else ""),
         ("sni", line.sni or ""),

@@ -38,6 +38,9 @@ _JUMP = 5.0
 _KNOCKS_RESERVED = 1_024
 """Knocks that the disk has room for before a line of scheme `knock` is judged by."""
 
+_STEPS = 12
+"""Epochs that a line of version 2 may lag behind: to carry all lines on in each would only make garbage."""
+
 _LINES_A_TURN = 125
 """So many lines' tokens are derived before the reactor gets its turn."""
 
@@ -300,7 +303,8 @@ class Refresh:
             for start in range(0, len(waiting), _LINES_A_TURN):
                 for name in waiting[start : start + _LINES_A_TURN]:
                     if name in self._live:
-                        self._live[name] = _at(self._live[name], self._epochs[0])
+                        if _lags(self._live[name].line, self._epochs[0]):
+                            self._live[name] = _at(self._live[name], self._epochs[0])
                         self._book.issue(epoch, name, self._tokens(self._live[name], epoch))
                 await deferLater(self._clock, 0)
 
@@ -346,3 +350,7 @@ def _knocking(live: Mapping[str, Issued]) -> dict[str, Line]:
 def _at(issued: Issued, epoch: int) -> Issued:
     """*issued* with what its line has become in *epoch*."""
     return replace(issued, line=issued.line.forward(epoch)) if issued.line.scheme == "token" else issued
+
+
+def _lags(line: Line, epoch: int) -> bool:
+    return line.ratchets and line.first_epoch < epoch - _STEPS

@@ -349,6 +349,16 @@ class RefreshTests(SynchronousTestCase):
             [issued] = self.refresh.spend(max(self.tokens_of(self.alice, epoch)))
             self.assertEqual(issued.line, self.alice.line.forward(epoch))
 
+    def test_a_bridge_that_runs_for_a_day_carries_its_lines_on(self) -> None:
+        """What it derives in an epoch stays a few steps away, over midnight too."""
+        self.started()
+        for _ in range(300):
+            self.clock.pump([EPOCH / 2, 0, 0.1, 0.1, EPOCH / 2 - 0.2, 0])
+        self.pass_time(1)
+        present = int(self.now() // EPOCH)
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, present - 1, present, present + 1))
+        self.assertGreater(self.refresh._live["alice"].line.first_epoch, present - 15)
+
     def test_a_line_of_version_1_opens_as_it_did(self) -> None:
         """In every epoch, and its proof is the same in all."""
         bob = self.keyring.add("bob", expires=None, now=NOW, secret=b"s" * 32)
