@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.bridge import TORKNOCK, knock
-from tests.support.netns import Host, Lab
+from tests.support.netns import CommandFailed, Host, Lab
 from tests.support.tornet import Tor
 from torknock.operate.check import Reply, approach
 
@@ -26,7 +27,7 @@ from torknock.operate.firewall.look import look
 firewall = look()
 for port in map(int, sys.argv[1:]):
     judgement = firewall.judge(port, 4)
-    print(json.dumps([sorted(fate.name for fate in judgement.fates), len(judgement.doubts)]))
+    print(json.dumps([sorted(fate.name for fate in judgement.fates), [*judgement.doubts, *judgement.takers]]))
 """
 
 PLAIN = """
@@ -130,6 +131,97 @@ UFW = """
 COMMIT
 """
 
+DOCKER = """
+*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+-A DOCKER -i docker0 -j RETURN
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport 443 -j DNAT --to-destination 172.17.0.2:443
+COMMIT
+"""
+"""What Docker writes for `docker run --publish 443:443`."""
+
+STRANGE = {
+    "synproxy": """table inet own { chain input { type filter hook input priority 0
+        tcp dport 443 ct state new synproxy mss 1460 wscale 7 timestamp sack-perm
+    } }""",
+    "synproxy mss": """table inet own {
+        chain before { type filter hook prerouting priority raw
+            tcp dport 443 tcp flags syn notrack
+        }
+        chain input { type filter hook input priority 0
+            tcp dport 443 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm
+        }
+    }""",
+    "tcp dport 443 tproxy": """table inet own { chain before { type filter hook prerouting priority mangle
+        tcp dport 443 tproxy ip to 127.0.0.1:80 accept
+    } }""",
+    "dup to": """table ip own { chain before { type filter hook prerouting priority 0
+        tcp dport 443 dup to 10.0.0.3
+    } }""",
+    "dport set 8443": """table inet own { chain before { type filter hook prerouting priority 0
+        tcp dport 443 tcp dport set 8443
+    } }""",
+    "fwd to": """table netdev own { chain in { type filter hook ingress device eth0 priority 0
+        tcp dport 443 fwd to eth0
+    } }""",
+    "tcp dport 443 drop": """table netdev own { chain in { type filter hook ingress device eth0 priority 0
+        tcp dport 443 drop
+    } }""",
+    "inet own in": """table inet own { chain in { type filter hook ingress device eth0 priority 0; policy drop
+        tcp dport 444 accept
+    } }""",
+    "bridge own in": """table bridge own { chain in { type filter hook input priority 0
+        tcp dport 443 drop
+    } }""",
+    "meta mark": """table inet own {
+        chain before { type filter hook prerouting priority 0
+            tcp dport 443 meta mark set 7
+        }
+        chain input { type filter hook input priority 0
+            meta mark 7 drop
+        }
+    }""",
+    "saddr @seen": """table inet own {
+        set seen { type ipv4_addr; flags dynamic
+        }
+        chain input { type filter hook input priority 0
+            tcp dport 443 add @seen { ip saddr }
+            ip saddr @seen drop
+        }
+    }""",
+    "-j SYNPROXY": "*filter\n-A INPUT -p tcp --dport 443 -j SYNPROXY --mss 1460 --wscale 7\nCOMMIT\n",
+    "--ctstate INVALID,UNTRACKED": """*raw
+-A PREROUTING -p tcp --dport 443 -j CT --notrack
+COMMIT
+*filter
+-A INPUT -p tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j DROP
+COMMIT
+""",
+    "-j TPROXY": "*mangle\n-A PREROUTING -p tcp --dport 443 -j TPROXY --on-port 80\nCOMMIT\n",
+    "-j TEE": "*mangle\n-A PREROUTING -p tcp --dport 443 -j TEE --gateway 10.0.0.3\nCOMMIT\n",
+    "-m socket": "*mangle\n-A PREROUTING -p tcp -m socket -j DROP\nCOMMIT\n",
+    "-m bpf": '*filter\n-A INPUT -m bpf --bytecode "4,48 0 0 9,21 0 1 6,6 0 0 1,6 0 0 0" -j DROP\nCOMMIT\n',
+    "-m u32": '*filter\n-A INPUT -p tcp --dport 443 -m u32 --u32 "0>>22&0x3C@4=0" -j DROP\nCOMMIT\n',
+}
+"""Rules that do to a SYN what cannot be judged, by what must be said of them."""
+
+TAKING = {
+    "dnat": "table ip own { chain in { type nat hook prerouting priority dstnat\ntcp dport 443 dnat to 10.0.0.2\n} }",
+    "redirect": """table inet own { chain in { type nat hook prerouting priority -150
+        tcp dport 443 redirect to :80
+    } }""",
+    "dport map": """table ip own { chain in { type nat hook prerouting priority dstnat
+        dnat to tcp dport map { 443 : 10.0.0.2, 80 : 10.0.0.3 }
+    } }""",
+    "-j DNAT": DOCKER,
+    "-j REDIRECT": "*nat\n-A PREROUTING -p tcp -m tcp --dport 443 -j REDIRECT --to-ports 8443\nCOMMIT\n",
+}
+"""Rules that take port 443, and not 444, by their names."""
+
 SEEN = {"PASSED": "refused", "DROPPED": "silence", "RESET": "refused", "REJECTED": "refused"}
 """What a connection meets on a host where nothing listens. (Linux calls ICMP's "port unreachable" a refusal, too.)"""
 
@@ -194,6 +286,47 @@ class FirewallTests(SynchronousTestCase):
             }
         """)  # fmt: skip
         self.assertEqual(self.judged([443, 444]), {443: ["DROPPED", "PASSED"], 444: ["DROPPED"]})
+
+    def load(self, rules: str) -> None:
+        """Have these rules alone, of nftables or of iptables."""
+        for program in ("iptables-nft-restore", "iptables-legacy-restore"):
+            with contextlib.suppress(CommandFailed):
+                self.host.run([program], "*filter\nCOMMIT\n*nat\nCOMMIT\n*mangle\nCOMMIT\n*raw\nCOMMIT\n")
+        self.host.run(["nft", "flush", "ruleset"])
+        restore = ["iptables-nft-restore"] if rules.lstrip().startswith("*") else ["nft", "-f", "-"]
+        self.host.run(restore, rules.replace("} }", "}\n}"))
+
+    def test_what_is_not_understood_is_unknown(self) -> None:
+        """Statements, hooks, families, matches and targets; what they do to another port is not in doubt."""
+        missing = []
+        for text, rules in STRANGE.items():
+            try:
+                self.load(rules)
+            except CommandFailed as error:
+                missing.append(f"{text}: {error}")
+                continue
+            told = json.loads(self.host.run([sys.executable, "-c", JUDGE, "443"]).stdout)
+            self.assertNotEqual(told[0], ["PASSED"], text)
+            self.assertTrue(any(text in doubt for doubt in told[1]), (text, told))
+        self.assertEqual(missing, [], "\n".join(missing))
+
+    def test_what_address_translation_takes(self) -> None:
+        """Is said, with the rule that does it; of other ports nothing is."""
+        for text, rules in TAKING.items():
+            self.load(rules)
+            told = self.host.run([sys.executable, "-c", JUDGE, "443", "444"]).stdout.splitlines()
+            self.assertEqual(json.loads(told[0])[0], ["TAKEN"], text)
+            self.assertIn(text, json.loads(told[0])[1][0])
+            self.assertEqual(json.loads(told[1]), [["PASSED"], []], text)
+
+    def test_a_filter_of_tc(self) -> None:
+        """It gets packets before any rule."""
+        self.host.run(["tc", "qdisc", "add", "dev", "eth0", "clsact"])
+        self.assertEqual(self.judged([443]), {443: ["PASSED"]})
+        self.host.run(
+            ["tc", "filter", "add", "dev", "eth0", "ingress", "u32", "match", "u32", "0", "0", "flowid", "1:1"]
+        )
+        self.assertEqual(self.judged([443]), {443: ["PASSED", "UNKNOWN"]})
 
 
 class ApproachTests(TestCase):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torknock.gate.ruleset import Posture
 from torknock.operate.doctor.processes import Listening
+from torknock.operate.doctor.redact import redact
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.operate.firewall.look import Firewall
@@ -100,5 +101,5 @@ def _seen(fate: Fate) -> str:
 
 
 def _listed(doubts: Sequence[str]) -> str:
-    shown = list(dict.fromkeys(doubts))
+    shown = [redact(doubt) for doubt in dict.fromkeys(doubts)]
     return "; ".join(shown[:3]) + ("; ..." if len(shown) > 3 else "")

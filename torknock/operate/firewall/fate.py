@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Perhaps = bool | None
 """Whether something is so; None if that cannot be said."""
@@ -25,6 +25,9 @@ class Fate(enum.Enum):
     REJECTED = "rejected"
     """With an ICMP message, which no closed port sends."""
     RESET = "refused with a reset"
+    TAKEN = "taken to another service by address translation"
+    UNKNOWN = "given to what cannot be judged"
+    """It may be answered, dropped, or taken elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class SYN:
     """4 or 6."""
     interface: str | None
     """Where it comes in, if that is known."""
+    changed: frozenset[str] = frozenset()
+    """What rules may have changed about it on its way: `mark`, `ct` (it may be untracked), and sets, as `@NAME`."""
 
 
 class Back(enum.Enum):
@@ -53,7 +58,7 @@ class To:
 
 
 class Unsaid(enum.Enum):
-    """A rule's verdict that somebody else gives, such as a program behind a packet queue."""
+    """A verdict that is given elsewhere, such as behind a packet queue, or that is not understood."""
 
     ELSEWHERE = enum.auto()
 
@@ -70,6 +75,8 @@ class Rule:
     """None if the SYN goes on to the next rule in any case."""
     where: str
     """For people who have to look for it."""
+    changes: frozenset[str] = frozenset()
+    """What it changes about the SYN; see `SYN.changed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +94,21 @@ class Judgement:
 
     fates: frozenset[Fate]
     doubts: tuple[str, ...] = ()
+    takers: tuple[str, ...] = ()
+    """The rules of address translation that take it, or may."""
 
     @property
     def fate(self) -> Fate | None:
         """The one thing that becomes of it; None if that cannot be said."""
-        return next(iter(self.fates)) if len(self.fates) == 1 else None
+        return next(iter(self.fates - {Fate.UNKNOWN}), None) if len(self.fates) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """Rules that were met, each once, in their order."""
+
+    doubts: dict[str, None] = field(default_factory=dict)
+    takers: dict[str, None] = field(default_factory=dict)
 
 
 def both(*claims: Perhaps) -> Perhaps:
@@ -112,49 +129,52 @@ def opposite(claim: Perhaps) -> Perhaps:
 
 def judge(chains: Mapping[Place, Chain]) -> Judgement:
     """What becomes of the SYN for which the rules of *chains* were made."""
-    doubts: dict[str, None] = {}
+    notes = _Notes()
     fates: set[Fate] = set()
     bases = [(chain.order, place) for place, chain in chains.items() if chain.order is not None]
     for _order, place in sorted(bases):
-        ends = _walk(chains, place, doubts, 0)
+        ends = _walk(chains, place, notes, 0)
         reached = {chains[place].policy if end is Back.RETURN else end for end in ends}
         fates |= reached - {Fate.PASSED}
         if Fate.PASSED not in reached:
             break
     else:
         fates.add(Fate.PASSED)
-    return Judgement(frozenset(fates), tuple(doubts) if len(fates) > 1 else ())
+    said = len(fates) == 1 and Fate.UNKNOWN not in fates
+    return Judgement(frozenset(fates), () if said else tuple(notes.doubts), tuple(notes.takers))
 
 
 _DEEPEST = 32
 """More jumps than the kernel follows (16 in nftables)."""
 
 
-def _walk(chains: Mapping[Place, Chain], place: Place, doubts: dict[str, None], depth: int) -> set[Fate | Back]:
-    """How a SYN may leave the chain at *place*; the rules that leave it open are added to *doubts*."""
+def _walk(chains: Mapping[Place, Chain], place: Place, notes: _Notes, depth: int) -> set[Fate | Back]:
+    """How a SYN may leave the chain at *place*; what has to be said of its rules is added to *notes*."""
     ends: set[Fate | Back] = set()
     chain = chains.get(place)
     if chain is None or depth > _DEEPEST:
-        doubts[f"chain {' '.join(place)}, which could not be read"] = None
-        return {Fate.PASSED, Fate.DROPPED, Back.RETURN}
+        notes.doubts[f"chain {' '.join(place)}, which could not be read"] = None
+        return {Fate.PASSED, Fate.UNKNOWN, Back.RETURN}
     for rule in chain.rules:
         if rule.applies is False or rule.verdict is None:
             continue
-        after = _ends(chains, rule, doubts, depth)
+        after = _ends(chains, rule, notes, depth)
         goes_on = isinstance(rule.verdict, To) and rule.verdict.back and Back.RETURN in after
         ends |= after - {Back.RETURN} if goes_on else after
         if rule.applies is None and after != {Back.RETURN}:
-            doubts[rule.where] = None
+            notes.doubts[rule.where] = None
         if rule.applies is True and not goes_on:
             return ends
     return ends | {Back.RETURN}
 
 
-def _ends(chains: Mapping[Place, Chain], rule: Rule, doubts: dict[str, None], depth: int) -> set[Fate | Back]:
+def _ends(chains: Mapping[Place, Chain], rule: Rule, notes: _Notes, depth: int) -> set[Fate | Back]:
     match rule.verdict:
         case To(place):
-            return _walk(chains, place, doubts, depth + 1)
+            return _walk(chains, place, notes, depth + 1)
         case Fate() | Back():
+            if rule.verdict is Fate.TAKEN:
+                notes.takers[rule.where] = None
             return {rule.verdict}
-    doubts[rule.where] = None
-    return {Fate.PASSED, Fate.DROPPED}
+    notes.doubts[rule.where] = None
+    return {Fate.PASSED, Fate.UNKNOWN}

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Container
+from itertools import pairwise
 
 from torknock.operate.firewall.fate import (
     SYN,
@@ -23,14 +25,22 @@ from torknock.operate.firewall.fate import (
 )
 from torknock.operate.firewall.nftables import came_in_by, is_ours, names_everybody
 
-_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}  # linux/netfilter_ipv4.h
+_PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}  # linux/netfilter_ipv4.h
 _HOOKS = {"PREROUTING": 0, "INPUT": 1}
 _GO_ON = {"LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "CT", "NOTRACK", "TCPMSS", "TOS", "DSCP", "SET", "AUDIT", "TRACE",
-          "CLASSIFY", "CHECKSUM", "TPROXY", "HMARK", "SECMARK", "CONNSECMARK"}  # fmt: skip
+          "CLASSIFY", "CHECKSUM", "HMARK", "SECMARK", "CONNSECMARK"}  # fmt: skip
 """Targets after which a packet goes on to the next rule."""
 
+_CHANGES = {"MARK": "mark", "CONNMARK": "mark", "HMARK": "mark", "CT": "ct", "NOTRACK": "ct"}
+"""What some of them change about it; see `SYN.changed`."""
+
+_COMPLETE = {"tcp", "udp", "icmp", "icmp6", "ipv6-icmp", "sctp", "conntrack", "state", "comment", "limit", "hashlimit",
+             "recent", "addrtype", "multiport", "mark", "connmark", "set", "pkttype", "connlimit", "iprange", "rt",
+             "mac", "rpfilter"}  # fmt: skip
+"""Matches whose options say all that they ask for."""
+
 _TELL_NOTHING = {"--comment", "--limit", "--limit-burst", "--connlimit-mask", "--hashlimit-burst", "--hashlimit-name",
-                 "--hashlimit-mode", "--hashlimit-upto", "--connlimit-upto", "--ctdir", "-m", "--syn", "--set",
+                 "--hashlimit-mode", "--hashlimit-upto", "--connlimit-upto", "--syn", "--set",
                  "--name", "--rsource", "--mask", "--seconds", "--hitcount", "--reap"}  # fmt: skip
 """Options of matches that the first SYN of a stranger always passes."""
 
@@ -53,7 +63,7 @@ def chains(saved: str, syn: SYN, family: str) -> dict[Place, Chain]:
         elif line.startswith("-A "):
             words = _words(line)
             place = (family, table, words[1])
-            rules.setdefault(place, []).append(_rule(words[2:], place, syn))
+            rules.setdefault(place, []).append(_rule(line, words[2:], rules, place, syn))
     return {
         place: Chain(
             tuple(listed),
@@ -61,7 +71,6 @@ def chains(saved: str, syn: SYN, family: str) -> dict[Place, Chain]:
             Fate.DROPPED if policies.get(place) == "DROP" else Fate.PASSED,
         )
         for place, listed in rules.items()
-        if place[1] != "nat"
     }
 
 
@@ -72,10 +81,12 @@ def _words(line: str) -> list[str]:
         return line.split()
 
 
-def _rule(words: list[str], place: Place, syn: SYN) -> Rule:
+def _rule(line: str, words: list[str], known: Container[Place], place: Place, syn: SYN) -> Rule:
+    """The rule that is saved as *line*, of which *words* say its matches and target; *known* are the chains."""
     applies: Perhaps = True
     verdict: Verdict | None = None
-    where = f"{'iptables' if syn.version == 4 else 'ip6tables'} -t {place[1]} -A {place[2]} ..."
+    changes: frozenset[str] = frozenset()
+    where = f"{'iptables' if syn.version == 4 else 'ip6tables'} -t {place[1]} {line}"
     negated = False
     while words:
         option, *words = words
@@ -87,16 +98,22 @@ def _rule(words: list[str], place: Place, syn: SYN) -> Rule:
             values.append(words.pop(0))
         if option in ("-j", "-g"):
             name = "".join(values[:1])
-            verdict = _target(name, words, place, back=option == "-j")
-            where += f" {option} {name}"
+            verdict = _target(name, words, known, place, back=option == "-j")
+            changes = frozenset(_changed(name, words))
             break
         held = _holds(option, values, syn)
         applies = both(applies, opposite(held) if negated else held)
         negated = False
-    return Rule(applies, verdict, where)
+    return Rule(applies, verdict, where, changes)
 
 
-def _target(name: str, options: list[str], place: Place, back: bool) -> Verdict | None:
+def _changed(target: str, options: list[str]) -> set[str]:
+    if target == "SET":
+        return {f"@{added}" for option, added in pairwise(options) if option == "--add-set"}
+    return {_CHANGES[target]} if target in _CHANGES else set()
+
+
+def _target(name: str, options: list[str], known: Container[Place], place: Place, back: bool) -> Verdict | None:
     match name:
         case "ACCEPT":
             return Fate.PASSED
@@ -106,9 +123,13 @@ def _target(name: str, options: list[str], place: Place, back: bool) -> Verdict 
             return Fate.RESET if "tcp-reset" in options else Fate.REJECTED
         case "RETURN":
             return Back.RETURN
-        case "NFQUEUE" | "QUEUE":
-            return Unsaid.ELSEWHERE
-    return None if name in _GO_ON else To((*place[:2], name), back)
+        case "DNAT" | "REDIRECT" | "NETMAP":
+            return Fate.TAKEN
+        case "SNAT" | "MASQUERADE":
+            return Fate.PASSED
+    if (*place[:2], name) in known:
+        return To((*place[:2], name), back)
+    return None if name in _GO_ON or not name else Unsaid.ELSEWHERE
 
 
 def _holds(option: str, values: list[str], syn: SYN) -> Perhaps:
@@ -117,6 +138,10 @@ def _holds(option: str, values: list[str], syn: SYN) -> Perhaps:
     if option in _TELL_NOTHING or option in _OF_OTHERS:
         return option in _TELL_NOTHING
     match option:
+        case "-m":
+            return True if value in _COMPLETE else None
+        case "--ctdir":
+            return value == "ORIGINAL" if "ct" not in syn.changed else None
         case "-p":
             return value in ("tcp", "6", "all")
         case "-i":
@@ -130,9 +155,9 @@ def _holds(option: str, values: list[str], syn: SYN) -> Perhaps:
         case "--tcp-flags":
             return _flags(values)
         case "--ctstate" | "--state":
-            return "NEW" in value.split(",")
+            return "NEW" in value.split(",") if "ct" not in syn.changed else None
         case "--ctstatus":
-            return value == "NONE"
+            return value == "NONE" if "ct" not in syn.changed else None
         case "--dst-type":
             return value == "LOCAL"
         case "--src-type":
@@ -140,9 +165,9 @@ def _holds(option: str, values: list[str], syn: SYN) -> Perhaps:
         case "--pkt-type":
             return value == "unicast"
         case "--mark":
-            return value.partition("/")[0].lower() in ("0", "0x0")
+            return value.partition("/")[0].lower() in ("0", "0x0") if "mark" not in syn.changed else None
         case "--match-set":
-            return False if values[-1:] == ["src"] else None
+            return False if values[-1:] == ["src"] and f"@{value}" not in syn.changed else None
     return None
 
 

@@ -6,18 +6,19 @@ Blocks: a running reactor calls it in a thread.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import subprocess  # noqa: TID251  in a thread, or in a command of root's, which has no reactor
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import PREFIX
 from torknock.operate.firewall import iptables, nftables
-from torknock.operate.firewall.fate import SYN, Judgement, judge
+from torknock.operate.firewall.fate import SYN, Chain, Fate, Judgement, Place, judge
 
 _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
 """Types of elements that a stranger's SYN may be one of; sets of addresses may be huge, and name no stranger."""
@@ -37,17 +38,29 @@ class Firewall:
     """What iptables-save says of the tables that nft cannot read out; the key is the IP version."""
     legacy: dict[int, str] = field(default_factory=dict)
     """The same of the other iptables, which nft does not know of."""
+    texts: nftables.Texts = field(default_factory=dict)
+    """nftables' rules as people write them."""
+    attached: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Programs that get packets before any rule, by interface."""
 
     def judge(self, port: int, version: int) -> Judgement:
         """What becomes of a stranger's SYN to *port*, before and without torknock's own rules."""
         syn = SYN(port, version, default_interface(version))
+        while (found := self._chains(syn)) and (changed := _changes(found)) - syn.changed:
+            syn = replace(syn, changed=syn.changed | changed)
+        judged = judge(found)
+        programs = self.attached.get(syn.interface or "", ())
+        if not programs:
+            return judged
+        return replace(judged, fates=judged.fates | {Fate.UNKNOWN}, doubts=(*programs, *judged.doubts))
+
+    def _chains(self, syn: SYN) -> dict[Place, Chain]:
         theirs = _of_iptables(self.items)
-        chains = nftables.chains(
-            self.items, syn, lambda family, table: table.startswith(PREFIX) or (family, table) in theirs
+        found = nftables.chains(
+            self.items, syn, lambda family, table: table.startswith(PREFIX) or (family, table) in theirs, self.texts
         )
-        chains |= iptables.chains(self.saved.get(version, ""), syn, "iptables")
-        chains |= iptables.chains(self.legacy.get(version, ""), syn, "iptables-legacy")
-        return judge(chains)
+        found |= iptables.chains(self.saved.get(syn.version, ""), syn, "iptables")
+        return found | iptables.chains(self.legacy.get(syn.version, ""), syn, "iptables-legacy")
 
     def of_unused(self, used: set[int], versions: Sequence[int]) -> list[Judgement]:
         """The judgements of some ports that are not *used*, chosen by chance, over each of the IP *versions*."""
@@ -77,7 +90,46 @@ def look() -> Firewall:
     for version, name in ((4, "ip"), (6, "ip6")):
         if _tables_of(name):
             legacy[version] = _command(f"{name}tables-legacy-save", package="iptables")
-    return Firewall(items, saved, legacy)
+    interfaces = {each for version in (4, 6) if (each := default_interface(version))}
+    return Firewall(items, saved, legacy, _texts(items), {each: programs(each) for each in interfaces})
+
+
+def programs(interface: str) -> tuple[str, ...]:
+    """What gets the packets of *interface* before any rule: programs of XDP, and filters of tc. Raises `GateFailed`."""
+    found = []
+    if any("xdp" in link for link in _json("ip", "-details", "link", "show", "dev", interface)):
+        found.append(f"the XDP program on {interface}: ip link show dev {interface}")
+    if _json("tc", "filter", "show", "dev", interface, "ingress"):
+        found.append(f"the filter on {interface}: tc filter show dev {interface} ingress")
+    return tuple(found)
+
+
+def _json(name: str, *arguments: str) -> list[Any]:
+    try:
+        return list(json.loads(_command(name, "-json", *arguments, package="iproute2") or "[]"))
+    except (ValueError, TypeError) as error:
+        raise GateFailed(f"{name} does not speak JSON; apt-get install iproute2") from error
+
+
+def _changes(found: Mapping[Place, Chain]) -> frozenset[str]:
+    """What rules that may apply change about the SYN that *found* was made for."""
+    rules = (rule for chain in found.values() for rule in chain.rules if rule.applies is not False)
+    return frozenset[str]().union(*(rule.changes for rule in rules))
+
+
+def _texts(items: list[dict[str, Any]]) -> nftables.Texts:
+    """The text of each rule in *items* that is neither ours nor of iptables."""
+    theirs, texts = _of_iptables(items), {}
+    tables = {(rule["family"], rule["table"]) for item in items if (rule := item.get("rule"))}
+    for family, table in sorted(tables - theirs):
+        if not table.startswith(PREFIX):
+            listed = _command("nft", "--terse", "--handle", "list", "table", family, table, package="nftables")
+            for text, handle in _RULE.findall(listed):
+                texts[family, table, int(handle)] = text
+    return texts
+
+
+_RULE = re.compile(r"^\t\t(\S.*) # handle (\d+)$", re.MULTILINE)
 
 
 def routed(versions: Sequence[int]) -> Sequence[int]:

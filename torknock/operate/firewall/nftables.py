@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -23,14 +24,31 @@ from torknock.operate.firewall.fate import (
 )
 
 HOOKS = {"prerouting": 0, "input": 1}
-"""The hooks that a SYN to this host passes, in their order."""
+"""The hooks of IP that a SYN to this host passes, in their order."""
 
-_HARMLESS = {"counter", "log", "mangle", "notrack", "comment", "ct helper", "ct timeout", "ct expectation", "secmark",
-             "flow", "dup", "tproxy", "map", "last", "continue"}  # fmt: skip
-"""Statements that neither end a SYN's way nor ask anything of it."""
+_BEFORE_IP = {("netdev", "ingress"): -2, ("inet", "ingress"): -2, ("bridge", "prerouting"): -1, ("bridge", "input"): -1}
+"""Hooks that it may pass before these, if it comes by their device, or by a bridge."""
+
+_ELSEWHERE = {"forward", "output", "postrouting", "egress"}
+"""Hooks that it does not pass."""
+
+_HARMLESS = {"counter", "log", "comment", "ct helper", "ct timeout", "ct expectation", "secmark", "last",
+             "continue"}  # fmt: skip
+"""Statements that neither end a SYN's way nor ask anything of it nor change what rules ask."""
+
+_HARMLESS_KEYS = {
+    "meta": {"priority", "nftrace", "secmark"},
+    "ct": {"label", "event", "secmark", "helper", "zone"},
+    "ip": {"dscp", "ecn", "ttl"},
+    "ip6": {"dscp", "ecn", "hoplimit", "flowlabel"},
+}
+"""What a rule may set without changing what becomes of the SYN."""
 
 Test = Callable[[Any], Perhaps]
 """Whether a value that stands in a rule is the SYN's."""
+
+Texts = Mapping[tuple[str, str, int], str]
+"""Rules as nft writes them, by their family, table and handle."""
 
 Sets = Mapping[Place, list[Any]]
 """The elements of named sets and maps, as far as they were read."""
@@ -40,10 +58,12 @@ class _Absent(Exception):
     """The SYN has no such field: the rule is for another protocol."""
 
 
-def chains(items: list[dict[str, Any]], syn: SYN, ignored: Callable[[str, str], bool]) -> dict[Place, Chain]:
+def chains(
+    items: list[dict[str, Any]], syn: SYN, ignored: Callable[[str, str], bool], texts: Texts | None = None
+) -> dict[Place, Chain]:
     """The chains in *items* that *syn* may pass, but for those of families and tables that are *ignored*."""
-    read = _Reading(syn, _sets(items))
-    families = {"inet", "ip" if syn.version == 4 else "ip6"}
+    read = _Reading(syn, _sets(items), texts or {})
+    families = {"inet", "ip" if syn.version == 4 else "ip6", "netdev", "bridge"}
     rules: dict[Place, list[Rule]] = {}
     bases: dict[Place, dict[str, Any]] = {}
     for item in items:
@@ -52,20 +72,38 @@ def chains(items: list[dict[str, Any]], syn: SYN, ignored: Callable[[str, str], 
                 continue
             place = (chain["family"], chain["table"], chain["name"])
             rules[place] = []
-            if chain.get("hook") in HOOKS and chain.get("type") == "filter":
+            if "hook" in chain and chain["hook"] not in _ELSEWHERE:
                 bases[place] = chain
         elif rule := item.get("rule"):
             place = (rule["family"], rule["table"], rule["chain"])
             if place in rules:
                 rules[place] += read.rule(rule, place)
     return {
-        place: Chain(
-            tuple(listed),
-            (HOOKS[base["hook"]], base["prio"]) if (base := bases.get(place)) else None,
-            Fate.DROPPED if base and base.get("policy") == "drop" else Fate.PASSED,
-        )
+        place: _base(bases[place], listed, syn) if place in bases else Chain(tuple(listed))
         for place, listed in rules.items()
     }
+
+
+def _base(base: dict[str, Any], rules: list[Rule], syn: SYN) -> Chain:
+    """The chain that a packet meets at the hook of *base*, with *rules*."""
+    family, hook, kind = base["family"], base["hook"], base.get("type")
+    policy = Fate.DROPPED if base.get("policy") == "drop" else Fate.PASSED
+    if hook in HOOKS and family in ("inet", "ip", "ip6") and kind in ("filter", "nat"):
+        return Chain(tuple(rules), (HOOKS[hook], base["prio"]), policy)
+    where = f"chain {family} {base['table']} {base['name']}, at hook {hook}"
+    order = (_BEFORE_IP.get((family, hook), min(_BEFORE_IP.values())), base.get("prio", 0))
+    if (family, hook) not in _BEFORE_IP or kind != "filter":
+        return Chain((Rule(True, Unsaid.ELSEWHERE, where),), order)
+    passes = _by_device(base.get("dev"), syn.interface)
+    met = [replace(rule, applies=both(passes, rule.applies)) for rule in rules]
+    return Chain((*met, *([Rule(passes, policy, where)] if policy is Fate.DROPPED else [])), order)
+
+
+def _by_device(devices: Any, interface: str | None) -> Perhaps:
+    """Whether a SYN that comes in at *interface* passes a chain of *devices*; bridges and older nft name none."""
+    if devices is None or interface is None:
+        return None
+    return None if interface in ([devices] if isinstance(devices, str) else devices) else False
 
 
 def _sets(items: list[dict[str, Any]]) -> Sets:
@@ -74,13 +112,16 @@ def _sets(items: list[dict[str, Any]]) -> Sets:
 
 
 class _Reading:
-    def __init__(self, syn: SYN, sets: Sets) -> None:
+    def __init__(self, syn: SYN, sets: Sets, texts: Texts) -> None:
         self._syn = syn
         self._sets = sets
+        self._texts = texts
 
     def rule(self, rule: dict[str, Any], place: Place) -> list[Rule]:
         """Those that *rule* is: one, or one for each element of a verdict map."""
         where = f"rule {rule.get('handle')} in chain {' '.join(place)}"
+        text = self._texts.get((*place[:2], rule.get("handle", -1)))
+        where += f": {text}" if text else ""
         try:
             return self._read(rule, place, where)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # another version's way to write it
@@ -89,35 +130,59 @@ class _Reading:
     def _read(self, rule: dict[str, Any], place: Place, where: str) -> list[Rule]:
         applies: Perhaps = True
         verdicts: list[tuple[Perhaps, Verdict]] = []
+        changes: set[str] = set()
         for statement in rule.get("expr", []):
             for kind, said in statement.items():
                 if kind == "vmap":
-                    verdicts = self._mapped(said, place)
-                elif (verdict := _verdict(kind, said, place)) is not None:
-                    verdicts = [(True, verdict)]
-                else:
+                    found = self._mapped(said, place)
+                elif kind in _CONDITIONS:
                     applies = both(applies, self._holds(kind, said, place))
-        return [Rule(both(applies, chosen), verdict, where) for chosen, verdict in verdicts]
+                    changes |= _added(kind, said, place)
+                    continue
+                elif kind in ("dnat", "redirect"):
+                    found = [(self._translated(said, place), Fate.TAKEN)]
+                elif kind in _HARMLESS or (changed := _changed(kind, said)) is not None:
+                    changes |= set() if kind in _HARMLESS else changed or set()
+                    continue
+                else:
+                    verdict = _verdict(kind, said, place)
+                    found = [(True, Unsaid.ELSEWHERE if verdict is None else verdict)]
+                if (True, Unsaid.ELSEWHERE) not in verdicts:  # what was not understood may have happened already
+                    verdicts = found
+        read = [Rule(both(applies, chosen), verdict, where) for chosen, verdict in verdicts]
+        return read + ([Rule(applies, None, where, frozenset(changes))] if changes else [])
+
+    def _translated(self, said: Any, place: Place) -> Perhaps:
+        """Whether there is a way that `dnat` or `redirect` takes the SYN: a map may have none for it."""
+        named = [said.get(name) for name in ("addr", "port")] if isinstance(said, dict) else []
+        return both(
+            True, *(self._in_map(each["map"], place) for each in named if isinstance(each, dict) and "map" in each)
+        )
+
+    def _in_map(self, said: Any, place: Place) -> Perhaps:
+        elements = self._elements(said["data"], place)
+        return None if elements is None else any_of(self._test(said["key"])(_value(each[0])) for each in elements)
 
     def _mapped(self, said: Any, place: Place) -> list[tuple[Perhaps, Verdict]]:
         elements = self._elements(said["data"], place)
         if elements is None:
             return [(None, Unsaid.ELSEWHERE)]
-        mapped = []
-        for atom, verdicts in elements:
+        mapped: list[tuple[Perhaps, Verdict]] = []
+        for atom, verdicts in sorted(elements, key=lambda element: element[0] == _ANYTHING_ELSE):
             try:
                 applies = self._test(said["key"])(_value(atom))
             except _Absent:
                 applies = False
+            if atom == _ANYTHING_ELSE:
+                applies = opposite(any_of(applied for applied, _ in mapped))
             for kind, target in verdicts.items():
-                if (verdict := _verdict(kind, target, place)) is not None:
-                    mapped.append((applies, verdict))
+                verdict = _verdict(kind, target, place)
+                if verdict is not None or kind not in _HARMLESS:
+                    mapped.append((applies, Unsaid.ELSEWHERE if verdict is None else verdict))
         return mapped
 
     def _holds(self, kind: str, said: Any, place: Place) -> Perhaps:
         """Whether the SYN passes a statement that gives no verdict."""
-        if kind in _HARMLESS:
-            return True
         if kind in ("limit", "ct count"):
             return not said.get("inv", False)  # one SYN is below every limit
         if kind in ("set", "meter"):
@@ -138,8 +203,12 @@ class _Reading:
                 found = test(right)
             else:
                 elements = self._elements(right, place)
-                if elements is None:
+                if isinstance(right, str) and _set_name(right, place) in self._syn.changed:
+                    found = None
+                elif elements is None:
                     found = False if _names_a_source(said["left"]) else None
+                elif _ANYTHING_ELSE in elements:
+                    found = True
                 else:
                     found = any_of(test(_value(element)) for element in elements)
             return opposite(found) if op == "!=" else found
@@ -163,6 +232,8 @@ class _Reading:
             case {"meta": {"key": str(key)}}:
                 return self._meta(key)
             case {"ct": {"key": str(key)}}:
+                if "ct" in self._syn.changed or (key == "mark" and "mark" in self._syn.changed):
+                    return _unknown
                 return {
                     "state": _is("new"), "status": _never, "direction": _is("original"), "mark": _is(0),
                 }.get(key, _unknown)  # fmt: skip
@@ -173,7 +244,7 @@ class _Reading:
             case {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, mask]}:
                 return lambda right: _flags(right) == {"syn"} & _flags(mask)
             case {"&": [{"meta": {"key": "mark"}} | {"ct": {"key": "mark"}}, int()]}:
-                return _is(0)
+                return _unknown if "mark" in self._syn.changed else _is(0)
             case {"concat": parts}:
                 tests = [self._test(part) for part in parts]
                 return lambda atom: _each(tests, atom)
@@ -210,7 +281,7 @@ class _Reading:
             case "pkttype":
                 return _is("host", "unicast")
             case "mark":
-                return _is(0)
+                return _unknown if "mark" in self._syn.changed else _is(0)
             case "iif" | "iifname":
                 return lambda atom: came_in_by(interface, str(atom), "*")
         return _unknown
@@ -222,6 +293,44 @@ class _Reading:
             case {"range": [int(first), int(last)]}:
                 return first <= self._syn.port <= last
         return None
+
+
+_CONDITIONS = {"match", "limit", "ct count", "quota", "set", "meter"}
+"""Statements after which a packet may not go on in its rule."""
+
+_ANYTHING_ELSE = "*"
+"""An element that matches what no other does."""
+
+
+def _changed(kind: str, said: Any) -> set[str] | None:
+    """What a statement changes about the SYN that rules ask for; None if it does not do that alone."""
+    if kind == "notrack":
+        return {"ct"}
+    if kind != "mangle":
+        return None
+    match said["key"]:
+        case {"meta": {"key": "mark"}} | {"ct": {"key": "mark"}}:
+            return {"mark"}
+        case {"meta": {"key": key}}:
+            return set() if key in _HARMLESS_KEYS["meta"] else None
+        case {"ct": {"key": key}}:
+            return set() if key in _HARMLESS_KEYS["ct"] else None
+        case {"payload": {"protocol": protocol, "field": key}}:
+            return set() if key in _HARMLESS_KEYS.get(protocol, ()) else None
+        case {"tcp option": {"name": "maxseg"}}:
+            return set()
+    return None
+
+
+def _added(kind: str, said: Any, place: Place) -> set[str]:
+    """The set that a statement adds the SYN's own to."""
+    return (
+        {_set_name(str(said.get("set", "")), place)} if kind == "set" and said.get("op") in ("add", "update") else set()
+    )
+
+
+def _set_name(named: str, place: Place) -> str:
+    return f"@{' '.join(place[:2])} {named.removeprefix('@')}"
 
 
 _DPORT = [{"payload": {"protocol": protocol, "field": "dport"}} for protocol in ("tcp", "th")]
@@ -269,8 +378,8 @@ def _verdict(kind: str, said: Any, place: Place) -> Verdict | None:
             return To((*place[:2], said["target"]), back=kind == "jump")
         case "queue":
             return Unsaid.ELSEWHERE
-        case "xt" if said.get("type") == "target":
-            return Unsaid.ELSEWHERE
+        case "snat" | "masquerade":
+            return Fate.PASSED
     return None
 
 
