@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -21,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock import cli
 from torknock.cli import line as line_verb
-from torknock.cli.options import duration
+from torknock.cli.options import duration, until
 from torknock.keyring import Keyring
 from torknock.line import parse_bridge_line, write_bridge_line
 from torknock.operate.card import qr_text
@@ -194,6 +196,14 @@ class DurationTests(SynchronousTestCase):
         """Minutes, hours, days, weeks."""
         self.assertEqual([duration(text) for text in ("30m", "12h", "90d", "2w")], [1800, 43200, 7776000, 1209600])
 
+    def test_a_day(self) -> None:
+        """A line opens until that day is over (UTC); one that is over already, or is in no calendar, is refused."""
+        self.assertEqual(until("2127-01-31"), 4957113599)
+        self.assertLess(abs(until("2w") - time.time() - 1209600), 60)
+        for text in ("2020-01-31", "2127-02-30", "2127-1-3", "20270131", "9999-13-01"):
+            self.assertRaises(click.BadParameter, until, text)
+        self.assertEqual(until("9999-12-31"), 253402300799)
+
     @given(st.text() | st.from_regex(r"\d+[mhdw]"))
     def test_anything_else_is_an_error(self, text: str) -> None:
         """Nothing is guessed."""
@@ -361,7 +371,7 @@ class ShowTests(CommandCase):
         self.assertGreaterEqual(expires, before + 90 * 86_400)
         self.assertIn("Bridge", self.said(self.line("show", "bob", *WHERE)))
         self.assertEqual(self.said(self.line("expire", "bob", "never")), "bob opens for ever\n")
-        for time_ in ("", "0d", "for ever", "2027-01-01"):
+        for time_ in ("", "0d", "for ever", "2020-01-01"):
             self.assertEqual(self.line("expire", "bob", time_).exit_code, 2)
         self.said(self.line("revoke", "bob"))
         self.assertIn("revoked", self.refused(self.line("expire", "bob", "90d")))
@@ -444,6 +454,41 @@ class ShowTests(CommandCase):
             self.refused(self.line(*call))
 
 
+class TerminalTests(CommandCase):
+    """A QR code in a terminal."""
+
+    def on_terminal(self, lines: int, pager: str) -> bytes:
+        """What `line add --qr` writes to a terminal of so many lines, where *pager* is the pager."""
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (lines, 80))
+        add = ["line", "add", "alice", "--qr", "--keyring", str(self.keyring), *WHERE]
+        command = [sys.executable, "-m", "torknock", *add]
+        environ = {**os.environ, "TERM": "xterm", "PAGER": pager, "PYTHONIOENCODING": "utf-8"}
+        for name in ("LINES", "COLUMNS"):
+            environ.pop(name, None)
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, cwd=ROOT):
+            os.close(theirs)
+            written = b""
+            while True:
+                try:
+                    written += os.read(ours, 65_536)
+                except OSError:  # EIO: the command has ended
+                    os.close(ours)
+                    return written
+
+    def test_a_code_that_fits(self) -> None:
+        """It is written as it is."""
+        self.assertNotIn(b"paged", self.on_terminal(50, "sed s/^/paged/"))
+
+    def test_a_code_that_does_not_fit(self) -> None:
+        """In a pager, which draws it again when the window grows; no line of it has scrolled away."""
+        written = self.on_terminal(24, "sed s/^/paged/").splitlines()
+        paged = [line for line in written if line.startswith(b"paged")]
+        self.assertIn(b"taller", paged[0])
+        self.assertGreater(len(paged), 24)
+        self.assertLess(max(len(click.unstyle(line.decode())) for line in paged[1:]), 81 + len("paged"))
+
+
 class DrawingTests(CommandCase):
     """A line as a picture, and as a page to print."""
 
@@ -490,13 +535,14 @@ class DrawingTests(CommandCase):
         self.assertEqual(self.line("card", "alice", "--output", str(path)).exit_code, 2)
         self.assertEqual(path.read_text(), page)
 
-    def test_a_card_has_the_name_of_the_line(self) -> None:
-        """If no other is given; one that is there stays."""
+    def test_a_cards_name_names_nobody(self) -> None:
+        """Browsers print it at the foot of the page. One that is there stays."""
         before = Path.cwd()
         self.addCleanup(os.chdir, before)
         os.chdir(self.data)
-        self.assertEqual(self.said(self.line("card", "alice")), "alice.html\n")
-        self.assertIn("there already", self.refused(self.line("card", "alice")))
+        self.assertEqual(self.said(self.line("card", "alice")), "card.html\n")
+        self.assertEqual(self.said(self.line("card", "alice")), "card-2.html\n")
+        self.assertIn("there already", self.line("card", "alice", "--output", "card.html").output)
         self.assertIn("[2001:db8::7]:8443", self.page("alice", "--address", "[2001:db8::7]:8443"))
 
     def page(self, *arguments: str) -> str:

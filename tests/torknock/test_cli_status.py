@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,7 @@ class StatusCommandTests(TestCase):
         ours, theirs = pty.openpty()
         environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
         command = ["env", "--default-signal=INT", *self.command]  # a shell's background jobs ignore it
+        self.ours = ours
         with subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True
         ) as process:
@@ -112,6 +114,21 @@ class StatusCommandTests(TestCase):
         self.assertIn(b"\x1b[?25l", written)
         self.assertGreater(written.rindex(b"\x1b[?25h"), written.rindex(b"\x1b[?25l"))
         self.assertNotIn(b"Traceback", written)
+
+    async def test_q_ends_it(self) -> None:
+        """As it ends less and top; the terminal echoes again, and each line stands on it once."""
+        await self.publication.start()
+
+        def quit(process: subprocess.Popen[bytes]) -> None:
+            self.before = termios.tcgetattr(self.ours)
+            os.write(self.ours, b"q")
+
+        status, written = await deferToThread(self.watch_terminal, quit)
+        self.assertEqual(status, 0, written)
+        self.assertFalse(self.before[3] & termios.ECHO)
+        left = written.rpartition(b"\x1b[?1049l")
+        self.assertTrue(left[1], written)
+        self.assertEqual(left[2].count(b"443, closed"), 1)
 
     async def test_the_bridge_ends_while_it_is_watched(self) -> None:
         """The view ends with one line, and status 1."""

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
-from torknock.cli.options import address, duration, encoding, fingerprint, keyring_option, read_secret, say
+from torknock.cli.options import address, encoding, fingerprint, keyring_option, read_secret, say, say_code, until
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
@@ -42,8 +43,8 @@ def new_file(text: str) -> Path:
 
 
 def when(text: str) -> int | None:
-    """The seconds that *text* is, None for `never`. Raises `click.BadParameter`."""
-    return None if text == "never" else duration(text)
+    """As `until`; None for `never`."""
+    return None if text == "never" else until(text)
 
 
 def drawing_options(command: Command) -> Command:
@@ -86,7 +87,9 @@ def line() -> None:
 
 @line.command(epilog="Example: torknock line add alice --expires 90d --address 192.0.2.7:443 --note 'by hand, in May'")
 @click.argument("name")
-@click.option("--expires", type=duration, metavar="TIME", help="How long it opens: 30m, 12h, 90d, 2w.  [for ever]")
+@click.option(
+    "--expires", type=until, metavar="TIME|DAY", help="How long it opens: 12h, 90d, 2w, or 2027-01-31.  [for ever]"
+)
 @click.option(
     "--n",
     type=click.IntRange(1, 1024),
@@ -157,7 +160,7 @@ def add(
         who = find_fingerprint(opened, keyring, fingerprint)
         issued = opened.add(
             name,
-            expires=None if expires is None else int(now) + expires,
+            expires=expires,
             now=now,
             n=n,
             sni=sni,
@@ -218,9 +221,9 @@ def show(
     _draw(text, qr, png, svg)
 
 
-@line.command(epilog="Example: torknock line card alice --output alice.html")
+@line.command(epilog="Example: torknock line card alice")
 @click.argument("name")
-@click.option("--output", type=new_file, metavar="FILE", help="Where to write the page.  [NAME.html]")
+@click.option("--output", type=new_file, metavar="FILE", help="Where to write the page.  [card.html]")
 @address_option
 @fingerprint_option
 @keyring_option
@@ -231,7 +234,7 @@ def card(name: str, output: Path | None, address: Address | None, fingerprint: s
     neither NAME nor the note. Where it was written is printed.
     """
     issued, text = _look_up(name, address, fingerprint, keyring)
-    path = output or Path(f"{name}.html")
+    path = output or _unused_name()
     write_card(path, text, issued.expires)
     say(click.format_filename(path))
 
@@ -254,19 +257,17 @@ def revoke(name: str, cut: bool, keyring: Path) -> None:
 
 @line.command(epilog="Example: torknock line expire alice 90d")
 @click.argument("name")
-@click.argument("when", type=when, metavar="TIME|never")
+@click.argument("when", type=when, metavar="TIME|DAY|never")
 @keyring_option
 def expire(name: str, when: int | None, keyring: Path) -> None:
     """Change how long the line called NAME opens.
 
-    For TIME from now on (30m, 12h, 90d, 2w), or for ever. A line that has expired or is revoked stays so: its secret is
-    erased. Connections live on when their line expires.
+    For TIME from now on (30m, 12h, 90d, 2w), until DAY is over (2027-01-31, UTC), or for ever. A line that has expired
+    or is revoked stays so: its secret is erased. Connections live on when their line expires.
     """
-    now = time.time()
-    until = None if when is None else int(now) + when
-    with Keyring.open(keyring, create=False, now=now) as opened:
-        opened.set_expiry(name, until)
-    say(f"{name} opens for ever" if until is None else f"{name} opens until {minute(until)} UTC")
+    with Keyring.open(keyring, create=False, now=time.time()) as opened:
+        opened.set_expiry(name, when)
+    say(f"{name} opens for ever" if when is None else f"{name} opens until {minute(when)} UTC")
 
 
 @line.command(epilog="Example: torknock line note alice 'moved in June'")
@@ -306,10 +307,16 @@ def _check_posture(keyring: Keyring) -> None:
         raise KnockNeedsSilence(None if posture is None else posture.value)
 
 
+def _unused_name() -> Path:
+    """The name of a page that is not there: browsers print it, and so it names nobody."""
+    names = chain([Path("card.html")], (Path(f"card-{number}.html") for number in count(2)))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def _draw(text: str, qr: bool, png: Path | None, svg: Path | None) -> None:
     if png is not None:
         write_png(png, text)
     if svg is not None:
         write_svg(svg, text)
     if qr:
-        say(qr_text(text, encoding()))
+        say_code(qr_text(text, encoding()))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import BinaryIO
 
 import click
@@ -36,6 +39,27 @@ def duration(text: str) -> int:
     if found is None:
         raise click.BadParameter("write a number and m, h, d or w, such as 30m, 12h, 90d or 2w")
     return int(found[1]) * _SECONDS[found[2]]
+
+
+def until(text: str) -> int:
+    """When *text* is over, in seconds since 1970: `90d` from now, or the day `2027-01-31` (UTC).
+
+    Raises `click.BadParameter`, also for a day that is over.
+    """
+    now = time.time()
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        try:
+            return int(now) + duration(text)
+        except click.BadParameter:
+            raise click.BadParameter("write 30m, 12h, 90d or 2w, or a day such as 2027-01-31") from None
+    try:
+        day = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise click.BadParameter(f"there is no day {text}") from None
+    end = int(day.timestamp()) + 86_399
+    if end <= now:
+        raise click.BadParameter(f"{text} is over")
+    return end
 
 
 def address(text: str) -> tuple[IPv4Address | IPv6Address, int]:
@@ -125,6 +149,16 @@ def read_secret(file: BinaryIO) -> bytes:
     if not 1 <= len(secret) <= 64:
         raise click.UsageError("the secret in the file of --secret-file is not 1 to 64 octets long")
     return secret
+
+
+def say_code(code: str) -> None:
+    """Write the QR *code*; in a pager where the terminal has fewer lines, since a code that has scrolled is none."""
+    rows = code.count("\n") + 1
+    if not sys.stdout.isatty() or rows < get_terminal_size().lines:
+        say(code)
+        return
+    hint = f"The code has {rows} lines: make this window taller, or its font smaller, to see it whole. q ends this."
+    click.echo_via_pager(f"{hint}\n{code}\n", color=True)
 
 
 def say(text: str) -> None:

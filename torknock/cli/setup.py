@@ -21,6 +21,7 @@ from torknock.cli.options import (
     reachable,
     read_bridge_line,
     say,
+    say_code,
 )
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.operate.addresses import is_broadcast, warning
@@ -381,4 +382,4 @@ def _warn_of_ignored(names: list[str], posture: str) -> None:
 def _draw(line: str) -> None:
     from torknock.operate.card import qr_text
 
-    say(qr_text(line, encoding()))
+    say_code(qr_text(line, encoding()))

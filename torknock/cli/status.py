@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import termios
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+import tty
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from rich.console import Console
 from rich.live import Live
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from torknock.cli.options import control_option, keyring_option, say
 from torknock.operate.status import Report, as_json, follow, look, picture
@@ -27,7 +32,7 @@ from torknock.tor.watch import Watch
 @control_option
 @keyring_option
 def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
-    """Show what the running bridge does, anew every second until Ctrl-C.
+    """Show what the running bridge does, every second until q or Ctrl-C.
 
     Once if stdout is no terminal. No address of a client is ever shown, because none is known here.
     """
@@ -42,8 +47,56 @@ def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
             raise KeyboardInterrupt
         say(as_json(report) if machine else _drawn(console, report))
         return
-    with Live(console=console, auto_refresh=False) as live:
-        _run(reactor, follow(reactor, keyring, watch, lambda seen: live.update(picture(seen), refresh=True)))
+    seen: list[Report] = []
+
+    def show(report: Report) -> None:
+        seen[:] = [report]
+        live.update(picture(report), refresh=True)
+
+    with Live(console=console, auto_refresh=False, screen=True) as live, _ended_by_q(reactor):
+        _run(reactor, follow(reactor, keyring, watch, show))
+    for report in seen:
+        say(_drawn(console, report))
+
+
+@contextmanager
+def _ended_by_q(reactor: Any) -> Iterator[None]:
+    """Within this, the key q stops the *reactor*. Keys are read one by one, and not echoed, if stdin is a terminal."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    keys = _Keys(reactor)
+    before = termios.tcgetattr(keys.fileno())
+    tty.setcbreak(keys.fileno())
+    reactor.addReader(keys)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keys.fileno(), termios.TCSADRAIN, before)
+
+
+@implementer(IReadDescriptor)
+class _Keys:
+    """What is typed."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def fileno(self) -> int:
+        return sys.stdin.fileno()
+
+    def logPrefix(self) -> str:
+        return "keys"
+
+    def doRead(self) -> None:
+        typed = os.read(self.fileno(), 64)
+        if b"q" in typed.lower():
+            self._reactor.stop()
+        if not typed:
+            self._reactor.removeReader(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor has ended."""
 
 
 def _steady(reactor: Any) -> None:

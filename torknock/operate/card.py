@@ -124,18 +124,18 @@ _PAGE = """\
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width">
-<title>A bridge to Tor</title>
+<title>Card</title>
 <style>
   body {{ font: 12pt/1.5 serif; max-width: 16cm; margin: 1cm auto; padding: 0 5mm; color: black; background: white }}
   svg {{ display: block; width: 9cm; max-width: 100%; margin: 5mm auto }}
   code {{ display: block; border: 1px solid black; padding: 4mm; font: 10pt/1.4 monospace; overflow-wrap: anywhere }}
-  @page {{ margin: 2cm }}
-  @media print {{ body {{ margin: 0; padding: 0; max-width: none }} svg, code {{ break-inside: avoid }} }}
+  @page {{ margin: 0 }}
+  @media print {{ body {{ margin: 0; padding: 2cm; max-width: none }} svg, code {{ break-inside: avoid }} }}
 </style>
 <h1>A bridge to Tor</h1>
 <p>This is the line of a hidden bridge: a way into the Tor network that only those find who were given it.</p>
 <p>Scan the code, or copy the line below it, to where your Tor asks for a bridge (in a torrc, behind the word
-<i>Bridge</i>); the program torknock must be installed there.</p>
+<i>Bridge</i>); the program torknock must be installed there, and it runs on Linux only, on no phone.</p>
 <p>The line {until}is yours alone: do not pass it on or leave it where others see it, and ask for a new one if it is
 lost.</p>
 {code}

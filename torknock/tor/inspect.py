@@ -84,8 +84,11 @@ def controller(control: str, password: str | None) -> Iterator[Asked]:
     except TorSilent as error:
         text = f"tor at {control} does not answer within {ANSWERS_WITHIN:.0f} s; if it hangs, restart it"
         raise TorUnreachable(text, missing=False) from error
-    except (MissingPassword, IncorrectPassword) as error:
-        raise TorUnreachable(f"tor at {control} asks for a password that was not given", missing=False) from error
+    except MissingPassword as error:
+        raise TorUnreachable(f"tor at {control} asks for a password; give it with --password", missing=False) from error
+    except IncorrectPassword as error:
+        text = f"tor at {control} refuses the password; torrc has its hash (HashedControlPassword)"
+        raise TorUnreachable(text, missing=False) from error
     except UnreadableCookieFile as error:
         raise TorUnreachable(f"tor's cookie for {control} cannot be read; run it as root", missing=False) from error
     except AuthenticationFailure as error:

@@ -214,6 +214,17 @@ class CardTests(CardCase):
             self.assertTrue(all(re.fullmatch(r"[A-Z][^.]*\.", sentence) for sentence in sentences))
             self.assertEqual("opens until 2027-02-21 20:08 UTC" in sentences[2], until)
 
+    def test_what_it_needs(self) -> None:
+        """Who has no Linux would try in vain, and show the line around."""
+        text = " ".join(" ".join(self.page(LINE, None).texts["p"]).split())
+        self.assertIn("Linux only", text)
+
+    def test_no_margin_for_a_browser_to_write_in(self) -> None:
+        """Which would print the file's name, and the title, at the edges of the page."""
+        page = self.page(LINE, None)
+        self.assertEqual(page.texts["title"], ["Card"])
+        self.assertIn("@page { margin: 0 }", self.path.read_text())
+
     def test_it_asks_nobody(self) -> None:
         """No script, no resource from elsewhere, no link: to open it or to print it tells nobody about the bridge."""
         page = self.page(LINE, EXPIRES)
