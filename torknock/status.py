@@ -78,7 +78,7 @@ class Status:
     let_in: int
     """SYNs that opened a connection."""
     refused: int | None
-    """SYNs that did not; None where nobody counts them."""
+    """SYNs that did not, about (see `IGate.refused`); None where nobody counts them."""
     given_nothing: int
     """Connections whose SYN was right, and that never proved themselves."""
     lines: int

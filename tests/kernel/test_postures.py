@@ -36,6 +36,7 @@ from tests.support.packets import (
     fragments,
     packet_from,
     probe,
+    resets,
 )
 from torknock.gate.ruleset import SAMPLE, Door, Posture, admit, load, load_posture, posture_table, remove, rest
 from torknock.isn.knock import isn as knock_isn
@@ -128,13 +129,6 @@ def ip4(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
 def truncated(datagram: bytes, size: int) -> bytes:
     """The first *size* octets of an IPv4 *datagram* without options, with a header that says so."""
     return ip4(socket.inet_ntoa(datagram[12:16]), socket.inet_ntoa(datagram[16:20]), datagram[9], datagram[20:size])
-
-
-def resets(host: Host) -> int:
-    """How many RSTs *host* has sent."""
-    counts = host.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
-    names, values = (line.split() for line in counts if line.startswith("Tcp:"))
-    return int(values[names.index("OutRsts")])
 
 
 class Case(SynchronousTestCase):

@@ -222,6 +222,13 @@ def fragments(datagram: bytes, size: int) -> list[bytes]:
     return cut
 
 
+def resets(host: Host) -> int:
+    """How many RSTs *host* has sent."""
+    counts = host.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+    names, values = (line.split() for line in counts if line.startswith("Tcp:"))
+    return int(values[names.index("OutRsts")])
+
+
 class _IOVec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
 

@@ -37,7 +37,10 @@ class IGate(Interface):
         """Whether the gate still is what `open` made, or somebody changed or removed it."""
 
     def refused() -> Deferred[int | None]:
-        """How many SYNs without a token came since `open`; None if nobody counts them."""
+        """About how many SYNs without a token came since `open`; None if nobody counts them.
+
+        A gate may count some of them, picked by chance, and multiply.
+        """
 
     def close() -> Deferred[None]:
         """Leave the door: no token opens it, and nothing of the gate remains but what its posture needs.

@@ -6,9 +6,9 @@ each that lacks the TCP-MD5 signature of a key that nobody has (RFC 2385), both 
 socket itself (SO_ATTACH_FILTER) would be shorter, but newer kernels give it to CAP_NET_ADMIN only.
 
 Limits: when the transport does not run, the port answers RST as any closed one; a token is spent when its connection is
-accepted, not in the packet path, so that two copies of a SYN which arrive together may both complete a handshake, of
-which the second is dropped; knocks are not judged; where the kernel has no TCP-MD5, who sends from the same link with
-a TTL of 255 is answered.
+accepted, not in the packet path, so that two copies of a SYN which arrive together both complete a handshake, of which
+the second is reset once it is accepted; knocks are not judged; where the kernel has no TCP-MD5, who sends from the same
+link with a TTL of 255 is answered.
 """
 
 from __future__ import annotations

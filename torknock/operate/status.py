@@ -90,7 +90,7 @@ def picture(report: Report) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    refused = "nobody counts the others" if bridge.refused is None else f"{bridge.refused:,} refused"
+    refused = "nobody counts the others" if bridge.refused is None else f"about {bridge.refused:,} refused"
     for name, value in (
         ("torknock", f"{bridge.version}, up for {about(bridge.uptime)}"),
         ("port", f"{bridge.port}, {bridge.posture}"),

@@ -111,7 +111,7 @@ class _Counts(Collector):
         yield CounterMetricFamily("torknock_connections_opened", "Connections that proved themselves.", status.opened)
         yield CounterMetricFamily("torknock_syns_let_in", "SYNs that opened a connection.", status.let_in)
         if status.refused is not None:
-            yield CounterMetricFamily("torknock_syns_refused", "SYNs that did not.", status.refused)
+            yield CounterMetricFamily("torknock_syns_refused", "SYNs that did not, an estimate.", status.refused)
         yield CounterMetricFamily(
             "torknock_given_nothing", "Connections that never proved themselves.", status.given_nothing
         )

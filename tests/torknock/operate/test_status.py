@@ -61,7 +61,7 @@ class PictureTests(SynchronousTestCase):
                 "torknock 1.0, up for about 2 hours",
                 "port 443, closed",
                 "connections 3 now, 12,345 since the start",
-                "SYNs 12,400 let in, 1,234,567 refused",
+                "SYNs 12,400 let in, about 1,234,567 refused",
                 "lines 2 live, 2 in use",
                 f"tokens 24 live: {odds(BRIDGE.tokens)}",
                 "tor 0.4.9.11, bootstrapped 100 %, ORPort answers, 7 OR connections",
