@@ -14,8 +14,7 @@ from tests.support.bridge import knock
 from tests.support.debian import Debian
 from tests.support.netns import Lab
 from torknock.line import BridgeLine, parse_bridge_line
-from torknock.operate.plan import SNIPPET
-from torknock.operate.setup import RECORD
+from torknock.operate.place import RECORD, SNIPPET
 
 OFFLINE = "DirAuthority test orport=1 no-v2 v3ident={0} 127.0.0.1:1 {0}\n".format("0" * 39 + "1")
 """A network that is not there: nothing leaves the machine."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from tests.kernel.test_gate import wait_for
 from tests.support.debian import ROOT
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.operate.plan import SNIPPET
-from torknock.operate.setup import RECORD
+from torknock.operate.place import RECORD, SNIPPET
 
 PATH = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 

@@ -109,16 +109,17 @@ def bridge(
     from torknock.operate import plan as planning
     from torknock.operate import resting
     from torknock.operate import setup as operate
+    from torknock.operate.place import RECORD
     from torknock.operate.record import Record
     from torknock.tor.control import tor_at
 
-    record, password, named = Record(operate.RECORD), control_password(asks), None
+    password, named = control_password(asks), None
     with ExitStack() as stack:
-        stack.enter_context(record.alone())
+        stack.enter_context(Record(RECORD).alone())
         if resting.is_at_rest(control):
             host, facts = planning.Host.of(None, _program()), resting.resting_facts()
             changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, named, yes)
-            _configure(changes, record, yes)
+            _configure(changes, host.place.record, yes)
             resting.start()
             address, named = wishes.address, wishes.named
         tor = stack.enter_context(tor_at(control, password))
@@ -128,7 +129,7 @@ def bridge(
         if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
             _warn_of_ignored(ignored, wishes.posture)
         if _agreed(changes, yes):
-            stack.enter_context(operate.applying(changes, tor, record, "bridge"))
+            stack.enter_context(operate.applying(changes, tor, host.place.record, "bridge"))
         elif not operate.transport_runs(tor, "bridge"):
             operate.start_transport(tor, "bridge")
         line = operate.first_line(tor, wishes, time.time())
@@ -161,25 +162,27 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
         raise click.UsageError("give the bridge line, or - to have it read from stdin")
     from torknock.operate import plan as planning
     from torknock.operate import resting
-    from torknock.operate import setup as operate
     from torknock.operate.client import use_bridge
+    from torknock.operate.place import RECORD
     from torknock.operate.record import Record
     from torknock.tor.control import tor_at
 
     parsed, stdin = read_bridge_line(bridge_line), bridge_line == ("-",)
-    record, password = Record(operate.RECORD), control_password(asks)
-    with record.alone():
+    password = control_password(asks)
+    with Record(RECORD).alone():
         if resting.is_at_rest(control):
             host = planning.Host.of(None, _program())
-            options = planning.client_options(resting.resting_facts(), parsed, planning.known_options(), host)
-            _configure(planning.plan("client", options, host, _group(host.tor_user)), record, yes or stdin)
+            known = planning.known_options(host.place.snippet)
+            options = planning.client_options(resting.resting_facts(), parsed, known, host)
+            _configure(planning.plan("client", options, host, _group(host.tor_user)), host.place.record, yes or stdin)
             resting.start()
         with tor_at(control, password) as tor:
             host = planning.Host.of(tor, _program())
-            options = planning.client_options(tor.facts(), parsed, planning.known_options(), host)
+            known = planning.known_options(host.place.snippet)
+            options = planning.client_options(tor.facts(), parsed, known, host)
             changes = planning.plan("client", options, host, _group(host.tor_user))
             _agreed(changes, yes or stdin)
-            use_bridge(changes, tor, record, parsed)
+            use_bridge(changes, tor, host.place.record, parsed)
     say("tor uses the bridge")
 
 
@@ -229,7 +232,7 @@ def _bridge_changes(
         click.echo(f"torknock: {doubt}", err=True)
     ways = planning.port_and_posture(facts, port, posture, _found_posture)
     wishes = planning.BridgeWishes(found, *ways, name, named or _named(facts, found, ways[0], yes))
-    known = planning.known_options()
+    known = planning.known_options(host.place.snippet)
     if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
         return planning.plan_by_hand(facts, host), wishes
     options = planning.bridge_options(facts, wishes, known, host)
@@ -239,7 +242,7 @@ def _bridge_changes(
 def _configure(changes: list[Change], record: Record, yes: bool) -> None:
     """Have a tor that does not run configured, before its first start."""
     from torknock.operate import resting
-    from torknock.operate.plan import TORRC
+    from torknock.operate.place import TORRC
     from torknock.operate.setup import verify
 
     if _agreed(changes, yes, reloads=False):
@@ -249,11 +252,11 @@ def _configure(changes: list[Change], record: Record, yes: bool) -> None:
 
 def _let_knock(user: str, yes: bool) -> None:
     from torknock.operate import plan as planning
-    from torknock.operate import setup as operate
+    from torknock.operate.place import RECORD
     from torknock.operate.record import Record
 
     host = planning.Host.of(None, _program())
-    record = Record(operate.RECORD)
+    record = Record(RECORD)
     with record.alone():
         changes = planning.plan_for_user(user, host)
         if _agreed(changes, yes, reloads=False):
@@ -265,19 +268,22 @@ def _let_knock(user: str, yes: bool) -> None:
 
 def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:
     from torknock.operate import resting
-    from torknock.operate import setup as operate
     from torknock.operate.client import is_client, undo_and_connect, undo_and_stop
+    from torknock.operate.place import RECORD, place_at
     from torknock.operate.record import Record
 
-    record, password = Record(operate.RECORD), control_password(asks)
-    with record.alone():
-        client = is_client(record) or (direct and resting.HOLD.exists())
+    password = control_password(asks)
+    with Record(RECORD).alone():
+        place = place_at(control, password)
+        if place.record.others() and not place.record.changes():
+            raise click.UsageError("this tor is not set up, and another of this host is: name it with --control")
+        client = is_client(place.record) or (direct and not place.name and resting.HOLD.exists())
         if client:
             click.echo(_DIRECT if direct else _STOPPED, err=True)
             if not (yes or click.confirm("Take the bridge out?", err=True)):
                 raise click.Abort
         undo = undo_and_stop if client and not direct else undo_and_connect
-        for told in undo(record, control, password):
+        for told in undo(place, control, password):
             click.echo(f"torknock: {told}", err=True)
     say("what setup has changed is taken back")
 

@@ -194,7 +194,9 @@ class Block:
         draft(os.path.realpath(self.path)).unlink(missing_ok=True)
         added = self._added if self._added in there else self.text
         if added in there:
-            _rewrite(self.path, there.replace(added, self.former, 1))
+            before, after = there.split(added, 1)
+            kept = self.lead if after and added == self._added and not self.former else ""  # else two lines become one
+            _rewrite(self.path, before + self.former + kept + after)
         elif set(self.text.splitlines()) & set(there.splitlines()):
             return f"{self.path} has only some of the lines that were added to it; they stay"
         _read_again(self.reader)

@@ -14,6 +14,7 @@ from torknock.errors import TorknockError
 from torknock.line import BridgeLine
 from torknock.operate import resting
 from torknock.operate.changes import Change, File, Reader
+from torknock.operate.place import Place
 from torknock.operate.plan import CannotSetUp
 from torknock.operate.record import Record
 from torknock.operate.setup import start_transport, undo, until, verify
@@ -84,10 +85,10 @@ def is_client(record: Record) -> bool:
     )
 
 
-def undo_and_stop(record: Record, control: str, password: str | None) -> Iterator[str]:
+def undo_and_stop(place: Place, control: str, password: str | None) -> Iterator[str]:
     """Stop tor, see to it that it is not started at boot, and take back what was changed. Raises `TorknockError`."""
     held = resting.stop(control, password)
-    yield from undo(record, None, None)
+    yield from undo(place, None, None)
     yield (
         "tor is stopped, and does not start before it is set up again; torknock setup --undo --direct lets it start, "
         "and connect to the Tor network directly"
@@ -96,8 +97,8 @@ def undo_and_stop(record: Record, control: str, password: str | None) -> Iterato
     )
 
 
-def undo_and_connect(record: Record, control: str, password: str | None) -> Iterator[str]:
+def undo_and_connect(place: Place, control: str, password: str | None) -> Iterator[str]:
     """Take back what was changed, and let tor connect to the Tor network directly. Raises `TorknockError`."""
-    yield from undo(record, control, password)
+    yield from undo(place, control, password)
     if resting.release():
         yield "tor may start without torknock again, and is started"

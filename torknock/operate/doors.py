@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from attrs import define, evolve
+
 from torknock.files import read_file
-from torknock.gate.access import ACCESS, Entry, canonical, parse, silence
+from torknock.gate.access import ACCESS, AccessDenied, Entry, canonical, parse, silence
 from torknock.gate.ruleset import Posture
 from torknock.line import LineError, parse_address
-from torknock.operate.changes import AT_MOST, Change, File, Unit
+from torknock.operate.changes import AT_MOST, Change, File, Unit, draft, write
 
 FILTERED = Path("/etc/torknock/filtered.nft")
 """The rules of every filtered door, for nft."""
@@ -24,28 +28,112 @@ _FILTERED_HEAD = (
 )
 
 
-def access_changes(door: Entry, group: str, unit: File | None) -> list[Change]:
-    """What makes *door* the one that its user may guard, and keeps what the list has of others.
+@define
+class Door:
+    """What the access list has for one tor; with it, the rules that keep the filtered doors of all silent."""
 
-    The files are for root and *group*. *unit* is `FILTERED_UNIT`, None on a host without systemd. Raises `AccessDenied`
-    if the list that is there cannot be used.
+    address: str
+    port: int
+    posture: str
+    user: str
+    owner: str
+    """What the list calls the tor."""
+    group: str
+    """Whose members may read the files, besides root."""
+    former: str = ""
+    """What the list had for this tor before."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The tor, which has one."""
+        return (str(ACCESS), self.owner)
+
+    def told(self) -> str:
+        """The door."""
+        lines = "".join(f"    {line}\n" for line in self._text.strip().splitlines())
+        return f"write to {ACCESS}, and the rules of filtered doors to {FILTERED}:\n{lines}".rstrip("\n")
+
+    def wanted(self) -> bool:
+        """Whether the list has another door for this tor, or none, or the rules are of another list."""
+        there = _read(ACCESS) or ""
+        rules = _read(FILTERED)
+        return self._text not in there or (rules or "") != _rules(there)
+
+    def look(self, earlier: Sequence[Door]) -> None:
+        """Note what the list has for this tor. Raises `AccessDenied` if it cannot be used with this door."""
+        there = _read(ACCESS) or _HEAD
+        self.former = _of(there, self.owner)
+        others = parse(there.replace(self.former, "", 1), str(ACCESS))
+        if taken := next((other for other in others if other.port == self.port), None):
+            raise AccessDenied(
+                f"{ACCESS} has port {self.port} for {taken.user} already; name another port with --port, or take it out"
+            )
+
+    def make(self) -> None:
+        """List it in the place of what there was for this tor."""
+        there = _read(ACCESS) or _HEAD
+        self._write(there.replace(_of(there, self.owner), "", 1) + self._text)
+
+    def undo(self) -> str:
+        """Give back what the list had for this tor; other tors' doors stay. A list without any is removed."""
+        there = _read(ACCESS)
+        if there is None:
+            return ""
+        try:
+            self._write(there.replace(_of(there, self.owner), "", 1) + self.former)
+        except AccessDenied as error:
+            return f"the door of {self.owner} stays listed: {error}"
+        return ""
+
+    def since(self, earlier: Door) -> Door:
+        """What the list had before both."""
+        return evolve(self, former=earlier.former)
+
+    @property
+    def _text(self) -> str:
+        return _mark(self.owner) + str(Entry(self.address, self.port, Posture(self.posture), self.user))
+
+    def _write(self, listed: str) -> None:
+        if listed == _HEAD:
+            for path in (ACCESS, FILTERED):
+                draft(str(path)).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                ACCESS.parent.rmdir()
+            return
+        rules = _rules(listed)
+        write(str(ACCESS), listed, 0o640, self.group)
+        if rules:
+            write(str(FILTERED), rules, 0o640, self.group)
+        else:
+            FILTERED.unlink(missing_ok=True)
+
+
+def access_changes(door: Entry, owner: str, group: str, unit: File | None) -> list[Change]:
+    """What makes *door* the one that the tor *owner* may have guarded, and keeps what the list has of others.
+
+    The files are for root and *group*. *unit* is `FILTERED_UNIT`, None on a host without systemd.
     """
-    there = _read(ACCESS)
-    listed = with_door(there or _HEAD, door)
-    silent = silence(parse(listed, str(ACCESS)))
-    changes: list[Change] = [File(str(ACCESS), listed, 0o640, group, replaces=there)]
-    rules = _read(FILTERED)
-    if silent or rules is not None:
-        changes.append(File(str(FILTERED), _FILTERED_HEAD + silent, 0o640, group, replaces=rules))
-    if silent and unit is not None:
+    changes: list[Change] = [Door(door.address, door.port, door.posture.value, door.user, owner, group)]
+    if door.posture is Posture.FILTERED and unit is not None:
         changes += [unit, Unit(FILTERED_UNIT)]
     return changes
 
 
-def with_door(text: str, door: Entry) -> str:
-    """The list *text* with *door* in the place of what a set-up has written for its user. Pure."""
-    mark = f"\n# Written by torknock setup for the tor of {door.user}.\n"
-    return re.sub(re.escape(mark) + r"\[\[door\]\]\n(?:\w+ = .*\n)*", "", text) + f"{mark}{door}"
+def _mark(owner: str) -> str:
+    return f"\n# Written by torknock setup for the tor of {owner}.\n"
+
+
+def _of(text: str, owner: str) -> str:
+    """What the list *text* has for the tor *owner*; "" if nothing."""
+    found = re.search(re.escape(_mark(owner)) + r"\[\[door\]\]\n(?:\w+ = .*\n)*", text)
+    return "" if found is None else found[0]
+
+
+def _rules(listed: str) -> str:
+    """What the file of rules has for the list *listed*; "" if there is to be none."""
+    silent = silence(parse(listed, str(ACCESS)))
+    return _FILTERED_HEAD + silent if silent else ""
 
 
 def door_of(options: str, user: str) -> Entry | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 import pwd
@@ -16,16 +15,13 @@ from attrs import frozen
 
 from torknock.errors import TorknockError
 from torknock.files import read_file
-from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import BridgeLine, write_address, write_bridge_line
 from torknock.linux import is_served
 from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User
 from torknock.operate.doors import FILTERED_UNIT, access_changes, door_of
+from torknock.operate.place import SNIPPET, TORRC, Place, includes
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import TorFacts
-
-SNIPPET = Path("/etc/tor/torrc.d/torknock.conf")
-"""Our part of tor's configuration."""
 
 _OR_PORT, _EXT_OR_PORT = "ORPort 127.0.0.1:auto", "ExtORPort auto"
 OLDEST_TOR = (0, 4, 5)
@@ -37,7 +33,7 @@ _APPARMOR_IN_KERNEL = Path("/sys/module/apparmor/parameters/enabled")
 SYSTEMD = Path("/run/systemd/system")
 _PROGRAM = Path("/usr/local/bin/torknock")
 _SERVICE_USER = "torknock"
-TORRC, TOR_USER = Path("/etc/tor/torrc"), "debian-tor"
+TOR_USER = "debian-tor"
 _HEAD = "# Written by torknock setup; torknock setup --undo takes it away.\n"
 
 
@@ -49,7 +45,7 @@ class CannotSetUp(TorknockError):
 class Host:
     """What of this host a plan depends on."""
 
-    config_file: Path
+    place: Place
     tor_user: str
     program: Path
     systemd: bool
@@ -64,7 +60,7 @@ class Host:
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it; install torknock elsewhere")
         apparmor = APPARMOR.parent.is_dir() and _read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
         config_file, user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
-        return cls(config_file, user, program, SYSTEMD.is_dir(), apparmor)
+        return cls(Place.of(config_file), user, program, SYSTEMD.is_dir(), apparmor)
 
 
 @frozen
@@ -88,7 +84,7 @@ def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host
         ports = ", ".join(f"ORPort {value}" for value in facts.options.get("ORPort", ()))
         raise CannotSetUp(
             f"tor's ORPort listens on {', '.join(exposed)}, which gives a hidden bridge away; take {ports or 'it'} "
-            f"out of {host.config_file}, reload tor, and try again"
+            f"out of {host.place.config_file}, reload tor, and try again"
         )
     wanted = {
         "BridgeRelay": "1",
@@ -103,7 +99,7 @@ def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host
     if facts.option("ExtORPort") in (None, "0") or _EXT_OR_PORT in known.splitlines():
         lines.append(_EXT_OR_PORT)
     lines += [
-        f"ServerTransportPlugin torknock exec {host.program} server",
+        f"ServerTransportPlugin torknock exec {host.program} server{host.place.helper('gate')}",
         f"ServerTransportListenAddr torknock 0.0.0.0:{wishes.port}",
         f"ServerTransportOptions torknock posture={wishes.posture}",
     ]
@@ -121,14 +117,14 @@ def client_options(facts: TorFacts, bridge_line: BridgeLine, known: str, host: H
     former = [line for line in known.splitlines() if line.startswith("Bridge torknock ")]
     same = {bridge_line.fingerprint, write_address(bridge_line.address, bridge_line.port)}
     bridges = [line for line in former if not same.intersection(line.split())]  # tor knows a bridge once
-    plugin = f"ClientTransportPlugin torknock exec {host.program} client"
+    plugin = f"ClientTransportPlugin torknock exec {host.program} client{host.place.helper('dial')}"
     return "".join(f"{line}\n" for line in ("UseBridges 1", plugin, *bridges, written))
 
 
 def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     """What must be changed on *host* for *options* in torrc; *side* is "bridge" or "client".
 
-    *group* is tor's, who alone may read the options besides root.
+    *group* is tor's, who alone may read the options besides root. Raises `CannotSetUp`.
     """
     service = _service("gate" if side == "bridge" else "dial", host, group)
     if side == "bridge":
@@ -136,9 +132,16 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     changes: list[Change] = []
     if host.apparmor:
         changes.append(Block(str(APPARMOR), _profile(host.program), Reader.APPARMOR))
-    changes.append(File(str(SNIPPET), _HEAD + options, 0o640, group, Reader.TOR, known_options() or None))
-    if not _includes(host.config_file, SNIPPET):
-        changes.append(Block(str(host.config_file), f"%include {SNIPPET}\n", Reader.TOR))
+    place = host.place
+    if place.name and includes(place.config_file, SNIPPET):
+        raise CannotSetUp(
+            f"{place.config_file} includes {SNIPPET}, which is another tor's; take that %include out, and try again"
+        )
+    changes.append(
+        File(str(place.snippet), _HEAD + options, 0o640, group, Reader.TOR, known_options(place.snippet) or None)
+    )
+    if not includes(place.config_file, place.snippet):
+        changes.append(Block(str(place.config_file), f"%include {place.snippet}\n", Reader.TOR))
     # a client that is broken off has its bridge in torrc: whatever starts tor, it connects to nothing else
     return _wanted([*service, *changes] if side == "bridge" else [*changes, *service])
 
@@ -171,25 +174,30 @@ def _service(service: str, host: Host, group: int) -> list[Change]:
     """What has a privileged service run."""
     changes: list[Change] = [User(_SERVICE_USER)]
     if not host.systemd:
-        return [*changes, _process(service, {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}[service], host, group)]
+        return [*changes, _process(service, host.place.socket(service), host, group)]
     for kind in ("service", "socket"):
-        changes.append(_unit_file(f"torknock-{service}.{kind}", host))
-    return [*changes, Unit(f"torknock-{service}.socket")]
+        changes.append(_unit_file(f"torknock-{service}.{kind}", host, host.place.suffix))
+    return [*changes, Unit(f"torknock-{service}{host.place.suffix}.socket")]
 
 
-def _unit_file(name: str, host: Host) -> File:
-    return File(str(_UNITS / name), _unit(name, host), reader=Reader.SYSTEMD, replaces=_earlier(name))
+def _unit_file(name: str, host: Host, suffix: str = "") -> File:
+    """The unit *name* of contrib/systemd, as it is for one tor: with *suffix* in its name, and in what it refers to."""
+    stem, _, kind = name.partition(".")
+    text = re.sub(rf"\b{stem}\.(service|socket)", rf"{stem}{suffix}.\1", _unit(name, host))
+    text = re.sub(r"(?m)^(ListenStream=.*)\.sock$", rf"\1{suffix}.sock", text)
+    replaces = None if suffix else _earlier(name)
+    return File(str(_UNITS / f"{stem}{suffix}.{kind}"), text, reader=Reader.SYSTEMD, replaces=replaces)
 
 
 def _doors(options: str, host: Host) -> list[Change]:
     door = door_of(options, host.tor_user)
     unit = _unit_file(FILTERED_UNIT, host) if host.systemd else None
-    return [] if door is None else access_changes(door, _SERVICE_USER, unit)
+    return [] if door is None else access_changes(door, host.place.owner(host.tor_user), _SERVICE_USER, unit)
 
 
-def known_options() -> str:
+def known_options(snippet: Path) -> str:
     """Our part of tor's configuration, as a former set-up has written it; "" if there is none."""
-    there = _read_or_empty(SNIPPET)
+    there = _read_or_empty(snippet)
     return there if there.startswith(_HEAD) else ""
 
 
@@ -225,17 +233,6 @@ def shipped(name: str) -> str:
     return (Path(__file__).parents[2] / "contrib" / name).read_text("utf-8")
 
 
-def _includes(config_file: Path, snippet: Path) -> bool:
-    """Whether *config_file* includes what stands at *snippet* (tor's manual, `%include`)."""
-    for line in _read_or_empty(config_file).splitlines():
-        word, _, pattern = line.strip().partition(" ")
-        if word == "%include":
-            pattern = pattern.strip().strip('"')
-            if fnmatch.fnmatch(str(snippet), pattern) or Path(pattern) == snippet.parent:
-                return True
-    return False
-
-
 def _unit(name: str, host: Host) -> str:
     text = shipped(f"systemd/{name}").replace(str(_PROGRAM), str(host.program))
     return text.replace(TOR_USER, host.tor_user)
@@ -268,7 +265,8 @@ def _process(service: str, path: str, host: Host, group: int) -> Process:
         f"--inh-caps={capability}", f"--ambient-caps={capability}", f"--bounding-set={capability}",
         str(host.program), service, "--socket", path, *allowed,
     ]  # fmt: skip
-    return Process(command, _SERVICE_USER, path, group if service == "gate" else 0, f"/var/log/torknock-{service}.log")
+    log = f"/var/log/torknock-{service}{host.place.suffix}.log"
+    return Process(command, _SERVICE_USER, path, group if service == "gate" else 0, log)
 
 
 def _check_version(facts: TorFacts) -> None:

@@ -18,9 +18,13 @@ from typing import Any
 from attrs import asdict
 
 from torknock.lock import alone_in
-from torknock.operate.changes import KINDS, CannotChange, Change, draft, read, sync, write
+from torknock.operate.changes import KINDS as OF_CHANGES
+from torknock.operate.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, sync, write
+from torknock.operate.doors import FILTERED_UNIT, Door
 
 _FORMAT = 2
+
+_KINDS = {**OF_CHANGES, Door.__name__: Door}
 
 
 class Record:
@@ -55,7 +59,8 @@ class Record:
             stack.close()  # the set-up that held it has removed it
 
     def _leave(self) -> None:
-        draft(str(self._path)).unlink(missing_ok=True)
+        for left in self._path.parent.glob(".setup*.torknock"):
+            left.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is a record in it
             self._path.parent.rmdir()
 
@@ -95,15 +100,31 @@ class Record:
         with _reasons():
             self._write(_merged([*earlier, *made]))
 
+    def others(self) -> list[Record]:
+        """Those of the other tors of this host that are set up."""
+        paths = sorted(self._path.parent.glob("setup*.json"))
+        return [Record(path) for path in paths if path != self._path]
+
     def undo(self) -> Iterator[str]:
-        """Take everything back, newest first; what could not be is told. Raises `CannotChange`."""
-        changes = self.changes()
+        """Take everything back, newest first; what could not be is told.
+
+        What other tors that are set up need as well is theirs from then on. Raises `CannotChange`.
+        """
+        changes, heirs = self.changes(), self.others()
         while changes:
             with _reasons():
-                if told := changes[-1].undo():
+                if heirs and _is_shared(changes[-1]):
+                    heirs[0].adopt(changes[-1])
+                elif told := changes[-1].undo():
                     yield told
                 changes.pop()
                 self._write(changes)
+
+    def adopt(self, change: Change) -> None:
+        """Have *change*, which another record had, undone with this one, after all else."""
+        changes = self.changes()
+        if not any(_same(each, change) for each in changes):
+            self._write([change, *changes])
 
     def _write(self, changes: list[Change]) -> None:
         """Keep *changes*; no file is left for none."""
@@ -115,8 +136,15 @@ class Record:
             sync(self._path.parent)
 
 
+def _is_shared(change: Change) -> bool:
+    """Whether *change* is for every tor of the host that is set up."""
+    if isinstance(change, (File, Unit)):
+        return change.key[0].endswith(FILTERED_UNIT)
+    return isinstance(change, User) or (isinstance(change, Block) and change.reader is Reader.APPARMOR)
+
+
 def _made(told: dict[str, Any]) -> Change:
-    change: Change = KINDS[told.pop("kind")](**told)
+    change: Change = _KINDS[told.pop("kind")](**told)
     return change
 
 

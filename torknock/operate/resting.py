@@ -15,7 +15,8 @@ from pathlib import Path
 
 from torknock.operate.changes import PATH, run, write
 from torknock.operate.doctor.processes import process, same_network
-from torknock.operate.plan import SYSTEMD, TOR_USER, TORRC, CannotSetUp, shipped
+from torknock.operate.place import TORRC
+from torknock.operate.plan import SYSTEMD, TOR_USER, CannotSetUp, shipped
 from torknock.operate.setup import until
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at

@@ -22,15 +22,13 @@ from torknock.line import BridgeLine, parse_fingerprint, write_address, write_br
 from torknock.operate.changes import PATH, Block, Change, File, Reader, run
 from torknock.operate.doctor.processes import Process as Running
 from torknock.operate.doctor.processes import transport_of
-from torknock.operate.plan import SNIPPET, BridgeWishes, CannotSetUp, known_options
+from torknock.operate.place import Place
+from torknock.operate.plan import BridgeWishes, CannotSetUp, known_options
 from torknock.operate.processes import is_outdated
 from torknock.operate.record import Record
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 from torknock.tor.reasons import why_refused
-
-RECORD = Path("/var/lib/torknock/setup.json")
-"""What was changed."""
 
 _REGISTERED_WITHIN = 30.0
 _STARTS_WITHIN = 5.0
@@ -52,7 +50,7 @@ def applying(changes: list[Change], tor: RunningTor, record: Record, side: str) 
         yield
         taken_back.pop_all()
     for change in changes:
-        if isinstance(change, File) and change.path == str(SNIPPET):
+        if isinstance(change, File) and change.reader is Reader.TOR:
             _remove_tables(_tables(change.before or "") - _tables(change.text))
 
 
@@ -149,12 +147,13 @@ def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
     return []
 
 
-def undo(record: Record, control: str | None, password: str | None) -> Iterator[str]:
-    """Take back what was changed, newest first; what could not be, and what is left, is told.
+def undo(place: Place, control: str | None, password: str | None) -> Iterator[str]:
+    """Take back what was changed for the tor of *place*, newest first; what could not be, and what is left, is told.
 
     Then the tor at *control* reads its configuration again; None if it does not run.
     """
-    tables, changes = _tables(known_options()), record.changes()
+    record = place.record
+    tables, changes = _tables(known_options(place.snippet)), record.changes()
     yield from record.undo()
     if not any(isinstance(change, (File, Block)) and change.reader is Reader.TOR for change in changes):
         return

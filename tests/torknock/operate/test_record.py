@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -70,6 +71,51 @@ class ChangesTests(Case):
         )
         self.assertEqual(self.undo(), [])
         self.assertEqual(self.state(), self.before)
+
+    def test_every_torrc_that_tor_takes(self) -> None:
+        """tor reads our part and means the same by the rest; the undo gives back octets, owner, mode and kind."""
+        snippet = self.host / "torrc.d" / "ours.conf"
+        target = self.host / "elsewhere"
+        endings = [b"", b"\n", b"\r\n", b" \\", b" \\\n", b" \\\r\n", b" \\\n\t\n"]
+        endings += [b"\n# a comment \\", b"\n\n \t", b"\n# \xe9"]
+        texts = [b"Nickname mine\r\n# caf\xe9\r\nContactInfo nobody" + ending for ending in endings]
+        for text in (b"", b"\n", b"# \xff\xfe", *texts):
+            self.torrc.unlink()
+            target.write_bytes(text)
+            target.chmod(0o604)
+            os.chown(target, 4711, 4712)
+            self.torrc.symlink_to(target)
+            before, told = self.state(), self.dumped()
+            wishes: list[Change] = [File(str(snippet), "ORPort 127.0.0.1:4711\n", reader=Reader.TOR),
+                                    Block(str(self.torrc), f"%include {snippet}\n", Reader.TOR)]  # fmt: skip
+            with self.record.alone(), self.record.making(wishes):
+                self.assertEqual(self.dumped(), {*told, "ORPort 127.0.0.1:4711"}, text)
+            self.assertEqual(self.undo(), [])
+            status = target.stat()
+            self.assertEqual((self.state(), self.torrc.is_symlink()), (before, True), text)
+            self.assertEqual((status.st_mode & 0o7777, status.st_uid, status.st_gid), (0o604, 4711, 4712))
+
+    def dumped(self) -> set[str]:
+        """What tor reads in torrc."""
+        command = ["tor", "-f", self.torrc, "--defaults-torrc", "/dev/null", "--hush", "--dump-config", "short"]
+        done = subprocess.run(command, capture_output=True, check=True)
+        return set(done.stdout.decode("ascii").splitlines()) - {"Nickname Unnamed"}  # a relay's that has none
+
+    def test_lines_that_were_added_behind_ours(self) -> None:
+        """They do not become part of the line before, which had no end; nor do those of two set-ups."""
+        for ending in (b"", b"\n", b" \\", b"\r\n"):
+            self.torrc.write_bytes(b"ContactInfo nobody" + ending)
+            self.make("a")
+            with self.torrc.open("ab") as file:
+                file.write(b"Nickname mine\n")
+            self.make("b")
+            self.assertEqual(self.undo(), [])
+            lines = self.torrc.read_bytes().split(b"\n")
+            self.assertIn(b"Nickname mine", lines)
+            self.assertNotIn(b"torrc.d", self.torrc.read_bytes())
+            told = [line.rstrip(b" \\\r") for line in lines if line]
+            self.assertEqual(told, [b"ContactInfo nobody", b"Nickname mine"])
+            self.assertNotIn(b"\\\nNickname", self.torrc.read_bytes())
 
     def test_the_second_replaces_the_first(self) -> None:
         """And one undo takes back both; the record holds each change once."""

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate import plan, processes
+from torknock.operate import place, plan, processes
 from torknock.operate.changes import Block, CannotChange, Change, File, Reader, Unit, User
+from torknock.operate.place import Place
 from torknock.operate.plan import Host
 from torknock.operate.record import Record
 
 ROOT = Path(__file__).parents[3]
 FIRST = ROOT / "tests" / "data" / "0.1.0"
 UNITS = ("torknock-gate.service", "torknock-gate.socket")
-HOST = Host(Path("/etc/tor/torrc"), "debian-tor", Path("/usr/local/bin/torknock"), systemd=True, apparmor=False)
+FIRST_TOR = Place(Path("/etc/tor/torrc"), "")
+HOST = Host(FIRST_TOR, "debian-tor", Path("/usr/local/bin/torknock"), systemd=True, apparmor=False)
 
 
 class Case(SynchronousTestCase):
@@ -30,7 +32,7 @@ class Case(SynchronousTestCase):
         self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
         self.addCleanup(shutil.rmtree, self.directory)
         self.patch(plan, "_UNITS", self.directory)
-        self.patch(plan, "SNIPPET", self.directory / "torknock.conf")
+        self.patch(place, "SNIPPET", self.directory / "torknock.conf")
 
     def planned(self, host: Host = HOST) -> dict[str, Change]:
         """What is to be changed, by its name."""
@@ -59,7 +61,7 @@ class UnitsTests(Case):
 
     def test_for_another_program_and_user(self) -> None:
         """What was put in for them is taken out before it is compared."""
-        host = Host(HOST.config_file, "tor", Path("/opt/torknock/bin/torknock"), systemd=True, apparmor=False)
+        host = Host(HOST.place, "tor", Path("/opt/torknock/bin/torknock"), systemd=True, apparmor=False)
         text = (FIRST / "torknock-gate.service").read_text().replace("debian-tor", "tor")
         (self.directory / "torknock-gate.service").write_text(text.replace("/usr/local/bin/", "/opt/torknock/bin/"))
         change = self.planned(host)["torknock-gate.service"]
