@@ -119,6 +119,18 @@ class FaultTests(Case):
         self.assertTrue(directory.is_dir())
         self.assertIsNone(self.tor.poll())
 
+    def test_a_directory_that_is_included_since(self) -> None:
+        """setup made it, and an operator includes it by now: it stays, for tor would not start without it."""
+        self.set_up()
+        torrc = self.debian.path("/etc/tor/torrc")
+        torrc.write_text(f"{torrc.read_text()}%include {SNIPPET.parent}\n")
+        self.torknock("setup", "--undo")
+        self.assertIn(f"{SNIPPET.parent} stays, for /etc/tor/torrc includes it", self.told)
+        self.assertEqual(self.torrc(), f"{self.before['torrc']}%include {SNIPPET.parent}\n")
+        self.assertEqual(list(self.debian.path(str(SNIPPET.parent)).iterdir()), [])
+
+        self.assertIsNone(self.tor.poll())
+
     def test_two_at_once(self) -> None:
         """One is done, the other is told so; both are undone by one undo."""
         both = [self.start("setup", "bridge", "--yes", "--address", self.bridge.address, "--port", port)

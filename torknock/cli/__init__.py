@@ -96,6 +96,7 @@ def torknock() -> None:
 def main() -> None:
     """Run the command, with the arguments of this process. No verb's memory, which may hold secrets, can be read."""
     keep_memory_private()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a letter is shown another
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of another encoding is no reason to fail
     torknock(prog_name="torknock")

@@ -120,7 +120,6 @@ def bridge(
             host, facts = planning.Host.of(None, _program()), resting.resting_facts()
             changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, named, yes)
             _configure(changes, host.place.record, yes)
-            resting.start()
             address, named = wishes.address, wishes.named
         tor = stack.enter_context(tor_at(control, password))
         host = planning.Host.of(tor, _program())
@@ -175,7 +174,6 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
             known = planning.known_options(host.place.snippet)
             options = planning.client_options(resting.resting_facts(), parsed, known, host)
             _configure(planning.plan("client", options, host, _group(host.tor_user)), host.place.record, yes or stdin)
-            resting.start()
         with tor_at(control, password) as tor:
             host = planning.Host.of(tor, _program())
             known = planning.known_options(host.place.snippet)
@@ -240,14 +238,18 @@ def _bridge_changes(
 
 
 def _configure(changes: list[Change], record: Record, yes: bool) -> None:
-    """Have a tor that does not run configured, before its first start."""
+    """Have a tor that does not run configured, and started; one that does not start is left as it was."""
     from torknock.operate import resting
     from torknock.operate.place import TORRC
+    from torknock.operate.plan import CannotSetUp
     from torknock.operate.setup import verify
 
-    if _agreed(changes, yes, reloads=False):
-        with record.making(changes):
-            verify(TORRC, resting.DEFAULTS)
+    agreed = _agreed(changes, yes, reloads=False)
+    with record.making(changes if agreed else []):
+        verify(TORRC, resting.DEFAULTS)
+        started = resting.start()
+    if not started:
+        raise CannotSetUp(resting.START_BY_HAND)
 
 
 def _let_knock(user: str, yes: bool) -> None:

@@ -10,10 +10,12 @@ import os
 import pwd
 import shutil
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from torknock.operate.changes import PATH, run, write
+from torknock.operate.doctor.log import from_journal
 from torknock.operate.doctor.processes import process, same_network
 from torknock.operate.place import TORRC
 from torknock.operate.plan import SYSTEMD, TOR_USER, CannotSetUp, shipped
@@ -61,6 +63,8 @@ def _runs() -> bool:
     for entry in Path("/proc").iterdir():
         with suppress(OSError, KeyError, ValueError):
             found = process(int(entry.name))
+            if not found.words:  # it has ended, and its parent has not noticed
+                continue
             if found.uid == uid and Path(found.words[0]).name == "tor" and same_network(found.pid):
                 return True
     return False
@@ -95,17 +99,28 @@ def _listener(port: str) -> str | None:
     return where if ":" in where else f"0.0.0.0:{where}"
 
 
-def start() -> None:
-    """Start Debian's tor, which is configured by now. Raises `CannotSetUp`, which says what to do."""
+START_BY_HAND = (
+    "all is configured, and tor does not run: start it (service tor start), then say this again, which shows whether "
+    "all works"
+)
+
+
+def start() -> bool:
+    """Start Debian's tor, which is configured by now; False where there is no systemd to do it.
+
+    Raises `CannotSetUp` if it does not start; it is stopped then, so that systemd does not start it with what it had
+    before.
+    """
     if not SYSTEMD.is_dir():
-        raise CannotSetUp(
-            "all is configured, and tor does not run: start it (service tor start), then say this again, which shows "
-            "whether all works"
-        )
+        return False
+    began = int(time.time())  # noqa: TID251  for the journal
     run("systemctl", "daemon-reload")
     run("systemctl", "start", _UNIT, check=False)
     if not until(lambda: Path(CONTROL).exists(), _OPENS_WITHIN):
-        raise CannotSetUp(f"all is configured, and tor does not start; see systemctl status {_UNIT}")
+        run("systemctl", "stop", _UNIT, check=False)
+        said = run("journalctl", f"--unit={_UNIT}", f"--since=@{began}", "--no-pager", "--output=json", check=False)
+        raise CannotSetUp(f"tor does not start: {why_refused(from_journal(said.output))}; it is stopped")
+    return True
 
 
 def stop(control: str, password: str | None) -> bool:

@@ -160,7 +160,7 @@ def undo(place: Place, control: str | None, password: str | None) -> Iterator[st
     if control is not None:
         try:
             with tor_at(control, password) as tor:
-                verify(tor.config_file, tor.defaults_file)
+                yield from _verify_without(changes, tor)
                 tor.reload()
                 until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
         except TorUnreachable as error:
@@ -170,6 +170,27 @@ def undo(place: Place, control: str | None, password: str | None) -> Iterator[st
     if tables:
         _remove_tables(tables)
         yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
+
+
+def _verify_without(changes: list[Change], tor: RunningTor) -> Iterator[str]:
+    """Verify what *tor* is to read without *changes*; a directory of theirs that torrc includes by now is made again.
+
+    Raises `CannotSetUp`.
+    """
+    try:
+        verify(tor.config_file, tor.defaults_file)
+    except CannotSetUp:
+        made = [Path(each) for change in changes if isinstance(change, File) and change.reader is Reader.TOR
+                for each in change.made if not Path(each).exists()]  # fmt: skip
+        for directory in made:
+            directory.mkdir()
+        try:
+            verify(tor.config_file, tor.defaults_file)
+        except CannotSetUp:
+            for directory in reversed(made):
+                directory.rmdir()
+            raise
+        yield f"{made[-1]} stays, for {tor.config_file} includes it"
 
 
 def verify(config_file: Path, defaults_file: Path | None) -> None:

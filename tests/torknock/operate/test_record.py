@@ -97,7 +97,7 @@ class ChangesTests(Case):
 
     def dumped(self) -> set[str]:
         """What tor reads in torrc."""
-        command = ["tor", "-f", self.torrc, "--defaults-torrc", "/dev/null", "--hush", "--dump-config", "short"]
+        command = ["tor", "-f", str(self.torrc), "--defaults-torrc", "/dev/null", "--hush", "--dump-config", "short"]
         done = subprocess.run(command, capture_output=True, check=True)
         return set(done.stdout.decode("ascii").splitlines()) - {"Nickname Unnamed"}  # a relay's that has none
 
