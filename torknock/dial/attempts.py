@@ -21,6 +21,10 @@ SEARCHED = 3
 """Epochs that a clock search goes back and forth. A bridge takes tokens of one epoch more."""
 
 
+_LAST = 2.0
+"""Seconds at the end of an epoch in which no SYN leaves: it might arrive when its token is over."""
+
+
 class Chance(Protocol):
     """What is asked of `secrets.SystemRandom`."""
 
@@ -31,6 +35,12 @@ class Chance(Protocol):
 def nearer_side(unix_time: float) -> int:
     """The neighbour whose tokens are valid too if clocks are less than half an epoch apart: -1 or 1."""
     return -1 if unix_time % EPOCH < EPOCH / 2 else 1
+
+
+def to_the_next_epoch(unix_time: float) -> float:
+    """How many seconds a SYN is to be held back because an epoch is about to end; 0 if it may leave."""
+    left = EPOCH - unix_time % EPOCH
+    return left if left <= _LAST else 0.0
 
 
 def offsets(failed_rounds: int, offset: int, side: int) -> tuple[int, ...]:

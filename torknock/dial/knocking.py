@@ -9,9 +9,10 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE, Chance, nearer_side, offsets, unused
+from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE, Chance, nearer_side, offsets, to_the_next_epoch, unused
 from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.memory import Memory, line_id
 from torknock.dial.rounds import FAILURES, BridgeSilent, Knocked, NotTheBridge, Opener, Rounds, T, WrongPeer
@@ -103,6 +104,7 @@ class Knocker:
     async def _round(self, bridge: _Bridge, line: Line, host: str, port: int, opened: Opener[T]) -> T:
         rounds = bridge.rounds
         rounds.begin()
+        await self._leave_the_end_alone()
         self._forget_offset_of_another_clock(bridge)
         epoch = epoch_at(self._now())
         self._memory.forget(epoch)
@@ -114,6 +116,7 @@ class Knocker:
         try:
             for place, offset in enumerate(places):
                 await rounds.pause(place)
+                await self._leave_the_end_alone()
                 token = self._claimed(line, near, offset, any_valid=not place)
                 if token is None:
                     if not rounds.attempts:
@@ -132,6 +135,10 @@ class Knocker:
             raise
         rounds.fail()
         raise rounds.failure(_WHY)
+
+    async def _leave_the_end_alone(self) -> None:
+        if seconds := to_the_next_epoch(self._now()):
+            await deferLater(self._clock, seconds)
 
     def _near(self, bridge: _Bridge, line: Line, epoch: int) -> Line:
         """What *line* has become in *epoch*: the tokens of later ones are a few steps away."""

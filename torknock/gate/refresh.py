@@ -41,6 +41,12 @@ _KNOCKS_RESERVED = 1_024
 _STEPS = 12
 """Epochs that a line of version 2 may lag behind: to carry all lines on in each would only make garbage."""
 
+_LATE = 65.0
+"""Seconds after its token's last one in which a connection may stand whose SYN came in time.
+
+Linux sends a SYN-ACK for 63 s, and the gate counts whole seconds.
+"""
+
 _LINES_A_TURN = 125
 """So many lines' tokens are derived before the reactor gets its turn."""
 
@@ -166,7 +172,8 @@ class Refresh:
         An ISN that no line derives now, since the gate is being filled or a line was revoked, is spent all the same.
         """
         epochs, names = self._book.spend(isn)
-        valid = [epoch for epoch in epochs if abs(epoch - epoch_at(self._now())) <= NEIGHBOURS]
+        now = self._now()
+        valid = [each for each in epochs if each <= epoch_at(now) + NEIGHBOURS and seconds_valid(each, now) > -_LATE]
         try:
             for epoch in epochs or self._epochs:
                 self._book.remember_spent([(epoch, isn)])
@@ -304,7 +311,7 @@ class Refresh:
                 for name in waiting[start : start + _LINES_A_TURN]:
                     if name in self._live:
                         if _lags(self._live[name].line, self._epochs[0]):
-                            self._live[name] = _at(self._live[name], self._epochs[0])
+                            self._live[name] = _at(self._live[name], self._epochs[0] - 1)  # for who comes late
                         self._book.issue(epoch, name, self._tokens(self._live[name], epoch))
                 await deferLater(self._clock, 0)
 
@@ -316,7 +323,7 @@ class Refresh:
             await self._admit_tokens(epoch, self._book.unspent(epoch))
 
     async def _admit_tokens(self, epoch: int, tokens: Collection[int]) -> None:
-        left = math.floor(seconds_valid(epoch, self._now()))
+        left = math.ceil(seconds_valid(epoch, self._now()))  # whole seconds, and the last one is whole, too
         if tokens and left > 0:
             self._spent.reserve(sum(len(self._book.unspent(each)) for each in self._book.epochs))
             await self._gate.admit(tokens, left)

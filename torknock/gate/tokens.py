@@ -13,6 +13,8 @@ class TokenBook:
 
     _holders: dict[int, dict[int, tuple[str, ...]]] = field(factory=dict, init=False)
     """epoch -> unspent ISN -> the lines that derive it; nearly always one."""
+    _late: dict[int, dict[int, tuple[str, ...]]] = field(factory=dict, init=False)
+    """The same of the epoch that was forgotten last: a SYN that came in time may become a connection after that."""
     _spent: dict[int, set[int]] = field(factory=dict, init=False)
     """epoch -> ISN that opened a connection."""
 
@@ -42,10 +44,11 @@ class TokenBook:
 
     def spend(self, isn: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """The epochs and the lines that *isn* opens for, this once; empty if it is nobody's or was spent before."""
-        epochs = tuple(epoch for epoch in self.epochs if isn in self._holders[epoch])
+        pages = self._late | self._holders
+        epochs = tuple(epoch for epoch in sorted(pages) if isn in pages[epoch])
         names: dict[str, None] = {}
         for epoch in epochs:
-            names.update(dict.fromkeys(self._holders[epoch].pop(isn)))
+            names.update(dict.fromkeys(pages[epoch].pop(isn)))
             self._spent.setdefault(epoch, set()).add(isn)
         return epochs, tuple(names)
 
@@ -64,11 +67,13 @@ class TokenBook:
         return self._holders.get(epoch, {}).keys()
 
     def forget(self, before: int) -> None:
-        """Tear out the epochs *before* that one, with what was spent in them."""
-        for pages in (self._holders, self._spent):
-            for epoch in [epoch for epoch in pages if epoch < before]:
+        """Tear out the epochs *before* that one, with what was spent in them; the last of them is still spent from."""
+        self._late = {epoch: page for epoch, page in (self._late | self._holders).items() if epoch == before - 1}
+        for pages, first in ((self._holders, before), (self._spent, before - 1)):
+            for epoch in [epoch for epoch in pages if epoch < first]:
                 del pages[epoch]
 
     def clear(self) -> None:
         """Let no line derive anything; what was spent stays spent."""
         self._holders.clear()
+        self._late.clear()

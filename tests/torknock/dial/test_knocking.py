@@ -396,6 +396,47 @@ class RoundTests(Case):
                 self.assertFalse(any(str(isn) in text for isn in self.network.isns))
 
 
+class EpochsEndTests(Case):
+    """A SYN that leaves when an epoch ends."""
+
+    def test_its_last_seconds_are_left_alone(self) -> None:
+        """The SYN leaves when it is over, with a token that lasts."""
+        for left in (1.9, 0.5):
+            self.setUp()
+            self.date = NOW + EPOCH - left
+            self.network.answers = self.bridge()
+            self.successResultOf(self.knock(2))
+            [(at, _)] = self.network.sent
+            self.assertTrue(left <= at < left + 0.15, at)
+            self.assertIn(self.network.isns[0], isns(epoch_at(NOW) + 1))
+
+    def test_nor_does_a_later_syn_of_the_round_leave_then(self) -> None:
+        """Whenever the round began."""
+        for left in range(2, 50, 3):
+            self.setUp()
+            self.date = NOW + EPOCH - left - 0.35
+            self.in_vain(120)
+            for at, _ in self.network.sent:
+                self.assertFalse(left + 0.35 - 2 < at < left + 0.35, (left, at))
+
+    def test_a_round_over_the_change_is_let_in_and_doubts_no_clock(self) -> None:
+        """Though its first token was used, or its first two SYNs were refused by somebody on the way."""
+        for left in (3, 3.5, 4, 10, 20, 31):
+            for forged in (1, 2):
+                self.setUp()
+                self.date = NOW + EPOCH - left
+                bridge = self.bridge()
+
+                def answers(isn: int, forged: int = forged, bridge: Answers = bridge) -> Exception | bool | None:
+                    return RST if len(self.network.isns) <= forged else bridge(isn)
+
+                self.network.answers = answers
+                for _ in range(3):
+                    self.successResultOf(self.knock(40))
+                self.assertEqual(self.minutes_slow(), 0)
+                self.assertEqual(len(self.network.isns), forged + 3)
+
+
 class WrongPeerTests(Case):
     """Something else than the bridge answers: a decoy, since the token was used, or a man in the middle."""
 

@@ -142,6 +142,35 @@ class RefreshTests(SynchronousTestCase):
                 used.add(token)
                 self.assertEqual([issued.name for issued in self.refresh.spend(token)], ["alice"], (later, epoch))
 
+    def test_a_token_opens_to_the_end_of_its_last_epoch(self) -> None:
+        """Whatever fraction of a second the bridge began with, and no second longer."""
+        for fraction in (0.0, 0.3, 0.7):
+            self.setUp()
+            self.clock.advance(fraction)
+            self.started()
+            self.pass_time(EPOCH - 0.2 - self.clock.seconds())
+            last = self.tokens_of(self.alice, E - 1)
+            self.assertEqual(last - self.gate.opens, set())
+            self.pass_time(1.2)
+            self.assertEqual(last & self.gate.opens, set())
+
+    def test_a_connection_that_stands_after_its_epoch_is_its_lines(self) -> None:
+        """Its SYN came in time; it opens once. A minute later, no such connection can come."""
+        opened: set[int] = set()
+        bob = self.keyring.add("bob", expires=None, now=NOW, secret=b"s" * 32)
+        self.started()
+        self.pass_time(EPOCH + 0.2 - self.clock.seconds())
+        for seconds, names in ((0, ["alice", "bob"]), (8, ["alice", "bob"]), (70, [])):
+            self.pass_time(seconds)
+            found: list[Issued] = []
+            for issued in (self.alice, bob):
+                isn = min(self.tokens_of(issued, E - 1) - opened)
+                opened.add(isn)
+                found += self.refresh.spend(isn)
+                self.assertEqual(self.refresh.spend(isn), ())
+            self.assertEqual([issued.name for issued in found], names)
+        self.assertEqual(self.refresh.tokens, 2 * 3 * 8)
+
     def test_nobody_refreshes_and_the_gate_closes(self) -> None:
         """Tokens run out by themselves when the process hangs or dies."""
         self.started()
