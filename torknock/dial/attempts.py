@@ -59,6 +59,15 @@ def offsets(failed_rounds: int, offset: int, side: int) -> tuple[int, ...]:
     return (0, side, -side)
 
 
+def proving(neighbour: int) -> tuple[int, ...]:
+    """The same for a round that finds out why a *neighbour*'s tokens, -1 or 1, are taken and this epoch's are not.
+
+    The first is taken if, and only if, the bridge is more than one epoch away. Then clocks are more than 5 minutes
+    apart, whatever was used or refused before.
+    """
+    return (3 * neighbour, 0, neighbour)
+
+
 def unused(
     tokens: Callable[[int], Sequence[int]], epochs: Iterable[int], used: Collection[int], start: int
 ) -> tuple[int, int] | None:

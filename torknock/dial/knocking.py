@@ -12,10 +12,29 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE, Chance, nearer_side, offsets, to_the_next_epoch, unused
+from torknock.dial.attempts import (
+    PATIENCE,
+    PATIENCE_ALONE,
+    Chance,
+    nearer_side,
+    offsets,
+    proving,
+    to_the_next_epoch,
+    unused,
+)
 from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.memory import Memory, line_id
-from torknock.dial.rounds import FAILURES, BridgeSilent, Knocked, NotTheBridge, Opener, Rounds, T, WrongPeer
+from torknock.dial.rounds import (
+    FAILURES,
+    SEARCH_AGAIN_AFTER,
+    BridgeSilent,
+    Knocked,
+    NotTheBridge,
+    Opener,
+    Rounds,
+    T,
+    WrongPeer,
+)
 from torknock.errors import TorknockError
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at
 from torknock.line import Line
@@ -55,6 +74,10 @@ class _Bridge:
     """The epoch whose tokens it takes, less ours, as far as is known."""
     doubtful: int = 0
     """A neighbour whose token it took once, after this epoch's was not: this clock may be wrong, or that token used."""
+    suspected: int = 0
+    """The same, where it did so twice: the next round finds out which it is."""
+    proved_at: float = float("-inf")
+    """When a round did so last, by the reactor's time."""
     near: Line | None = None
     """The line, as far as it was derived last."""
     clocks_apart: float = field(default=0.0)
@@ -110,9 +133,13 @@ class Knocker:
         self._memory.forget(epoch)
         if epoch + bridge.offset < line.first_epoch:  # it was issued at a time that this clock has yet to tell
             self._set_offset(bridge, line.first_epoch + NEIGHBOURS - epoch)
-        places = offsets(rounds.failed, bridge.offset, nearer_side(self._now()))
+        if bridge.suspected and not rounds.failed:
+            places = proving(bridge.suspected)
+            bridge.proved_at = self._clock.seconds()
+        else:
+            places = offsets(rounds.failed, bridge.offset, nearer_side(self._now()))
         near = self._near(bridge, line, epoch + min(places) - NEIGHBOURS)
-        patience = PATIENCE if len(places) > 1 else (PATIENCE_ALONE,)
+        alone = len(places) == 1
         try:
             for place, offset in enumerate(places):
                 await rounds.pause(place)
@@ -122,12 +149,15 @@ class Knocker:
                     if not rounds.attempts:
                         raise TokensSpent
                     continue
+                patience = PATIENCE_ALONE if alone or rounds.far else PATIENCE[place]
                 try:
-                    made = await self._attempt(bridge, line, (host, port), token, patience[place], opened)
+                    made = await self._attempt(bridge, line, (host, port), token, patience, opened)
                 except (*FAILURES, WrongPeer) as error:
                     rounds.note(error)
+                    if patience == PATIENCE_ALONE and rounds.spent():  # in silence: a refusal leaves room for another
+                        break
                 else:
-                    self._found(bridge, offset, after_refusal=bool(place))
+                    self._found(bridge, offset)
                     return made
         except (ConnectError, CancelledError) as error:
             rounds.note(error)
@@ -173,23 +203,42 @@ class Knocker:
                     self._memory.unclaim(line_id(line), *token)
                     raise
             else:
-                return await opened(Knocked(connected, isn, token[0]))
+                return await opened(Knocked(connected, isn, token[0], bridge.rounds.hung_up))
         raise AssertionError("the last try returns or raises")
 
-    def _found(self, bridge: _Bridge, offset: int, after_refusal: bool) -> None:
-        """The bridge took a token of the epoch at *offset*.
+    def _found(self, bridge: _Bridge, offset: int) -> None:
+        """The bridge took a token of the epoch at *offset*, after those before it in the round were not taken.
 
-        It takes those of three epochs. So a neighbour's token tells nothing of the clock but if this epoch's are not
-        taken, and that must be seen twice: a token may have been used by another device, a RST be forged.
+        It takes those of three epochs, and a token that is not taken may have been used by another device, or a RST
+        have been forged. So a neighbour's token tells nothing of the clock.
         """
         bridge.rounds.succeed()
-        doubtful, bridge.doubtful = bridge.doubtful, 0
+        doubtful, suspected = bridge.doubtful, bridge.suspected
+        bridge.doubtful = bridge.suspected = 0
         if offset == bridge.offset:
             return
-        if abs(offset) == NEIGHBOURS and after_refusal and offset != doubtful:
-            bridge.offset, bridge.doubtful = 0, offset
+        if suspected and offset == 3 * suspected:
+            self._set_offset(bridge, 2 * suspected)
+        elif abs(offset) > NEIGHBOURS:
+            self._set_offset(bridge, offset)
+        else:
+            bridge.offset = 0
+            self._doubt(bridge, offset, doubtful, suspected)
+
+    def _doubt(self, bridge: _Bridge, neighbour: int, doubtful: int, suspected: int) -> None:
+        """The bridge took a *neighbour*'s token and none of this epoch, and what was known before."""
+        if not neighbour:
             return
-        self._set_offset(bridge, offset)
+        if suspected:
+            _log.info(
+                "the bridge took none of this line's tokens for the present 5 minutes, and this clock is not the "
+                "reason: another device with the same line has used them up, or somebody on the way refuses knocks; "
+                "ask the operator for a line of its own for each device"
+            )
+        elif neighbour == doubtful and self._clock.seconds() - bridge.proved_at >= SEARCH_AGAIN_AFTER:
+            bridge.suspected = neighbour
+        else:
+            bridge.doubtful = neighbour
 
     def _set_offset(self, bridge: _Bridge, offset: int) -> None:
         bridge.offset, bridge.clocks_apart = offset, self._apart()
@@ -202,14 +251,12 @@ class Knocker:
 
     def _forget_offset_of_another_clock(self, bridge: _Bridge) -> None:
         if bridge.offset and abs(self._apart() - bridge.clocks_apart) > _CLOCK_SET:
-            bridge.offset = bridge.doubtful = bridge.rounds.failed = 0
+            bridge.offset = bridge.doubtful = bridge.suspected = bridge.rounds.failed = 0
 
     def _minutes_slow(self, bridge: _Bridge) -> int:
         if not bridge.offset:
             return 0
-        # A neighbour's tokens are taken, and this epoch's are not: the bridge is one epoch further.
-        place = 2 * bridge.offset if abs(bridge.offset) == NEIGHBOURS else bridge.offset
-        seconds = place * EPOCH + EPOCH / 2 - self._now() % EPOCH  # the middle of what is possible
+        seconds = bridge.offset * EPOCH + EPOCH / 2 - self._now() % EPOCH  # the middle of what is possible
         return round(seconds / 60)
 
     def _apart(self) -> float:

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTime
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from torknock.dial.attempts import PAUSES, Chance
+from torknock.dial.attempts import PATIENCE, PAUSES, Chance
 from torknock.dial.budget import Budget
 from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.errors import TorknockError
@@ -25,6 +25,9 @@ REST = (40.0, 52.0)
 
 SEARCH_AGAIN_AFTER = 600.0
 """Seconds between two clock searches for one bridge that does not let this client in."""
+
+FAR = PATIENCE[-1]
+"""Seconds to an answer from which on a bridge is far away: a round's later SYNs would not wait for it."""
 
 FAILURES = (TimeoutError, TCPTimedOutError, ConnectionRefusedError)
 """What a dial fails with if the SYN was not answered, or refused."""
@@ -51,6 +54,13 @@ class BridgeSilent(TorknockError):
         self.again_in = again_in
 
 
+class HungUp(TorknockError):
+    """The bridge let this client in, and ended the connection without a word: its service refuses clients."""
+
+    def __init__(self) -> None:
+        super().__init__("the bridge let this client in, then hung up: its tor hibernates, or does not run")
+
+
 class NotTheBridge(BridgeSilent):
     """As `BridgeSilent`; a SYN of the round was answered, but not by the bridge."""
 
@@ -73,6 +83,9 @@ class Knocked:
     epoch: int | None = None
     """The epoch of which `isn` is a token; None with scheme `knock`."""
 
+    hung_up: Callable[[], None] = lambda: None
+    """To be called if the bridge, which it was, ended the connection without having sent an octet."""
+
 
 Opener = Callable[[Knocked], Awaitable[T]]
 """Finds out whether a connection leads to the bridge, and returns what is made of it. Raises `WrongPeer`."""
@@ -85,6 +98,8 @@ class Rounds:
         self.one_at_a_time = DeferredLock()
         self.failed = 0
         """Rounds that failed since the last that did not, or since the last clock search began."""
+        self.far = False
+        """Whether the last answer took so long that a SYN should be waited for as long as the kernel does."""
         self._clock, self._chance = clock, chance
         self._budget = Budget()
         self._rests_until = float("-inf")
@@ -129,11 +144,18 @@ class Rounds:
             raise
         except BaseException as error:
             self._spend(at)
+            if isinstance(error, ConnectionRefusedError):
+                self._measure(at)
             if isinstance(error, ConnectError) and error.osError in _RESET:
                 raise WrongPeer("it reset the connection at once") from error
             raise
         self._spend(at)
+        self._measure(at)
         return connected
+
+    def _measure(self, at: float) -> None:
+        """An answer has come to a SYN that left *at* that time."""
+        self.far = self._clock.seconds() - at > FAR
 
     def _spend(self, at: float) -> None:
         self._attempts += 1
@@ -152,6 +174,11 @@ class Rounds:
         self.failed = 0
         self._rests_until = float("-inf")
         self._error = None
+
+    def hung_up(self) -> None:
+        """The bridge let this client in and hung up: it is let rest as one that is silent, and no clock is doubted."""
+        self._error = HungUp()
+        self._rests_until = self._clock.seconds() + self._chance.uniform(*REST)
 
     def fail(self) -> None:
         """The round failed, if it has sent anything: the next one has to wait."""

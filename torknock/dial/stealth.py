@@ -98,9 +98,8 @@ class StealthKnocker:
         tries_left = _TRIES
         while True:
             try:
-                return Knocked(
-                    await rounds.dial(lambda: self._dialer.dial_stamped(host, port, choose), PATIENCE), chosen
-                )
+                connected = await rounds.dial(lambda: self._dialer.dial_stamped(host, port, choose), PATIENCE)
+                return Knocked(connected, chosen, hung_up=rounds.hung_up)
             except Slipped as error:
                 tries_left -= not error.sent
                 if not tries_left or rounds.spent():

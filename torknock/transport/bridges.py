@@ -21,6 +21,7 @@ from torknock.dial.memory import Memory
 from torknock.dial.stealth import StealthKnocker
 from torknock.line import Line
 from torknock.transport.first import FirstOctets
+from torknock.transport.heard import Heard
 
 
 class Bridges:
@@ -82,7 +83,8 @@ class _Bridge:
         try:
             line = self._line if knocked.epoch is None else self._line.forward(knocked.epoch)
             with knocked.socket as connected:
-                below = _Below(lambda: self._channel.open(line, knocked.isn, self._host, upper))
+                heard = Heard(upper, knocked.hung_up)
+                below = _Below(lambda: self._channel.open(line, knocked.isn, self._host, heard))
                 self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
             await below.opened
         except ChannelFailed as error:

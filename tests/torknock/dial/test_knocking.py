@@ -62,6 +62,8 @@ class Network:
         self.sent: list[tuple[float, int]] = []
         """Of each SYN: when it left, and the number of its dial, which has a port of its own."""
         self.cancelled = 0
+        self.round_trip = 0.0
+        """Seconds from a SYN to its answer."""
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         assert (host, port) == BRIDGE
@@ -84,11 +86,19 @@ class Network:
                 end()
                 return result.errback(answer)
             self.sent.append((self._clock.seconds(), number))
+            if answer is None:
+                return None
+            if not self.round_trip:
+                return arrive(answer)
+            if len(calls) < len(SENT_AT):  # what is sent again is answered again, too late to matter
+                calls.append(self._clock.callLater(self.round_trip, arrive, answer))
+            return None
+
+        def arrive(answer: Exception | bool) -> None:
+            end()
             if isinstance(answer, Exception):
-                end()
                 result.errback(answer)
-            elif answer:
-                end()
+            else:
                 result.callback(socket.socket())
 
         result: Deferred[socket.socket] = Deferred(give_up)
@@ -437,6 +447,89 @@ class EpochsEndTests(Case):
                 self.assertEqual(len(self.network.isns), forged + 3)
 
 
+class FarTests(Case):
+    """A bridge whose answers take seconds: a satellite, a mobile network under load."""
+
+    def test_it_is_reached_by_the_first_syn(self) -> None:
+        """As far as the first SYN of a round is waited for; no other leaves."""
+        for seconds in (2.5, 5.2, 9.0):
+            self.setUp()
+            self.network.round_trip = seconds
+            self.network.answers = self.bridge()
+            for _ in range(3):
+                self.successResultOf(self.knock(seconds + 0.2))
+            self.assertEqual(len(self.network.isns), 3)
+
+    def test_once_it_was_reached_it_is_waited_for(self) -> None:
+        """Beyond that a round without a search finds it; the next one knows."""
+        self.date = NOW + 100
+        self.network.round_trip = 13.0
+        self.network.answers = self.bridge()
+        self.assertIsNotNone(self.asked(400))
+        asked = len(self.network.isns)
+        for _ in range(3):
+            self.successResultOf(self.knock(13.2))
+        self.assertEqual(len(self.network.isns), asked + 3)
+
+    def test_a_refusal_is_followed_by_the_next_token(self) -> None:
+        """The second SYN is waited for as long as the bound allows; where that is too short, the next round's is."""
+        for seconds, within in ((4.5, 12), (5.2, 140)):
+            self.setUp()
+            self.network.round_trip = seconds
+            bridge = self.bridge()
+
+            def answers(isn: int, bridge: Answers = bridge) -> Exception | bool | None:
+                return RST if isn == self.network.isns[0] else bridge(isn)
+
+            self.network.answers = answers
+            self.assertIsNotNone(self.asked(within))
+            self.assertEqual(self.minutes_slow(), 0)
+
+    def test_its_silence_is_one_socket(self) -> None:
+        """No search follows, and the bound holds."""
+        self.network.round_trip = 5.2
+        self.network.answers = self.bridge()
+        self.successResultOf(self.knock(6))
+        self.network.answers = always(SILENCE)
+        self.network.sent.clear()
+        self.asked(115)
+        self.assertEqual(len(self.network.sent), SYNS)
+        self.assertEqual(len({number for _, number in self.network.sent}), 1)
+
+
+class HungUpTests(Case):
+    """A bridge that lets the client in and hangs up: its tor hibernates."""
+
+    def test_it_is_let_rest(self) -> None:
+        """As one that is silent: its tokens are not used up, and what happens is said."""
+        self.network.answers = self.bridge()
+
+        async def opened(knocked: Knocked) -> Knocked:
+            knocked.socket.close()
+            self.clock.callLater(0.1, knocked.hung_up)
+            return knocked
+
+        let_in, errors = 0, []
+        for _ in range(EPOCH):
+            result = self.knocker.knock(LINE, *BRIDGE, opened)
+            self.clock.pump([0.5] * 2)
+            result.addErrback(lambda failure: errors.append(failure.value))
+            let_in += result.result is not None
+        self.assertTrue(5 <= let_in <= 8, let_in)
+        self.assertEqual(len(self.network.isns), let_in)
+        self.assertIn("hung up", str(errors[0]))
+        self.assertIsInstance(errors[0], BridgeSilent)
+
+    def test_one_that_comes_back_is_found(self) -> None:
+        """Within a minute; then it is as ever."""
+        self.network.answers = self.bridge()
+        self.successResultOf(self.knock(0)).hung_up()
+        seconds = self.asked(60)
+        assert seconds is not None
+        self.assertTrue(REST[0] - 1 <= seconds <= REST[1] + 1)
+        self.successResultOf(self.knock(0))
+
+
 class WrongPeerTests(Case):
     """Something else than the bridge answers: a decoy, since the token was used, or a man in the middle."""
 
@@ -525,18 +618,52 @@ class ClockTests(Case):
             self.assertEqual(len(self.network.isns), 3)
             self.assertEqual(logs, [])
 
-    def test_a_neighbour_counts_once_it_was_seen_twice(self) -> None:
-        """A bridge two epochs away takes a neighbour's token; so does any bridge, if this epoch's token was used."""
-        self.network.answers = self.bridge(10)
-        self.successResultOf(self.knock())
-        self.assertEqual(self.minutes_slow(), 0)
-        with capturedLogs() as logs:
-            self.successResultOf(self.knock())
-        self.assertEqual([event["way"] for event in logs if "minutes" in event], ["slow"])
-        self.assertTrue(7 <= self.minutes_slow() <= 13)
-        before = len(self.network.isns)
-        self.successResultOf(self.knock(0))
-        self.assertEqual(len(self.network.isns), before + 1)
+    def test_a_neighbours_tokens_prove_no_clock(self) -> None:
+        """A bridge two epochs away takes them; so does any, if this epoch's were used. A third epoch's tell which."""
+        for minutes in (10, -10):
+            self.setUp()
+            self.network.answers = self.bridge(minutes)
+            with capturedLogs() as logs:
+                for _ in range(2):
+                    self.successResultOf(self.knock())
+                    self.assertEqual(self.minutes_slow(), 0)
+                self.assertEqual([event for event in logs if "minutes" in event], [])
+                asked = len(self.network.isns)
+                for _ in range(3):
+                    self.successResultOf(self.knock(0))
+            self.assertEqual(len(self.network.isns), asked + 3)
+            self.assertEqual(
+                [event["way"] for event in logs if "minutes" in event], ["slow" if minutes > 0 else "fast"]
+            )
+            self.assertTrue(7 <= abs(self.minutes_slow()) <= 13)
+
+    def test_tokens_that_another_device_has_used_up(self) -> None:
+        """Those of the present epoch, or a neighbour's too. No clock is doubted; when they are over, all is well."""
+        for theirs in ((0,), (0, -1), (0, 1)):
+            self.setUp()
+            self.date = NOW + 100
+            bridge = self.bridge()
+
+            def answers(
+                isn: int, theirs: tuple[int, ...] = theirs, bridge: Answers = bridge
+            ) -> Exception | bool | None:
+                here = epoch_at(self.now())
+                return RST if any(isn in isns(here + offset) for offset in theirs) else bridge(isn)
+
+            self.network.answers = answers
+            with capturedLogs() as logs:
+                for _ in range(4):
+                    self.successResultOf(self.knock(60))
+                    self.assertEqual(self.minutes_slow(), 0)
+            self.assertEqual([event for event in logs if "minutes" in event], [])
+            told = [event["log_format"] for event in logs if "another device" in event["log_format"]]
+            self.assertEqual(len(told), 1)
+            self.clock.advance(EPOCH)
+            self.network.answers = self.bridge()
+            before = len(self.network.isns)
+            for _ in range(3):
+                self.successResultOf(self.knock(0))
+            self.assertEqual(len(self.network.isns), before + 3)
 
     def test_forged_resets_do_not_set_the_clock(self) -> None:
         """However many SYNs get a forged RST: the bridge is found soon after, and the clock is right."""
