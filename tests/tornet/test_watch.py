@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hypothesis import given
@@ -20,6 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.netns import Lab
 from tests.support.tornet import Tor, shared_network
+from torknock.operate.doctor.tor import or_port, takes_clients
+from torknock.tor.inspect import ask_tor
 from torknock.tor.watch import TorSeen, TorUnseen, Watch, without_addresses
 from torknock.transport.monitor import Monitor
 from torknock.transport.publish import Publication
@@ -109,6 +112,67 @@ class RealTorTests(TestCase):
         self.assertEqual((told["tor"]["or_port_answers"], told["tor"]["or_connections"]), (True, 0))
         asked = await deferToThread(self.host.run, [*command, "--control", self.control])
         self.assertTrue(re.search(r"tor +0\.4\.\S+, bootstrapped \d+ %, ORPort answers, 0", asked.stdout), asked.stdout)
+
+
+HIBERNATING = """AccountingIntervalStart {begin:%Y-%m}-01 00:00:00
+AccountingBytesReadInInterval 1073741824
+AccountingBytesWrittenInInterval 1073741824
+AccountingSecondsActive 100
+AccountingExpectedUsage 0
+"""
+
+
+class RefusingTests(TestCase):
+    """A tor that runs and takes no clients: what `status` and `doctor` see of it."""
+
+    skip = needs_root
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix="torknock-")
+        self.addCleanup(temporary.cleanup)
+        self.directory = Path(temporary.name) / "tor"
+        lab = Lab()
+        self.addCleanup(lab.close)
+        self.host = lab.host("bridge")
+
+    def started(self, torrc: str) -> Tor:
+        tor = Tor("bridge", self.host, self.directory, OFFLINE + torrc)
+        self.addCleanup(tor.stop)
+        return tor
+
+    async def assert_refusing(self, tor: Tor, words: str) -> None:
+        """Both say *words*, a pattern, and neither wants another ORPort."""
+        watch = Watch(reactor, str(tor.data_directory / "control"))
+        self.addCleanup(watch.close)
+        seen = await watch.look()
+        assert isinstance(seen, TorSeen), seen
+        self.assertRegex(seen.refusing, words)
+        facts = await deferToThread(ask_tor, str(tor.data_directory / "control"))
+        self.assertEqual(facts.refusing, seen.refusing)
+        if not words:
+            return
+        self.assertIn(seen.refusing, str(takes_clients(facts)))
+        self.assertNotIn("127.0.0.1:auto", str(or_port(facts, ())))
+
+    async def test_one_that_hibernates(self) -> None:
+        """Until when is said."""
+        self.directory.mkdir(mode=0o700)
+        (self.directory / "state").write_text(HIBERNATING.format(begin=datetime.now(UTC)))
+        tor = self.started("AccountingMax 1 KBytes\n")
+        await deferToThread(tor.wait_log, "hibernation. No new connections")
+        await self.assert_refusing(tor, r"hibernates .* until 20\d\d-\d\d-01 00:00:00 UTC or later")
+
+    async def test_one_without_network(self) -> None:
+        """As long as it may not use it."""
+        tor = self.started("")
+        await deferToThread(tor.wait_log, "Bootstrapped 0%")
+        await self.assert_refusing(tor, "^$")
+        with tor.controller() as controller:
+            controller.set_conf("DisableNetwork", "1")
+        await self.assert_refusing(tor, "DisableNetwork")
+        with tor.controller() as controller:
+            controller.set_conf("DisableNetwork", "0")
+        await self.assert_refusing(tor, "^$")
 
 
 class NetworkTests(TestCase):

@@ -106,6 +106,7 @@ def picture(report: Report) -> RenderableType:
         parts += ["", _lines(bridge)]
     warnings = [warned.text for warned in bridge.warnings]
     if isinstance(report.tor, TorSeen):
+        warnings += [f"tor {report.tor.refusing}: no client gets through"] if report.tor.refusing else []
         warnings += [f"tor says: {complaint}" for complaint in report.tor.complaints]
     if warnings:
         parts += ["", *(Text(f"! {text}", style="bold red") for text in warnings)]
@@ -126,6 +127,8 @@ def _tor(tor: TorSeen | TorUnseen) -> str:
     if isinstance(tor, TorUnseen):
         return f"control port not reachable: {tor.reason}"
     or_port = {True: "ORPort answers", False: "ORPort does not answer", None: "it has no ORPort"}[tor.or_port_answers]
+    if tor.refusing:
+        or_port = tor.refusing
     return f"{tor.version}, bootstrapped {tor.bootstrapped} %, {or_port}, {tor.or_connections:,} OR connections"
 
 

@@ -14,6 +14,7 @@ from stem.control import Controller
 from torknock.errors import TorknockError
 from torknock.tor import CONTROL
 from torknock.tor.asked import ANSWERS_WITHIN, Asked, TorSilent
+from torknock.tor.refusing import DISABLED, HIBERNATING, INTERVAL_END, refusing
 
 _OPTIONS = (
     "Address", "AssumeReachable", "Bridge", "BridgeDistribution", "BridgeRelay", "ClientTransportPlugin",
@@ -46,6 +47,8 @@ class TorFacts:
     """Whether its own account of itself, which holds every transport that runs, has torknock; None if not known."""
     consensus: tuple[str, str] | None
     """From when to when the consensus that it has is valid: `2026-11-23 19:00:00`, UTC."""
+    refusing: str = ""
+    """What it is doing instead of taking clients, and until when; empty if it takes them."""
 
     def option(self, name: str) -> str | None:
         """The value of the option *name*; None where it is not set."""
@@ -127,4 +130,9 @@ def facts(controller: Asked) -> TorFacts:
         bootstrapped=int(bootstrap["PROGRESS"]) if bootstrap.get("PROGRESS", "").isdecimal() else None,
         registered=None if own is None else any(ours.startswith("transport torknock ") for ours in own.splitlines()),
         consensus=None if None in valid else (str(valid[0]), str(valid[1])),
+        refusing=refusing(
+            str(controller.get_info(HIBERNATING, "")),
+            str(controller.get_info(INTERVAL_END, "")),
+            next(iter(map(str, controller.get_conf(DISABLED, [], multiple=True))), ""),
+        ),
     )

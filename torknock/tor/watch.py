@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 from torknock.files import read_file
 from torknock.line import LineError, parse_address
 from torknock.tor import CONTROL
+from torknock.tor.refusing import DISABLED, HIBERNATING, INTERVAL_END, refusing
 
 _PATIENCE = 5.0
 """So long tor has for an answer."""
@@ -47,6 +48,8 @@ class TorSeen:
     """None if there is none."""
     complaints: tuple[str, ...]
     """Warnings and errors about pluggable transports since it is watched, the latest, without addresses."""
+    refusing: str = ""
+    """What it is doing instead of taking clients, and until when; empty if it takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,12 @@ class Watch:
     async def _look(self) -> TorSeen:
         if self._protocol is None:
             await self._connect()
-        asked = ("version", "status/bootstrap-phase", "orconn-status", "net/listeners/or")
+        asked = (
+            "version", "status/bootstrap-phase", "orconn-status", "net/listeners/or", HIBERNATING, INTERVAL_END
+        )  # fmt: skip
         told = [await self._protocol.get_info_single(each) for each in asked]
-        version, phase, connections, listeners = map(str, told)
+        version, phase, connections, listeners, hibernating, interval_end = map(str, told)
+        disabled = (await self._protocol.get_conf(DISABLED)).get(DISABLED, "")
         percent = re.search(r"\bPROGRESS=(\d{1,3})\b", phase)
         return TorSeen(
             version=_one_line(version.partition(" ")[0]),
@@ -98,6 +104,7 @@ class Watch:
             or_connections=sum(line.endswith(" CONNECTED") for line in connections.splitlines()),
             or_port_answers=await self._answers(listeners),
             complaints=tuple(self._complaints),
+            refusing=refusing(_one_line(hibernating), _one_line(interval_end)[:20], str(disabled)),
         )
 
     async def _connect(self) -> None:

@@ -87,6 +87,12 @@ class PictureTests(SynchronousTestCase):
         self.assertIn("ORPort does not answer", said)
         self.assertIn("! tor says: Managed proxy: no", said)
 
+    def test_tor_takes_no_clients(self) -> None:
+        """What it does instead is said, not that it has no ORPort."""
+        said = drawn(Report(BRIDGE, replace(TOR, or_port_answers=None, refusing="is shutting down")))
+        self.assertIn("! tor is shutting down: no client gets through", said)
+        self.assertNotIn("it has no ORPort", said)
+
     def test_markup_is_text(self) -> None:
         """What the bridge says draws nothing of its own."""
         said = drawn(Report(replace(BRIDGE, posture="[red]x[/red]", in_use=(LineInUse("[b]", 1, 1),)), TOR))

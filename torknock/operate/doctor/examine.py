@@ -134,7 +134,7 @@ async def _bridge(
     findings += host.keyring(directory, tor_process, now())
     if facts is not None:
         findings += tor.bridge_options(facts)
-        findings.append(tor.or_port(facts, _listening_of(tor_process)))
+        findings += [tor.or_port(facts, _listening_of(tor_process)), tor.takes_clients(facts)]
         if tor_process is not None:
             findings.append(tor.running("server", transport))
         findings += [tor.registered(facts), tor.bootstrapped(facts)]

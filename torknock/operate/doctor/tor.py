@@ -104,6 +104,14 @@ def _lines(facts: TorFacts) -> list[str]:
     return [line for line in facts.options.get("Bridge", ()) if line.split()[:1] == ["torknock"]]
 
 
+def takes_clients(facts: TorFacts) -> Finding:
+    """Whether tor takes those whom the transport lets in: it may hibernate, be shutting down or have no network."""
+    if not facts.refusing:
+        return ok("clients", "tor takes clients")
+    remedy = "wait; or raise AccountingMax in torrc, or set DisableNetwork 0, whichever is named, and reload tor"
+    return not_ok("clients", f"tor {facts.refusing}; the port lets clients in, and tor hangs up", remedy)
+
+
 def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
     """Whether tor can be reached but through the transport; *theirs* is what its process listens on, if known.
 
@@ -119,6 +127,8 @@ def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
     ports = {str(listener.port) for listener in theirs if listener.public}
     if ports:
         return not_ok(name, f"tor listens on port {_listed(ports)} of a public address: anybody finds it", remedy)
+    if not facts.or_listeners and facts.refusing:
+        return unknown(name, "tor has closed its ORPort for as long as it takes no clients", "ask again after that")
     if not facts.or_listeners:
         return not_ok(name, "tor has no ORPort, which a bridge needs", "torrc: ORPort 127.0.0.1:auto")
     return ok(name, "tor listens on loopback alone")
