@@ -55,7 +55,6 @@ class Refresh:
     """Admits what is valid now and withdraws what is not, from `start` to `stop`.
 
     *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
-    *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
     start what was used; *in_thread* runs what waits for the disk. *clock* times the waits and *now* tells the date, a
     `Calendar`'s: when it jumps, the gate is filled anew. *changed* is called when somebody has changed the keyring's
     lines. *no_knocks* says why lines of scheme `knock` are ignored, and is empty if they are served.
