@@ -13,6 +13,8 @@ import os
 import select
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -58,11 +60,20 @@ def shift_timestamps(packet: Packet, outward: bool, by: int = 1000) -> Packet:
     return replace(packet, options=options)
 
 
-class Middlebox:
-    """Changes what *client* and *bridge* send each other until it is closed."""
+def leave_as_it_is(packet: Packet, outward: bool) -> Packet:
+    """No change: a middlebox that only takes its time."""
+    return packet
 
-    def __init__(self, lab: Lab, client: Host, bridge: Host, change: Change) -> None:
+
+class Middlebox:
+    """Changes what *client* and *bridge* send each other until it is closed, and holds it back for *delay* seconds."""
+
+    def __init__(
+        self, lab: Lab, client: Host, bridge: Host, change: Change = leave_as_it_is, delay: float = 0.0
+    ) -> None:
         self._hub, self._client, self._bridge, self._change = lab.hub, client, bridge, change
+        self._delay = delay
+        self._held: deque[tuple[float, bytes]] = deque()
         self._stop = os.eventfd(0)
         with lab.hub.enter():
             self._tun = os.open("/dev/net/tun", os.O_RDWR)
@@ -80,16 +91,23 @@ class Middlebox:
         self._thread.start()
 
     def _run(self) -> None:
-        while self._stop not in select.select([self._tun, self._stop], [], [])[0]:
-            octets = os.read(self._tun, 1 << 16)
-            try:
-                packet = parse(octets)
-            except NotTCP:
-                changed = octets
-            else:
-                outward = packet.source in (self._client.address, self._client.address6)
-                changed = build(self._change(packet, outward))
-            os.write(self._tun, changed)
+        while True:
+            wait = max(0.0, self._held[0][0] - time.monotonic()) if self._held else None
+            ready = select.select([self._tun, self._stop], [], [], wait)[0]
+            if self._stop in ready:
+                return
+            if self._tun in ready:
+                self._held.append((time.monotonic() + self._delay, self._changed(os.read(self._tun, 1 << 16))))
+            while self._held and self._held[0][0] <= time.monotonic():
+                os.write(self._tun, self._held.popleft()[1])
+
+    def _changed(self, octets: bytes) -> bytes:
+        try:
+            packet = parse(octets)
+        except NotTCP:
+            return octets
+        outward = packet.source in (self._client.address, self._client.address6)
+        return build(self._change(packet, outward))
 
     def close(self) -> None:
         """Let everything pass unchanged; what stood breaks."""
