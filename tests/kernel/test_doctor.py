@@ -23,7 +23,7 @@ from torknock.operate.check import Reply, approach
 
 JUDGE = """
 import json, sys
-from torknock.operate.firewall.look import look
+from torknock.firewall.look import look
 firewall = look()
 for port in map(int, sys.argv[1:]):
     judgement = firewall.judge(port, 4)
@@ -433,6 +433,16 @@ class DoctorTests(SynchronousTestCase):
         findings = self.doctor()
         self.assertEqual(self.wrong(findings), {"lines", "posture"}, findings)
         self.assertIn("posture=filtered", findings["posture"]["remedy"])
+
+    def test_a_port_that_a_container_publishes(self) -> None:
+        """Docker's rule came later: the doctor names it, and so does tor's log."""
+        bridge = self.bridge()
+        bridge.wait_log("Registered server transport")
+        self.host.run(["iptables-nft-restore"], DOCKER)
+        bridge.wait_log("address translation takes port 443 to another service.*-j DNAT")
+        findings = self.doctor()
+        self.assertEqual(self.wrong(findings), {"lines", "bridge", "gate", "firewall", "tor's log"}, findings)
+        self.assertIn("-A DOCKER ! -i docker0 -p tcp -m tcp --dport 443 -j DNAT", findings["firewall"]["remedy"])
 
     def test_a_port_that_another_program_serves(self) -> None:
         """The transport does not begin; who listens, and what tor's log says, are both told."""

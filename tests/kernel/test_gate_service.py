@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
@@ -159,6 +160,31 @@ class BridgeTests(Case):
         self.assertTrue(self.closed())
         end([self.hidden.process])
         self.assertNotIn("Traceback", "\n".join(self.hidden.said))
+
+    def test_address_translation_that_comes_later(self) -> None:
+        """The rule is named in tor's log, once, and the port opens again when it is gone: nftables', and Docker's."""
+        ours = (
+            "table ip own { chain in { type nat hook prerouting priority dstnat\ntcp dport 443 dnat to 10.0.0.2\n}\n}"
+        )
+        undo = "*nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
+        for load, rules, unload, undone, named in (
+            (["nft", "-f", "-"], ours, ["nft", "delete", "table", "ip", "own"], None, "tcp dport 443 dnat to"),
+            (["iptables-nft-restore"], DOCKER, ["iptables-nft-restore"], undo, "-j DNAT --to-destination"),
+        ):
+            self.bridge.run(load, rules)
+            self.assertTrue(wait_for(lambda: named in self.told()), self.hidden.said)  # noqa: B023  at once
+            self.assertNotIn("tproxy", self.rules())
+            self.bridge.run(unload, undone)
+            self.assertTrue(wait_for(self.opens), self.hidden.said)
+            self.assertEqual(self.told().count(named), 1)
+        self.assertNotIn("10.0.0.2", self.told())
+        self.bridge.run(["nft", "-f", "-"], ours.replace("443", "444"))
+        self.bridge.run(["nft", "-f", "-"], "table ip more { }")
+        self.assertTrue(wait_for(self.opens), self.hidden.said)
+
+    def told(self) -> str:
+        """What tor's log has of the transport."""
+        return "\n".join(self.hidden.said)
 
     def test_a_knock_is_judged_through_the_service(self) -> None:
         """The bridge is asked about each SYN; a knock opens once."""

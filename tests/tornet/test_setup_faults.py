@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.debian import ROOT
 from tests.tornet.test_setup import OFFLINE, Case
@@ -68,6 +69,21 @@ class FaultTests(Case):
         torrc.write_text(good)
         self.assertEqual(self.state(), self.before)
         self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_a_port_that_a_container_publishes(self) -> None:
+        """The rule is named, nothing is changed, and strangers get what they got; another port is hidden."""
+        self.bridge.run(["iptables-nft-restore"], DOCKER)
+        before = self.bridge.run(["nft", "list", "ruleset"]).stdout
+        for posture in ("closed", "filtered", "decoy"):
+            wanted = ("--posture", posture, "--yes", "--address", self.bridge.address)
+            self.torknock("setup", "bridge", *wanted, status=1)
+            self.assertIn("takes port 443 to another service", self.told)
+            self.assertIn("-A DOCKER ! -i docker0 -p tcp -m tcp --dport 443 -j DNAT", self.told)
+        self.assertEqual(self.state(), self.before)
+        self.assertFalse(self.debian.path(str(RECORD)).exists())
+        self.assertEqual(self.bridge.run(["nft", "list", "ruleset"]).stdout, before)
+        self.torknock("setup", "bridge", "--port", "8443", "--yes", "--address", self.bridge.address)
+        self.undo()
 
     def test_what_tor_cannot_do(self) -> None:
         """The reason is tor's warning, not the summary that refers to it; nothing stays."""

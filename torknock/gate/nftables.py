@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
+from torknock.firewall.look import taken
 from torknock.gate import ruleset
 from torknock.gate.ask import AskLater
 from torknock.gate.claim import claim
@@ -56,6 +58,8 @@ class NftablesGate:
         self._claim: int | None = None
         self._loaded = ""
         self._generation: int | None = None
+        self._looked: tuple[int | None, str] = None, ""
+        """The generation of nftables in which `_taken` was asked last, and the rule that it told."""
 
     def open(self, judging: bool) -> Deferred[None]:
         """See `IGate.open`. Fails with `DoorTaken` if another process guards this door."""
@@ -87,6 +91,7 @@ class NftablesGate:
     async def _open(self, judging: bool) -> None:
         if self._claim is None:
             self._claim = claim(self._door, self._claims)
+        await self._fail_if_taken()
         if judging:
             self._queue.start()
             await self._load_for_judging()
@@ -140,8 +145,23 @@ class NftablesGate:
                     return False
             except GateFailed:
                 return False
+            await self._fail_if_taken()
             self._generation = generation
         return True
+
+    async def _fail_if_taken(self) -> None:
+        """Fail while address translation takes the port elsewhere: strangers, and clients with their tokens."""
+        generation = _generation()
+        if generation != self._looked[0]:
+            own = None if self._door.everywhere else self._door.host
+            pool = self._reactor.getThreadPool()
+            rule = await deferToThreadPool(self._reactor, pool, taken, self._door.port, self._door.versions, own)
+            self._looked = generation, rule
+        if rule := self._looked[1]:
+            raise GateFailed(
+                f"address translation takes port {self._door.port} to another service; remove the rule, or hide "
+                f"another port: {rule}"
+            )
 
     async def _listed(self) -> str:
         """The tables of this door, without elements."""

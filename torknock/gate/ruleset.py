@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torknock.firewall import OURS
+
 TOKENS_AT_MOST = 1_048_576
 """Elements of the token set; admitting more fails, and the gate stays as it was."""
 
@@ -33,7 +35,7 @@ SAMPLE = 64
 """To count each SYN would take longer at the protected port than at another, and time at both; chance picks them,
 so that nobody can choose an ISN that is not counted."""
 
-PREFIX = "torknock-"
+PREFIX = OURS
 """How the name of every table of ours begins."""
 
 

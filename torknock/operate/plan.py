@@ -15,6 +15,7 @@ from attrs import frozen
 
 from torknock.errors import TorknockError
 from torknock.files import read_file
+from torknock.firewall.look import taken
 from torknock.line import BridgeLine, write_address, write_bridge_line
 from torknock.linux import is_served
 from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User
@@ -221,6 +222,11 @@ def port_and_posture(
         raise CannotSetUp(
             f"another program listens on port {port}; end it, name another with --port, or let it be the decoy with "
             "--posture decoy"
+        )
+    if rule := taken(port, (4, 6), None):
+        raise CannotSetUp(
+            f"address translation takes port {port} to another service, such as a container that publishes it; remove "
+            f"the rule, or name another port with --port: {rule}"
         )
     return port, posture
 

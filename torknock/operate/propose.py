@@ -6,12 +6,11 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-from torknock.gate.interfaces import GateFailed
+from torknock.firewall.look import FirewallUnreadable, look, routed
 from torknock.gate.ruleset import Posture
 from torknock.operate.addresses import Address, own_address, refusal
 from torknock.operate.doctor.port import LIKE
 from torknock.operate.doctor.processes import listening
-from torknock.operate.firewall.look import look, routed
 
 
 @frozen
@@ -55,7 +54,7 @@ def propose_posture() -> ProposedPosture:
     """The posture that makes a port look as this host's unused ports do, by its own firewall; closed where in doubt."""
     try:
         firewall = look()
-    except GateFailed as error:
+    except FirewallUnreadable as error:
         reason = str(error).partition("; ")[0]
         return ProposedPosture(Posture.CLOSED, f"this host's firewall cannot be read ({reason})")
     used = {each.port for each in listening()}

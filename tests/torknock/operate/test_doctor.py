@@ -1,4 +1,4 @@
-"""Tests of `torknock.operate.doctor` and `torknock.operate.firewall`: what is concluded from what was seen."""
+"""Tests of `torknock.operate.doctor` and `torknock.firewall`: what is concluded from what was seen."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.firewall import iptables, nftables
+from torknock.firewall.fate import SYN, Fate, Judgement, judge
 from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture
 from torknock.operate.doctor import access, host, log, port, tor
 from torknock.operate.doctor.processes import Listening, Process
-from torknock.operate.doctor.redact import redact
 from torknock.operate.finding import State
-from torknock.operate.firewall import iptables, nftables
-from torknock.operate.firewall.fate import SYN, Fate, Judgement, judge
+from torknock.redact import redact
 from torknock.status import Trouble, Warned
 from torknock.tor.inspect import TorFacts
 

@@ -12,8 +12,8 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 
 from torknock.errors import TorknockError
+from torknock.firewall.look import Firewall, FirewallUnreadable, look, routed
 from torknock.gate.access import Entry, canonical
-from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import LineError, parse_address
@@ -31,7 +31,6 @@ from torknock.operate.doctor.processes import (
     transport_of,
 )
 from torknock.operate.finding import Finding, not_ok, unknown
-from torknock.operate.firewall.look import Firewall, look, routed
 from torknock.operate.status import BridgeUnheard, ask
 from torknock.status import StatusError
 from torknock.tor import CONTROL
@@ -164,7 +163,7 @@ async def _door(
     refused = ""
     try:
         firewall = await deferToThread(look)
-    except GateFailed as error:
+    except FirewallUnreadable as error:
         refused = str(error)
     where = facts.of_torknock("ServerTransportListenAddr") if facts is not None else None
     try:
@@ -182,7 +181,8 @@ async def _door(
         findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", install or host.AS_ROOT))
         return findings
     versions = routed(door.versions)
-    findings.append(port.let_in(number, [(version, firewall.judge(number, version)) for version in versions]))
+    own = None if door.everywhere else door.host
+    findings.append(port.let_in(number, [(version, firewall.judge(number, version, own)) for version in versions]))
     findings.append(port.fits(posture, firewall.of_unused({number, *(each.port for each in found)}, versions)))
     return findings
 

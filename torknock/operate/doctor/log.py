@@ -11,8 +11,8 @@ from typing import Any
 from torknock.files import read_end
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
-from torknock.operate.doctor.redact import redact
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.redact import redact
 
 _TAIL = 256 * 1024
 """Octets of a log that are read, from its end."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from torknock.operate.firewall.fate import (
+from torknock.firewall.fate import (
     SYN,
     Back,
     Chain,
@@ -264,7 +264,7 @@ class _Reading:
             case ("ip" | "ip6", "saddr"):
                 return _is_everywhere
             case ("ip" | "ip6", "daddr"):
-                return _may_be_ours
+                return lambda atom: _may_be_ours(atom, self._syn)
             case ("ip", "protocol") | ("ip6", "nexthdr"):
                 return _is("tcp", 6)
         return _unknown
@@ -345,14 +345,16 @@ def came_in_by(interface: str | None, named: str, wildcard: str) -> Perhaps:
     return interface.startswith(named[:-1]) if named.endswith(wildcard) else interface == named
 
 
-def is_ours(address: str) -> Perhaps:
-    """Whether packets to *address*, perhaps with a prefix length, may be to a public address of this host."""
+def is_ours(address: str, syn: SYN) -> Perhaps:
+    """Whether *syn*, which is to a public address of this host, is to *address*, perhaps with a prefix length."""
     try:
         network = ip_network(address, strict=False)
     except ValueError:
         return None
     if network.prefixlen == 0:
         return True
+    if syn.address is not None:
+        return ip_address(syn.address) in network
     first = network.network_address
     return False if first.is_multicast or first.is_loopback or str(first) == "255.255.255.255" else None
 
@@ -426,10 +428,10 @@ def _is_everywhere(atom: Any) -> Perhaps:
     return False
 
 
-def _may_be_ours(atom: Any) -> Perhaps:
+def _may_be_ours(atom: Any, syn: SYN) -> Perhaps:
     match atom:
         case str():
-            return is_ours(atom)
+            return is_ours(atom, syn)
         case {"prefix": {"addr": str(address), "len": int(length)}}:
-            return is_ours(f"{address}/{length}")
+            return is_ours(f"{address}/{length}", syn)
     return None

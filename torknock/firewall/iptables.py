@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Container
 from itertools import pairwise
 
-from torknock.operate.firewall.fate import (
+from torknock.firewall.fate import (
     SYN,
     Back,
     Chain,
@@ -23,7 +23,7 @@ from torknock.operate.firewall.fate import (
     both,
     opposite,
 )
-from torknock.operate.firewall.nftables import came_in_by, is_ours, names_everybody
+from torknock.firewall.nftables import came_in_by, is_ours, names_everybody
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}  # linux/netfilter_ipv4.h
 _HOOKS = {"PREROUTING": 0, "INPUT": 1}
@@ -149,7 +149,7 @@ def _holds(option: str, values: list[str], syn: SYN) -> Perhaps:
         case "-s":
             return names_everybody(value)
         case "-d":
-            return is_ours(value)
+            return is_ours(value, syn)
         case "--dport" | "--dports":
             return _has_port(value, syn.port)
         case "--tcp-flags":

@@ -5,6 +5,7 @@ Blocks: a running reactor calls it in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -15,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torknock.gate.interfaces import GateFailed
-from torknock.gate.ruleset import PREFIX
-from torknock.operate.firewall import iptables, nftables
-from torknock.operate.firewall.fate import SYN, Chain, Fate, Judgement, Place, judge
+from torknock.errors import TorknockError
+from torknock.firewall import OURS, iptables, nftables
+from torknock.firewall.fate import SYN, Chain, Fate, Judgement, Place, judge
+from torknock.redact import redact
 
 _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
 """Types of elements that a stranger's SYN may be one of; sets of addresses may be huge, and name no stranger."""
@@ -26,6 +27,10 @@ _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
 
 _SAMPLE = 3
 """Unused ports that are judged."""
+
+
+class FirewallUnreadable(TorknockError):
+    """The rules of this host cannot be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,12 @@ class Firewall:
     attached: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Programs that get packets before any rule, by interface."""
 
-    def judge(self, port: int, version: int) -> Judgement:
-        """What becomes of a stranger's SYN to *port*, before and without torknock's own rules."""
-        syn = SYN(port, version, default_interface(version))
+    def judge(self, port: int, version: int, address: str | None = None) -> Judgement:
+        """What becomes of a stranger's SYN to *port*, before and without torknock's own rules.
+
+        *address* is the one of this host's that it is sent to, if it is known.
+        """
+        syn = SYN(port, version, default_interface(version), address)
         while (found := self._chains(syn)) and (changed := _changes(found)) - syn.changed:
             syn = replace(syn, changed=syn.changed | changed)
         judged = judge(found)
@@ -57,7 +65,7 @@ class Firewall:
     def _chains(self, syn: SYN) -> dict[Place, Chain]:
         theirs = _of_iptables(self.items)
         found = nftables.chains(
-            self.items, syn, lambda family, table: table.startswith(PREFIX) or (family, table) in theirs, self.texts
+            self.items, syn, lambda family, table: table.startswith(OURS) or (family, table) in theirs, self.texts
         )
         found |= iptables.chains(self.saved.get(syn.version, ""), syn, "iptables")
         return found | iptables.chains(self.legacy.get(syn.version, ""), syn, "iptables-legacy")
@@ -74,28 +82,57 @@ class Firewall:
         return any(it.get("table", {}).get("name") == table for it in self.items)
 
 
+def taken(port: int, versions: Sequence[int], address: str | None) -> str:
+    """A rule of address translation that takes, or may take, SYNs to *port* elsewhere, without its addresses.
+
+    *address* is this host's, None for every one. "" if there is no such rule, or the rules cannot be read.
+    """
+    try:
+        firewall = _rules()
+    except FirewallUnreadable:
+        return ""
+    with contextlib.suppress(FirewallUnreadable):  # those need CAP_NET_RAW, which no service has
+        firewall = replace(firewall, legacy=_legacy())
+    takers = (rule for version in versions for rule in firewall.judge(port, version, address).takers)
+    return redact(next(takers, ""))
+
+
 def look() -> Firewall:
-    """The firewall now. Raises `GateFailed` if this process may not look, or has no `nft`."""
+    """The firewall now. Raises `FirewallUnreadable` if this process may not look, or a command is missing."""
+    interfaces = {each for version in (4, 6) if (each := default_interface(version))}
+    return replace(_rules(), legacy=_legacy(), attached={each: programs(each) for each in interfaces})
+
+
+def _rules() -> Firewall:
+    """nftables' rules, and those of the iptables that writes them."""
     items = _nft("--terse", "list", "ruleset")
     for item in list(items):
         kind, named = next(iter(item.items()))
-        if kind in ("set", "map") and not named["table"].startswith(PREFIX) and _worth_reading(named):
+        if kind in ("set", "map") and not named["table"].startswith(OURS) and _worth_reading(named):
             items.remove(item)
             items += _nft("list", kind, named["family"], named["table"], named["name"])
     saved: dict[int, str] = {}
     for family, table in sorted(_of_iptables(items)):
         version, program = (4, "iptables-nft-save") if family == "ip" else (6, "ip6tables-nft-save")
         saved[version] = saved.get(version, "") + _command(program, "-t", table, package="iptables")
-    legacy = {}
-    for version, name in ((4, "ip"), (6, "ip6")):
-        if _tables_of(name):
-            legacy[version] = _command(f"{name}tables-legacy-save", package="iptables")
-    interfaces = {each for version in (4, 6) if (each := default_interface(version))}
-    return Firewall(items, saved, legacy, _texts(items), {each: programs(each) for each in interfaces})
+    return Firewall(items, saved, texts=_texts(items))
+
+
+def _legacy() -> dict[int, str]:
+    """The rules of the other iptables, as `Firewall.legacy` has them."""
+    names = {4: "ip", 6: "ip6"}
+    return {
+        version: _command(f"{name}tables-legacy-save", package="iptables")
+        for version, name in names.items()
+        if _tables_of(name)
+    }
 
 
 def programs(interface: str) -> tuple[str, ...]:
-    """What gets the packets of *interface* before any rule: programs of XDP, and filters of tc. Raises `GateFailed`."""
+    """What gets the packets of *interface* before any rule: programs of XDP, and filters of tc.
+
+    Raises `FirewallUnreadable`.
+    """
     found = []
     if any("xdp" in link for link in _json("ip", "-details", "link", "show", "dev", interface)):
         found.append(f"the XDP program on {interface}: ip link show dev {interface}")
@@ -108,7 +145,7 @@ def _json(name: str, *arguments: str) -> list[Any]:
     try:
         return list(json.loads(_command(name, "-json", *arguments, package="iproute2") or "[]"))
     except (ValueError, TypeError) as error:
-        raise GateFailed(f"{name} does not speak JSON; apt-get install iproute2") from error
+        raise FirewallUnreadable(f"{name} does not speak JSON; apt-get install iproute2") from error
 
 
 def _changes(found: Mapping[Place, Chain]) -> frozenset[str]:
@@ -122,7 +159,7 @@ def _texts(items: list[dict[str, Any]]) -> nftables.Texts:
     theirs, texts = _of_iptables(items), {}
     tables = {(rule["family"], rule["table"]) for item in items if (rule := item.get("rule"))}
     for family, table in sorted(tables - theirs):
-        if not table.startswith(PREFIX):
+        if not table.startswith(OURS):
             listed = _command("nft", "--terse", "--handle", "list", "table", family, table, package="nftables")
             for text, handle in _RULE.findall(listed):
                 texts[family, table, int(handle)] = text
@@ -160,18 +197,18 @@ def _nft(*arguments: str) -> list[dict[str, Any]]:
         told = json.loads(_command("nft", "--json", *arguments, package="nftables"))
         return [dict(item) for item in told["nftables"] if "metainfo" not in item]
     except (ValueError, KeyError, TypeError) as error:
-        raise GateFailed("nft does not say the ruleset as JSON; apt-get install nftables") from error
+        raise FirewallUnreadable("nft does not say the ruleset as JSON; apt-get install nftables") from error
 
 
 def _command(name: str, *arguments: str, package: str) -> str:
-    """What the program *name* writes. Raises `GateFailed` if it is missing, or ends with anything but 0."""
+    """What the program *name* writes. Raises `FirewallUnreadable` if it is missing, or ends with anything but 0."""
     path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
     if path is None:
-        raise GateFailed(f"the command {name} is missing; apt-get install {package}")
+        raise FirewallUnreadable(f"the command {name} is missing; apt-get install {package}")
     done = subprocess.run([path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={})  # noqa: S603  ours
     if done.returncode:
         said = done.stderr.strip().partition("\n")[0]
-        raise GateFailed(f"{name} {' '.join(arguments)} ended with {done.returncode}: {said or 'nothing said'}")
+        raise FirewallUnreadable(f"{name} {' '.join(arguments)} ended with {done.returncode}: {said or 'nothing said'}")
     return done.stdout
 
 

@@ -39,6 +39,8 @@ class SYN:
     """4 or 6."""
     interface: str | None
     """Where it comes in, if that is known."""
+    address: str | None = None
+    """The one of this host's that it is sent to, if that is known."""
     changed: frozenset[str] = frozenset()
     """What rules may have changed about it on its way: `mark`, `ct` (it may be untracked), and sets, as `@NAME`."""
 
