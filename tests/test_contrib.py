@@ -61,6 +61,42 @@ class TorTests(Case):
         self.assertIn("/opt/torknock/bin/torknock ix,", named)
 
 
+    def test_the_profile_of_tor_browser_compiles(self) -> None:
+        """With the lines that are added to it; Debian's package torbrowser-launcher has a profile of this form."""
+        profiles = self.directory / "apparmor.d"
+        shutil.copytree("/etc/apparmor.d", profiles)
+        shutil.copy(CONTRIB / "apparmor" / "torbrowser.Tor.tor", profiles / "local" / "torbrowser.Tor.tor")
+        profile = profiles / "torbrowser.Tor.tor"
+        profile.write_text(TORBROWSER)
+        parser = ("apparmor_parser", "--base", profiles, "--skip-kernel-load", "--skip-cache")
+        done = self.run_(*parser, profile)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_the_line_of_tor_browser_keeps_its_own_transports(self) -> None:
+        """What torrc says of an option replaces what the defaults say, unless a + stands before it."""
+        defaults, torrc = self.directory / "defaults", self.directory / "torrc"
+        defaults.write_text("ClientTransportPlugin obfs4 exec /usr/bin/obfs4proxy\n")
+        for plus, kept in (("", False), ("+", True)):
+            torrc.write_text(f"{plus}ClientTransportPlugin torknock exec /usr/local/bin/torknock client\n")
+            command = ("tor", "--defaults-torrc", defaults, "-f", torrc, "--hush", "--dump-config", "short")
+            dumped = self.run_(*command, "--DataDirectory", self.directory / "data").stdout
+            self.assertIn("ClientTransportPlugin torknock", dumped)
+            self.assertEqual("ClientTransportPlugin obfs4" in dumped, kept)
+
+
+TORBROWSER = """
+#include <tunables/global>
+@{torbrowser_installation_dir}=@{HOME}/.local/share/torbrowser/tbb/{i686,x86_64}/tor-browser_*
+@{torbrowser_home_dir}=@{torbrowser_installation_dir}/Browser
+profile torbrowser_tor @{torbrowser_home_dir}/TorBrowser/Tor/tor {
+  #include <abstractions/base>
+  network tcp,
+  owner @{torbrowser_home_dir}/TorBrowser/Data/Tor/** rw,
+  #include <local/torbrowser.Tor.tor>
+}
+"""
+
+
 class InstallTests(Case):
     """The package, and the script that installs it."""
 

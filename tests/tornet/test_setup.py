@@ -185,7 +185,7 @@ class UserTests(Case):
         """And nobody else; then everything as it was."""
         before = {name: self.debian.path(f"/etc/{name}").read_text() for name in ("passwd", "group")}
         said = self.torknock("setup", "client", "--user", "alice", "--yes")
-        self.assertEqual(said, "ClientTransportPlugin torknock exec /usr/local/bin/torknock client\n")
+        self.assertEqual(said, "+ClientTransportPlugin torknock exec /usr/local/bin/torknock client\n")
         self.assertIn("there is no way to the bridge", self.ask_dial("alice"))
         self.assertIn("this service is not for this user", self.ask_dial("mallory"))
         self.torknock("setup", "client", "--user", "alice", "--yes")
@@ -193,6 +193,20 @@ class UserTests(Case):
         self.torknock("setup", "--undo")
         self.assertEqual({name: self.debian.path(f"/etc/{name}").read_text() for name in before}, before)
         self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_the_profile_of_tor_browser(self) -> None:
+        """Where torbrowser-launcher has put one, its tor may start the transport; and no longer after undo."""
+        self.debian.path("/etc/apparmor.d/torbrowser.Tor.tor").write_text("profile of another package\n")
+        local = self.debian.path("/etc/apparmor.d/local/torbrowser.Tor.tor")
+        local.write_text("# a person's own\n")
+        self.torknock("setup", "client", "--user", "alice", "--yes")
+        self.assertIn("add to /etc/apparmor.d/local/torbrowser.Tor.tor", self.told)
+        self.assertTrue(local.read_text().startswith("# a person's own\n"))
+        self.assertIn("/usr/local/bin/torknock ix,", local.read_text())
+        self.torknock("setup", "client", "--user", "alice", "--yes")
+        self.assertIn("nothing is to be changed", self.told)
+        self.torknock("setup", "--undo")
+        self.assertEqual(local.read_text(), "# a person's own\n")
 
     def test_nobody_of_that_name(self) -> None:
         """One line, and no change."""
@@ -219,6 +233,22 @@ class RefusalTests(Case):
         self.torknock(*said, status=1)
         self.assertIn("no tor answers at /run/tor/other", self.told)
         self.assertFalse(self.debian.path(str(RECORD)).exists())
+
+    def test_a_program_that_tors_user_cannot_run(self) -> None:
+        """Such as what pipx installs for root, below /root: tor would say nothing but that it failed."""
+        self.debian.start_tor(OFFLINE)
+        self.debian.run("useradd", "--no-create-home", "alice")
+        self.debian.run("mkdir", "--mode=700", "/usr/local/bin/private")
+        self.debian.run("cp", "/usr/local/bin/torknock", "/usr/local/bin/private/torknock")
+        for command, user in (
+            (("bridge", "--address", self.bridge.address), "debian-tor"),
+            (("client", "--user", "alice"), "alice"),
+        ):
+            done = self.debian.run("/usr/local/bin/private/torknock", "setup", *command, "--yes")
+            self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertIn(f"{user} cannot run /usr/local/bin/private/torknock", done.stderr)
+            self.assertIn("contrib/install", done.stderr)
+            self.assertFalse(self.debian.path(str(RECORD)).exists())
 
     def test_an_unknown_address(self) -> None:
         """Without a person to ask, it must be named."""

@@ -257,7 +257,7 @@ def _let_knock(user: str, yes: bool) -> None:
     from torknock.operate.place import RECORD
     from torknock.operate.record import Record
 
-    host = planning.Host.of(None, _program())
+    host = planning.Host.of(None, _program(), user)
     record = Record(RECORD)
     with record.alone():
         changes = planning.plan_for_user(user, host)
@@ -265,7 +265,7 @@ def _let_knock(user: str, yes: bool) -> None:
             with record.making(changes):
                 pass
     click.echo(f"torknock: {user} must log in again, and give tor's torrc this line, and the bridge line:", err=True)
-    say(f"ClientTransportPlugin torknock exec {host.program} client")
+    say(f"+ClientTransportPlugin torknock exec {host.program} client")
 
 
 def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:

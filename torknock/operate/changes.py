@@ -121,7 +121,7 @@ class File:
     def make(self) -> None:
         """Write it."""
         write(self.path, self.text, self.mode, self.group)
-        _read_again(self.reader)
+        _read_again(self.reader, self.path)
 
     def undo(self) -> str:
         """Write what was there, or remove it."""
@@ -136,7 +136,7 @@ class File:
         for directory in reversed(self.made):
             with contextlib.suppress(OSError):  # something else is in it
                 os.rmdir(directory)
-        _read_again(self.reader)
+        _read_again(self.reader, self.path)
         return ""
 
     def since(self, earlier: File) -> File:
@@ -184,7 +184,7 @@ class Block:
         """Add them, in the place of the earlier ones; the file keeps its owner and mode."""
         there = read(self.path) or ""
         _rewrite(self.path, there.replace(self.former, self._added, 1) if self.former else there + self._added)
-        _read_again(self.reader)
+        _read_again(self.reader, self.path)
 
     def undo(self) -> str:
         """Take out exactly what was added."""
@@ -199,7 +199,7 @@ class Block:
             _rewrite(self.path, before + self.former + kept + after)
         elif set(self.text.splitlines()) & set(there.splitlines()):
             return f"{self.path} has only some of the lines that were added to it; they stay"
-        _read_again(self.reader)
+        _read_again(self.reader, self.path)
         return ""
 
     def since(self, earlier: Block) -> Block:
@@ -491,11 +491,12 @@ def _rewrite(path: str, text: str) -> None:
         write(target, text, status.st_mode & 0o7777, status.st_gid, status.st_uid)
 
 
-def _read_again(reader: Reader) -> None:
+def _read_again(reader: Reader, path: str) -> None:
     if reader is Reader.SYSTEMD:
         run("systemctl", "daemon-reload", check=False)
     elif reader is Reader.APPARMOR:
-        run("apparmor_parser", "-r", "/etc/apparmor.d/system_tor", check=False)
+        local = Path(path)
+        run("apparmor_parser", "-r", str(local.parent.parent / local.name), check=False)
 
 
 def _indented(text: str) -> str:

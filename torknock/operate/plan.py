@@ -18,7 +18,7 @@ from torknock.files import read_file
 from torknock.firewall.look import taken
 from torknock.line import BridgeLine, write_address, write_bridge_line
 from torknock.linux import is_served
-from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User
+from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User, run
 from torknock.operate.doors import FILTERED_UNIT, access_changes, door_of
 from torknock.operate.place import SNIPPET, TORRC, Place, includes
 from torknock.tor.control import RunningTor
@@ -29,6 +29,9 @@ OLDEST_TOR = (0, 4, 5)
 _UNITS = Path("/etc/systemd/system")
 APPARMOR = Path("/etc/apparmor.d/local/system_tor")
 """What is added to the profile of tor (Debian)."""
+
+TORBROWSER = Path("/etc/apparmor.d/local/torbrowser.Tor.tor")
+"""The same of the tor of Tor Browser, where torbrowser-launcher installed it (Debian)."""
 
 _APPARMOR_IN_KERNEL = Path("/sys/module/apparmor/parameters/enabled")
 SYSTEMD = Path("/run/systemd/system")
@@ -53,15 +56,33 @@ class Host:
     apparmor: bool
 
     @classmethod
-    def of(cls, tor: RunningTor | None, program: Path) -> Host:
-        """The one where this runs as *program*; without *tor*, as Debian has it. Raises `CannotSetUp`."""
+    def of(cls, tor: RunningTor | None, program: Path, user: str | None = None) -> Host:
+        """The one where this runs as *program*; without *tor*, as Debian has it.
+
+        *user* is whose tor starts the program, if not tor's own. Raises `CannotSetUp`.
+        """
         if os.geteuid() != 0:
             raise CannotSetUp("setup changes files of this host; run it as root")
         if " " in str(program):
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it; install torknock elsewhere")
         apparmor = APPARMOR.parent.is_dir() and _read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
-        config_file, user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
-        return cls(Place.of(config_file), user, program, SYSTEMD.is_dir(), apparmor)
+        config_file, tor_user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
+        _check_runs(program, user or tor_user)
+        return cls(Place.of(config_file), tor_user, program, SYSTEMD.is_dir(), apparmor)
+
+
+def _check_runs(program: Path, user: str) -> None:
+    """Raise `CannotSetUp` unless *user*, if there is one of that name, can run *program*, which is tried."""
+    try:
+        group = pwd.getpwnam(user).pw_gid
+    except KeyError:
+        return
+    become = ("setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--no-new-privs")
+    if run(*become, str(program), "--version", check=False).status:
+        raise CannotSetUp(
+            f"{user} cannot run {program}, and so cannot its tor; install torknock where every user can run it: "
+            "contrib/install does, and so does pipx with PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin"
+        )
 
 
 @frozen
@@ -132,7 +153,7 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
         service[1:1] = _doors(options, host)  # the service finds them when it starts
     changes: list[Change] = []
     if host.apparmor:
-        changes.append(Block(str(APPARMOR), _profile(host.program), Reader.APPARMOR))
+        changes.append(Block(str(APPARMOR), _profile(APPARMOR.name, host.program), Reader.APPARMOR))
     place = host.place
     if place.name and includes(place.config_file, SNIPPET):
         raise CannotSetUp(
@@ -160,7 +181,10 @@ def plan_for_user(user: str, host: Host) -> list[Change]:
         pwd.getpwnam(user)
     except KeyError:
         raise CannotSetUp(f"there is no user {user} on this host") from None
-    return _wanted([*_service("dial", host, 0), Member(user, _SERVICE_USER)])
+    changes = [*_service("dial", host, 0), Member(user, _SERVICE_USER)]
+    if (TORBROWSER.parent.parent / TORBROWSER.name).exists():
+        changes.append(Block(str(TORBROWSER), _profile(TORBROWSER.name, host.program), Reader.APPARMOR))
+    return _wanted(changes)
 
 
 def _wanted(changes: list[Change]) -> list[Change]:
@@ -253,10 +277,10 @@ def _earlier(name: str) -> str | None:
     return there if f"{digest}  {name}" in shipped("systemd/earlier").splitlines() else None
 
 
-def _profile(program: Path) -> str:
-    """What tor's AppArmor profile needs for *program*, wherever it is installed."""
+def _profile(name: str, program: Path) -> str:
+    """What the AppArmor profile *name* needs for *program*, wherever it is installed."""
     installed = program.resolve()
-    text = shipped("apparmor/system_tor").replace("/opt/torknock/bin/torknock", str(installed))
+    text = shipped(f"apparmor/{name}").replace("/opt/torknock/bin/torknock", str(installed))
     return text.replace("/opt/torknock", str(installed.parents[1]))
 
 

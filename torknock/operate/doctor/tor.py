@@ -13,7 +13,7 @@ from torknock.tor.inspect import TorFacts
 
 _OLDEST = (0, 4, 5)
 _HOW_IT_RUNS = ("ServerTransportPlugin torknock exec /usr/local/bin/torknock server",
-                "ClientTransportPlugin torknock exec /usr/local/bin/torknock client")  # fmt: skip
+                "+ClientTransportPlugin torknock exec /usr/local/bin/torknock client")  # fmt: skip
 
 
 def version(facts: TorFacts) -> Finding:
