@@ -183,7 +183,7 @@ class OwnGateDiskTests(FullDisks):
         (self.small / "filler").unlink()
         self.hidden.said.clear()
         self.hidden.start()
-        last = served[:-200:-1]  # the newest first: a source that misses too often opens nothing
+        last = served[:-200:-1]  # the newest first
         again = [token for token in last if self.knock(token) == GREETING]
         self.assertEqual(again, [], f"{len(again)} of {len(last)} open again")
 
