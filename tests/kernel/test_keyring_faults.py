@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
-from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.netns import Lab
 from torknock.cli import torknock
 from torknock.isn.token import epoch_at
@@ -120,6 +120,24 @@ class BridgeTests(Mounted):
         with Keyring.open(self.keyring, create=False) as keyring:
             keyring.revoke("alice", time.time())
         self.assertTrue(wait_for(lambda: not self.opens()))
+
+    def test_a_copy_that_lacks_a_line_in_use(self) -> None:
+        """The connection of that line lives on, and the others' lines open as before."""
+        service = self.start()
+        file, away = self.keyring / "keyring.sqlite", self.place / "backup"
+        shutil.copy(file, away)
+        bob = service.line("bob", time.time()).line
+        time.sleep(2)
+        self.assertEqual(self.held(bob.tokens(epoch_at(time.time()))[0]), GREETING)
+        away.replace(file)
+        time.sleep(2)
+        self.assertTrue(wait_for(self.opens), service.said)
+        self.assertFalse([told for told in service.said if "port is closed" in told], service.said)
+
+    def held(self, isn: int) -> bytes:
+        connection = connected(self.client, self.bridge.address, 443, isn)
+        self.addCleanup(connection.close)
+        return connection.recv(len(GREETING))
 
     def test_the_keyring_of_another_bridge(self) -> None:
         """Its lines have another key: it is said, and the port stays closed until the bridge's own is back."""

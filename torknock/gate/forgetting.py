@@ -1,4 +1,4 @@
-"""Erases from the keyring what would derive the tokens of epochs that are over (protocol.md §2.2)."""
+"""Erases from the keyring what would derive the tokens of lines and epochs that are over (protocol.md §2.2)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LINES_A_TURN = 500
 class Forgetting:
     """Lets the lines of *keyring* begin with the oldest epoch that could still be needed, from `start` to `stop`.
 
-    Only what has been over for an epoch of *clock* is erased, whatever *now*, the date, told in between: a clock that
-    was wrong for a moment costs nothing.
+    Revoked lines lose their secret, and so do those that have expired. Only what has been over for an epoch of *clock*
+    is erased, whatever *now*, the date, told in between: a clock that was wrong for a moment costs nothing.
     """
 
     def __init__(self, keyring: Keyring, clock: IReactorTime, now: Callable[[], float]) -> None:
@@ -53,7 +53,7 @@ class Forgetting:
                 await self._look()
             except KeyringUnreadable as error:
                 if str(error) != self._trouble:
-                    _log.error("cannot erase the keys of epochs that are over: {reason}", reason=str(error))
+                    _log.error("cannot erase the keys of what is over: {reason}", reason=str(error))
                 self._trouble = str(error)
             else:
                 self._trouble = ""
@@ -65,12 +65,14 @@ class Forgetting:
         while len(self._told) > 1 and self._told[1][0] <= since:
             self._told.popleft()
         if self._told[0][0] > since:
+            self._keyring.erase(0)
             return
-        oldest = min(epoch for _, epoch in self._told) - NEIGHBOURS
-        while self._keyring.advance(oldest, _LINES_A_TURN):
+        oldest = min(epoch for _, epoch in self._told)
+        self._keyring.erase(oldest * EPOCH)
+        while self._keyring.advance(oldest - NEIGHBOURS, _LINES_A_TURN):
             await deferLater(self._clock, 0)
 
 
 def _ended(failure: Failure) -> None:
     if not failure.check(CancelledError):
-        _log.failure("the keys of epochs that are over are not erased any more, because that broke", failure=failure)
+        _log.failure("the keys of what is over are not erased any more, because that broke", failure=failure)

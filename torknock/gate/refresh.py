@@ -15,7 +15,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.database import KeyringUnreadable
 from torknock.errors import TorknockError
 from torknock.gate.ask import SYN, Ask
 from torknock.gate.calendar import ClockBehind
@@ -211,7 +210,6 @@ class Refresh:
             return
         if epoch == self._epoch + 1:
             self._enter(epoch)
-            self._erase(now)
             come = [each for each in self._epochs if each == epoch + NEIGHBOURS]
             await self._derive(self._live, come)
             await self._admit(come)
@@ -232,7 +230,6 @@ class Refresh:
         if bool(_knocking(before)) != bool(_knocking(self._live)):
             await self._fill()
             return
-        self._erase(now)
         self._judge.lines(_knocking(self._live))
         gone = [name for name in before if name not in self._live]
         come = [name for name in self._live if name not in before]
@@ -258,7 +255,6 @@ class Refresh:
         self._changes = self._keyring.changes()
         self._live = {issued.name: issued for issued in self._served(now)}
         self._changed()
-        self._erase(now)
         knocking = _knocking(self._live)
         kept = (issued for issued in self._keyring.lines() if not issued.erased)
         ever = {tag(issued.line) for issued in kept if issued.line.scheme == "knock"}
@@ -267,13 +263,6 @@ class Refresh:
         await self._gate.open(bool(knocking))
         await self._derive(self._live, epochs)
         await self._admit(epochs)
-
-    def _erase(self, now: float) -> None:
-        """Erase the secrets of lines that have ended. What cannot be erased is tried again in the next epoch."""
-        try:
-            self._keyring.erase(now)
-        except KeyringUnreadable as error:
-            _log.error("cannot erase the secrets of lines that have ended: {reason}", reason=str(error))
 
     def _served(self, now: float) -> list[Issued]:
         """The live lines that open a connection here; that there are others is logged."""

@@ -106,7 +106,12 @@ class _Records:
         return number, found
 
     def _is_removed(self) -> bool:
-        return self._file is not None and os.fstat(self._file).st_nlink == 0
+        """Whether what is written to the file that is open cannot be found by the next process."""
+        if self._file is None:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            return not os.path.samestat(os.fstat(self._file), self._path.stat(follow_symlinks=False))
+        return True
 
     def _parsed(self, octets: bytes) -> tuple[int, set[tuple[int, ...]]]:
         start = _HEADER.size + _CHECK.size

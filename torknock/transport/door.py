@@ -6,6 +6,7 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from torknock.gate.listener import Listener
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
-from torknock.keyring import POSTURE, Keyring
+from torknock.keyring import POSTURE, Keyring, LineUnknown
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics
 from torknock.transport.monitor import Monitor
@@ -206,8 +207,9 @@ class GuardedDoor:
     def _cut(self) -> None:
         """End the connections of lines whose revocation was to do so."""
         for name in self._monitor.in_use():
-            if self._keyring.get(name).cut and (number := self._monitor.cut(name)):
-                _log.info("{number} connections of a revoked line are cut", number=number)
+            with suppress(LineUnknown):  # a keyring that was put back may be older than the line
+                if self._keyring.get(name).cut and (number := self._monitor.cut(name)):
+                    _log.info("{number} connections of a revoked line are cut", number=number)
 
     def _count(self) -> None:
         used = self._monitor.used()

@@ -63,6 +63,20 @@ class ForgettingTests(SynchronousTestCase):
         self.assertLess(self.begins(), 4)
         self.assertTrue(self.keyring.get("alice").line.tokens(E + 5))
 
+    def test_an_expired_line_is_erased(self) -> None:
+        """Not by a clock that was wrong for a moment, at the start of the bridge or later: that is for good."""
+        self.keyring.add("bob", expires=int(NOW) + 3600, now=NOW)
+        self.keyring.add("carol", expires=int(NOW) + EPOCH, now=NOW)
+        self.set_by = 86_400.0
+        self.forgetting.start()
+        self.pass_time(EPOCH - 20)
+        self.set_by = 0.0
+        self.pass_time(EPOCH)
+        self.assertFalse(self.keyring.get("bob").erased)
+        self.pass_time(2 * EPOCH)
+        self.assertTrue(self.keyring.get("carol").erased)
+        self.assertFalse(self.keyring.get("bob").erased)
+
     def test_a_line_that_was_issued_later_is_carried_on_too(self) -> None:
         """By another process."""
         self.forgetting.start()

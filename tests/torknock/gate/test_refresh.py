@@ -217,6 +217,15 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(62)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
 
+    def test_a_clock_that_is_wrong_at_the_start_erases_nothing(self) -> None:
+        """A line that it takes for expired lives again once the clock is right."""
+        self.keyring.add("bob", expires=int(NOW) + 3600, now=NOW)
+        self.set_by = 86_400.0
+        self.refresh = self.another()
+        self.started()
+        self.assertEqual(set(self.refresh.live), {"alice"})
+        self.assertFalse(self.keyring.get("bob").erased)
+
     def test_a_gate_that_was_flushed_is_filled_without_what_was_spent(self) -> None:
         """`nft flush ruleset` opens nothing for a second time."""
         self.started()

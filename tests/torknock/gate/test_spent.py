@@ -127,6 +127,20 @@ class SpentTokensTests(SynchronousTestCase):
         spent.add(7, 2)
         self.assertEqual(self.opened().enter(7), {(7, 1), (7, 2)})
 
+    def test_nothing_is_written_to_a_file_that_was_moved(self) -> None:
+        """As a directory is that makes room for a backup: the next process reads what is in its place."""
+        spent = self.opened()
+        spent.enter(7)
+        spent.add(7, 1)
+        self.path.rename(self.path.with_name("away"))
+        self.assertRaises(SpentUnusable, spent.add, 7, 2)
+        backup = self.opened()
+        backup.enter(6)
+        backup.add(7, 3)
+        self.assertRaises(SpentUnusable, spent.add, 7, 2)
+        self.assertEqual(spent.enter(7), {(7, 1), (7, 3)})
+        self.assertEqual(self.opened().enter(7), {(7, 1), (7, 3)})
+
     def test_nobody_else_can_read_it(self) -> None:
         """Whatever the umask."""
         self.addCleanup(os.umask, os.umask(0))
