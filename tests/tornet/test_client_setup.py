@@ -18,6 +18,7 @@ from tests.support.capture import Capture
 from tests.support.debian import ROOT, Debian
 from tests.support.netns import Host
 from tests.support.tornet import PAGE, shared_network
+from torknock.operate.place import SNIPPET
 
 needs_root = None if os.geteuid() == 0 else "a machine of its own needs root"
 
@@ -134,6 +135,20 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(connected(self.tor.pid), set())
         self.assertEqual(self.set_up(self.line)[0], 0)
         self.assertEqual(self.set_up(self.line)[0], 0)
+
+    def test_a_torrc_that_overrides_the_bridge(self) -> None:
+        """It is said before tor has its network again."""
+        self.client.path(str(SNIPPET.parent)).mkdir()
+        self.client.path("/etc/tor/torrc").write_text(f"{self.torrc}%include {SNIPPET.parent}/*.conf\nUseBridges 0\n")
+        status, _, told = self.set_up(self.line)
+        self.assertEqual((status, connected(self.tor.pid)), (1, set()), told)
+        self.assertIn("UseBridges", told.splitlines()[-1])
+
+    def test_a_torrc_whose_include_is_a_comment(self) -> None:
+        """It is no line of torrc, and another is added."""
+        self.client.path("/etc/tor/torrc").write_text(f"{self.torrc}#%include {SNIPPET}\n")
+        status, _, told = self.set_up(self.line)
+        self.assertEqual((status, connected(self.tor.pid)), (0, set()), told)
 
     def test_broken_off(self) -> None:
         """Killed at whatever step, tor has the bridge or nothing; only --undo --direct lets it go back."""

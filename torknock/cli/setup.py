@@ -5,6 +5,7 @@ from __future__ import annotations
 import pwd
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -119,7 +120,7 @@ def bridge(
         if resting.is_at_rest(control):
             host, facts = planning.Host.of(None, _program()), resting.resting_facts()
             changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, named, yes)
-            _configure(changes, host.place.record, yes)
+            _configure(changes, host.place.record, yes, operate.verify)
             address, named = wishes.address, wishes.named
         tor = stack.enter_context(tor_at(control, password))
         host = planning.Host.of(tor, _program())
@@ -161,7 +162,7 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
         raise click.UsageError("give the bridge line, or - to have it read from stdin")
     from torknock.operate import plan as planning
     from torknock.operate import resting
-    from torknock.operate.client import use_bridge
+    from torknock.operate.client import use_bridge, verify_bridged
     from torknock.operate.place import RECORD
     from torknock.operate.record import Record
     from torknock.tor.control import tor_at
@@ -173,7 +174,8 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
             host = planning.Host.of(None, _program())
             known = planning.known_options(host.place.snippet)
             options = planning.client_options(resting.resting_facts(), parsed, known, host)
-            _configure(planning.plan("client", options, host, _group(host.tor_user)), host.place.record, yes or stdin)
+            changes = planning.plan("client", options, host, _group(host.tor_user))
+            _configure(changes, host.place.record, yes or stdin, verify_bridged)
         with tor_at(control, password) as tor:
             host = planning.Host.of(tor, _program())
             known = planning.known_options(host.place.snippet)
@@ -237,12 +239,14 @@ def _bridge_changes(
     return planning.plan("bridge", options, host, _group(host.tor_user)), wishes
 
 
-def _configure(changes: list[Change], record: Record, yes: bool) -> None:
-    """Have a tor that does not run configured, and started; one that does not start is left as it was."""
+def _configure(changes: list[Change], record: Record, yes: bool, verify: Callable[[Path, Path | None], None]) -> None:
+    """Have a tor that does not run configured as *verify* demands, and started.
+
+    One that does not start is left as it was.
+    """
     from torknock.operate import resting
     from torknock.operate.place import TORRC
     from torknock.operate.plan import CannotSetUp
-    from torknock.operate.setup import verify
 
     agreed = _agreed(changes, yes, reloads=False)
     with record.making(changes if agreed else []):

@@ -167,13 +167,13 @@ class Block:
 
     def wanted(self) -> bool:
         """Whether they are not there."""
-        return self.text not in (read(self.path) or "")
+        return _found(self.text, read(self.path) or "") is None
 
     def look(self, earlier: Sequence[Block]) -> None:
         """Find the earlier lines, and whether the last line of the file is a whole one."""
         there = read(self.path) or ""
         for each in reversed(earlier):
-            if each._added in there:
+            if _found(each._added, there) is not None:
                 self.former, self.lead = each._added, each.lead
                 return
         self.lead = "" if not there or there.endswith("\n") else "\n"
@@ -183,7 +183,9 @@ class Block:
     def make(self) -> None:
         """Add them, in the place of the earlier ones; the file keeps its owner and mode."""
         there = read(self.path) or ""
-        _rewrite(self.path, there.replace(self.former, self._added, 1) if self.former else there + self._added)
+        at = _found(self.former, there) if self.former else None
+        before, after = (there, "") if at is None else (there[:at], there[at + len(self.former) :])
+        _rewrite(self.path, before + self._added + after)
         _read_again(self.reader, self.path)
 
     def undo(self) -> str:
@@ -192,9 +194,9 @@ class Block:
         if there is None:
             return ""
         draft(os.path.realpath(self.path)).unlink(missing_ok=True)
-        added = self._added if self._added in there else self.text
-        if added in there:
-            before, after = there.split(added, 1)
+        added = self._added if _found(self._added, there) is not None else self.text
+        if (at := _found(added, there)) is not None:
+            before, after = there[:at], there[at + len(added) :]
             kept = self.lead if after and added == self._added and not self.former else ""  # else two lines become one
             _rewrite(self.path, before + self.former + kept + after)
         elif set(self.text.splitlines()) & set(there.splitlines()):
@@ -209,6 +211,15 @@ class Block:
     @property
     def _added(self) -> str:
         return self.lead + self.text
+
+
+def _found(lines: str, there: str) -> int | None:
+    """Where *lines* are in *there*: at the beginning of a line, so that they are no comment; None if nowhere."""
+    if lines.startswith("\n"):
+        at = there.find(lines)
+    else:
+        at = 0 if there.startswith(lines) else there.find(f"\n{lines}") + 1 or -1
+    return at if at >= 0 else None
 
 
 @define

@@ -8,16 +8,18 @@ bridge.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from torknock.errors import TorknockError
 from torknock.line import BridgeLine
 from torknock.operate import resting
-from torknock.operate.changes import Change, File, Reader
+from torknock.operate.changes import PATH, Change, File, Reader
 from torknock.operate.place import Place
 from torknock.operate.plan import CannotSetUp
 from torknock.operate.record import Record
-from torknock.operate.setup import start_transport, undo, until, verify
+from torknock.operate.setup import configured, start_transport, undo, until, verify
 from torknock.tor.control import RunningTor
 
 _USED_WITHIN = 60.0
@@ -36,7 +38,7 @@ def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: B
     tor.disable_network()
     try:
         with record.making(changes):
-            verify(tor.config_file, tor.defaults_file)
+            verify_bridged(tor.config_file, tor.defaults_file)
     except (TorknockError, KeyboardInterrupt) as error:
         raise CannotSetUp(
             f"{_reason(error)}; nothing is configured. tor's network stays off (DisableNetwork) until tor reads its "
@@ -49,6 +51,21 @@ def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: B
         _wait(tor, bridge)
     except (TorknockError, KeyboardInterrupt) as error:
         raise CannotSetUp(f"{_reason(error)}; {_CONFIGURED}") from error
+
+
+def verify_bridged(config_file: Path, defaults_file: Path | None) -> None:
+    """See to it that a tor that reads its configuration connects to bridges alone. Raises `CannotSetUp`.
+
+    What stands behind torknock's part overrides it. Where there is no command tor, nothing is looked at.
+    """
+    if shutil.which("tor", path=PATH) is None:
+        return
+    options = configured(config_file, defaults_file)
+    if ("UseBridges", "1") not in options or not any(name == "Bridge" for name, _ in options):
+        raise CannotSetUp(
+            f"tor would not use the bridge, but connect directly: another UseBridges stands behind torknock's part of "
+            f"{config_file}, there or in a file that it includes; take it out"
+        )
 
 
 def _wait(tor: RunningTor, bridge: BridgeLine) -> None:

@@ -205,6 +205,19 @@ def verify(config_file: Path, defaults_file: Path | None) -> None:
         raise CannotSetUp(f"tor would not take the configuration: {why_refused(done.output)}")
 
 
+def configured(config_file: Path, defaults_file: Path | None) -> list[tuple[str, str]]:
+    """What tor's configuration amounts to: options that differ from tor's defaults, and their values.
+
+    An option may be there more than once. Raises `CannotSetUp` if tor would not take it.
+    """
+    verify(config_file, defaults_file)
+    command = ["tor", "-f", str(config_file), "--hush", "--dump-config", "short"]
+    if defaults_file is not None:
+        command += ["--defaults-torrc", str(defaults_file)]
+    lines = (line.partition(" ") for line in run(*command).output.splitlines())
+    return [(name, value) for name, _, value in lines]
+
+
 def _transport(tor: RunningTor, side: str) -> Running | None:
     pid = tor.facts().pid
     return None if pid is None else transport_of(pid, {"bridge": "server", "client": "client"}[side])

@@ -50,6 +50,10 @@ class Case(SynchronousTestCase):
             Block(str(self.torrc), f"%include torrc.d/{word}\n", Reader.TOR),
         ]
 
+    def include(self, word: str) -> str:
+        """The lines of `wishes` in torrc."""
+        return f"%include torrc.d/{word}\n"
+
     def make(self, word: str, fails: Exception | None = None) -> None:
         with self.record.alone(), self.record.making([each for each in self.wishes(word) if each.wanted()]):
             if fails is not None:
@@ -320,3 +324,16 @@ class RecordTests(Case):
             pass
         self.torrc.write_text("one\n2\n")
         self.assertEqual(self.undo(), [f"{self.torrc} has only some of the lines that were added to it; they stay"])
+
+
+class CommentedTests(Case):
+    """Lines that an operator has made a comment of are not there."""
+
+    def test_they_are_added_and_taken_out_beside_it(self) -> None:
+        """A tor whose `%include` is a comment has no bridge, and would connect directly."""
+        for before in (f"#{self.include('one')}Log notice stdout\n", f"Log notice stdout\n# {self.include('one')}"):
+            self.torrc.write_text(before)
+            self.make("one")
+            self.assertEqual(self.torrc.read_text(), before + self.include("one"))
+            self.assertEqual(self.undo(), [])
+            self.assertEqual(self.torrc.read_text(), before)
