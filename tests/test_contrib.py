@@ -60,7 +60,6 @@ class TorTests(Case):
         named = self.run_(*parser, "--preprocess", profiles / "system_tor").stdout
         self.assertIn("/opt/torknock/bin/torknock ix,", named)
 
-
     def test_the_profile_of_tor_browser_compiles(self) -> None:
         """With the lines that are added to it; Debian's package torbrowser-launcher has a profile of this form."""
         profiles = self.directory / "apparmor.d"

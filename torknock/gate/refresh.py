@@ -231,8 +231,9 @@ class Refresh:
             await self._fill()
             return
         self._judge.lines(_knocking(self._live))
-        gone = [name for name in before if name not in self._live]
-        come = [name for name in self._live if name not in before]
+        stay = {name for name, issued in self._live.items() if name in before and _is_same(before[name], issued)}
+        gone = [name for name in before if name not in stay]
+        come = [name for name in self._live if name not in stay]
         if gone:
             nobodys: list[int] = []
             for name in gone:
@@ -345,6 +346,14 @@ def _knocking(live: Mapping[str, Issued]) -> dict[str, Line]:
 def _at(issued: Issued, epoch: int) -> Issued:
     """*issued* with what its line has become in *epoch*."""
     return replace(issued, line=issued.line.forward(epoch)) if issued.line.scheme == "token" else issued
+
+
+def _is_same(one: Issued, other: Issued) -> bool:
+    """Whether the lines of *one* and *other* are the same, carried on or not; another may bear its name by now."""
+    if one.line.scheme != "token" or other.line.scheme != "token":
+        return one.line == other.line
+    epoch = max(one.line.first_epoch, other.line.first_epoch)
+    return one.line.forward(epoch) == other.line.forward(epoch)
 
 
 def _lags(line: Line, epoch: int) -> bool:

@@ -209,6 +209,27 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(self.gate.opens, set())
         self.assertEqual(self.refresh.spend(min(self.tokens_of(self.alice, E))), ())
 
+    def test_a_line_with_the_name_of_another(self) -> None:
+        """As after a withdrawal, or in a keyring that was put back: it opens, and the former does not."""
+        self.keyring.add("bob", expires=None, now=NOW)
+        self.started()
+        self.keyring.withdraw("bob")
+        again = self.keyring.add("bob", expires=None, now=NOW)
+        self.pass_time(2)
+        self.assertEqual(
+            self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) | self.tokens_of(again, E - 1, E, E + 1)
+        )
+
+    def test_a_line_that_is_carried_on_in_the_keyring_stays(self) -> None:
+        """Nothing is withdrawn and admitted again for it."""
+        self.started()
+        self.pass_time(2 * EPOCH)
+        before = self.gate.opens
+        self.keyring.advance(E + 1, 10)
+        self.keyring.add("bob", expires=None, now=NOW)
+        self.pass_time(2)
+        self.assertTrue(before <= self.gate.opens)
+
     def test_an_expired_line_opens_nothing(self) -> None:
         """Nobody has to do anything for it."""
         bob = self.keyring.add("bob", expires=int(NOW) + 60, now=NOW)
