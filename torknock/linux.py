@@ -41,6 +41,8 @@ NO_CAPABILITY = (
 
 NO_IPV6 = "this kernel has no IPv6"
 
+_DESCRIPTORS_AT_MOST = 65_536
+
 _LISTEN = "0A"  # TCP_LISTEN, net/tcp_states.h
 
 
@@ -80,6 +82,18 @@ def keep_memory_private() -> None:
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may, 65,536 at most (getrlimit(2), RLIMIT_NOFILE); returns how many.
+
+    Every connection takes two, and programs are started with a soft limit of 1,024. More than the most would make each
+    start of a program slow, which closes all that may be open.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(soft, min(hard, _DESCRIPTORS_AT_MOST))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
 
 
 def network_namespace() -> int:

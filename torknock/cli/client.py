@@ -11,6 +11,7 @@ import click
 
 from torknock.cli.options import helper_option
 from torknock.helper import DIAL_SOCKET
+from torknock.linux import raise_descriptor_limit
 
 
 def uid(name: str) -> int:
@@ -41,4 +42,5 @@ def client(helper: str, socks_users: tuple[int, ...]) -> None:
 
     from torknock.transport.client import serve
 
+    raise_descriptor_limit()
     serve(reactor, os.environ, time.time, version("torknock"), helper, socks_users)

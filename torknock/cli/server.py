@@ -11,6 +11,7 @@ import click
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.cli.options import helper_option
 from torknock.helper import GATE_SOCKET
+from torknock.linux import raise_descriptor_limit
 
 
 @click.command(epilog="In torrc: ServerTransportPlugin torknock exec /usr/local/bin/torknock server")
@@ -26,4 +27,5 @@ def server(helper: str) -> None:
 
     from torknock.transport.server import serve
 
+    raise_descriptor_limit()
     serve(reactor, os.environ, time.time, version("torknock"), helper)

@@ -13,12 +13,11 @@ from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.gate.ask import SYN, Ask
 from torknock.gate.calendar import ClockBehind
-from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.interfaces import IGate
 from torknock.gate.judge import Judge, tag
 from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
@@ -30,6 +29,9 @@ _log = Logger()
 
 _TICK = 0.5
 """How often the keyring, the calendar and the gate are looked at."""
+
+_BACKOFF_AT_MOST = 30.0
+"""Seconds between two attempts, at most, while an error goes on that nobody foresaw, such as a lack of descriptors."""
 
 _JUMP = 5.0
 """A wall clock that runs away from the steady one by more than this was set."""
@@ -96,7 +98,7 @@ class Refresh:
         """Open the gate and fill it; from now on it is kept so. Raises what `Keyring` and `IGate` raise."""
         await self._fill()
         self._running = Deferred.fromCoroutine(self._keep())
-        self._running.addErrback(self._ended)
+        self._running.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def stop(self) -> None:
         """Close the gate. Connections that came through it live on."""
@@ -185,14 +187,19 @@ class Refresh:
         return tuple(_at(issued, epoch) for issued in lines for epoch in epochs if isn in issued.line.tokens(epoch))
 
     async def _keep(self) -> None:
+        pause = _TICK
         while True:
-            await deferLater(self._clock, _TICK)
+            await deferLater(self._clock, pause)
             try:
                 await self._step()
-            except TorknockError as error:
-                await self._close_for(error)
+            except CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001  a loop that ends leaves the port closed until the next restart
+                known = isinstance(error, TorknockError)
+                pause = _TICK if known else min(2 * pause, _BACKOFF_AT_MOST)
+                await self._close_for(error if known else _unexpected(error))
             else:
-                self._trouble = ""
+                self._trouble, pause = "", _TICK
 
     async def _step(self) -> None:
         if self._unusable is not None:
@@ -317,22 +324,17 @@ class Refresh:
             self._spent.reserve(sum(len(self._book.unspent(each)) for each in self._book.epochs))
             await self._gate.admit(tokens, left)
 
-    async def _close_for(self, error: TorknockError) -> None:
+    async def _close_for(self, error: Exception) -> None:
         if str(error) != self._trouble:
-            _log.error("the port is closed to everyone until this is mended: {reason}", reason=str(error))
+            _log.error("port closed: {reason}. It reopens by itself once this is fixed", reason=str(error))
         self._trouble = str(error)
         self._deny()
         try:
             await self._gate.close()
-        except GateFailed as worse:
+        except CancelledError:
+            raise
+        except Exception as worse:  # noqa: BLE001  as in `_keep`
             _log.error("{reason}; the tokens run out within {seconds} s", reason=str(worse), seconds=2 * EPOCH)
-
-    def _ended(self, failure: Failure) -> Deferred[None] | None:
-        if failure.check(CancelledError):
-            return None
-        _log.failure("the gate is closed, because what keeps it fresh broke", failure=failure)
-        self._deny()
-        return self._gate.close()
 
     def _deny(self) -> None:
         self._book.clear()
@@ -358,3 +360,9 @@ def _is_same(one: Issued, other: Issued) -> bool:
 
 def _lags(line: Line, epoch: int) -> bool:
     return line.ratchets and line.first_epoch < epoch - _STEPS
+
+
+def _unexpected(error: Exception) -> TorknockError:
+    """What is said of an error that nobody foresaw."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return TorknockError(f"{type(error).__name__}: {reason}")

@@ -35,7 +35,7 @@ class Remembered:
         self.standing = False
         self.judging = False
         self.tampered = False
-        self.refuses: GateFailed | None = None
+        self.refuses: Exception | None = None
 
     @property
     def opens(self) -> set[int]:
@@ -451,6 +451,25 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(2)
         self.assertTrue(self.gate.standing)
         self.assertEqual(self.gate.opens, set())
+
+    def test_no_error_ends_the_bridge(self) -> None:
+        """Not one that nobody foresaw either: closed meanwhile, said once, tried again, open once it is over."""
+        no_files, no_fork = OSError(24, "Too many open files"), BlockingIOError(11, "Resource temporarily unavailable")
+        for error in (no_files, no_fork, MemoryError(), TypeError("a mistake")):
+            with self.subTest(error=error):
+                self.started()
+                self.gate.refuses = error
+                self.gate.tampered = True
+                with capturedLogs() as events:
+                    self.pass_time(20)
+                self.assertEqual(self.gate.opens, set())
+                self.assertIn(type(error).__name__, self.refresh.trouble)
+                self.assertEqual(len([event for event in events if event["log_level"] >= LogLevel.error]), 1)
+                self.gate.refuses = None
+                self.pass_time(31)
+                self.assertEqual(self.refresh.trouble, "")
+                self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
+                self.setUp()
 
     def test_a_keyring_that_is_lost_closes_the_gate(self) -> None:
         """What cannot be read may have been revoked."""
