@@ -205,7 +205,10 @@ def _command(name: str, *arguments: str, package: str) -> str:
     path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
     if path is None:
         raise FirewallUnreadable(f"the command {name} is missing; apt-get install {package}")
-    done = subprocess.run([path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={})  # noqa: S603  ours
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={})  # noqa: S603  ours
+    except OSError as error:  # no process can be made, or this one may not run it
+        raise FirewallUnreadable(f"{name} cannot be run: {error.strerror}") from error
     if done.returncode:
         said = done.stderr.strip().partition("\n")[0]
         raise FirewallUnreadable(f"{name} {' '.join(arguments)} ended with {done.returncode}: {said or 'nothing said'}")
