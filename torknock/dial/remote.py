@@ -16,7 +16,7 @@ from zope.interface import implementer
 from torknock.dial import requests
 from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.helper import DIAL_SOCKET
-from torknock.helper.connection import HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
+from torknock.helper.connection import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
 from torknock.helper.grammar import Malformed
 
 START = "as root: systemctl enable --now torknock-dial.socket"
@@ -90,13 +90,13 @@ class _Dial:
             self._connection.close()
         return self._only(answer.descriptors)
 
-    def _heard(self, line: str) -> None:
+    def _heard(self, connection: HelperConnection, line: str) -> None:
         self._taken_up = True
         if line == requests.DIALLING:
             return
-        if self._request.isn is not None or self._connection is None:
+        if self._request.isn is not None:
             raise Malformed("no ISN was to be chosen")
-        self._connection.tell(requests.isn(self._choose(requests.parse_tsval(line))))
+        connection.tell(requests.isn(self._choose(requests.parse_tsval(line))))
 
     def _only(self, received: tuple[socket.socket, ...]) -> socket.socket:
         if len(received) != 1:
@@ -107,7 +107,7 @@ class _Dial:
         return received[0]
 
 
-async def _connection(reactor: Any, path: str, heard: Callable[[str], None] | None = None) -> HelperConnection:
+async def _connection(reactor: Any, path: str, heard: Heard | None = None) -> HelperConnection:
     try:
         return await connect(reactor, path, heard)
     except HelperMissing as error:

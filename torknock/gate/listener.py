@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -54,8 +55,10 @@ class Listener:
                 self._ports.append(self._reactor.adoptStreamPort(each.fileno(), each.family, self._doorstep))
 
     def stop(self) -> Deferred[Any]:
-        """Accept nothing more; connections that were accepted live on."""
+        """Accept nothing more, but for those whose SYN was answered already; connections that were accepted live on."""
         ports, self._ports = self._ports, []
+        for port in ports:
+            _drain(port)
         return gatherResults([Deferred.fromCoroutine(_stopped(port)) for port in ports])
 
 
@@ -101,6 +104,16 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _drain(port: Any) -> None:
+    """Accept the connections that wait at *port*: what opened them is spent, and must be known to be."""
+    waiting = select.poll()
+    waiting.register(port, select.POLLIN)
+    for _ in range(_BACKLOG):
+        if not waiting.poll(0):
+            return
+        port.doRead()
 
 
 async def _stopped(port: IListeningPort) -> None:

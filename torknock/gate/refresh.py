@@ -101,13 +101,14 @@ class Refresh:
         self._running.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def stop(self) -> None:
-        """Close the gate. Connections that came through it live on."""
+        """Close the gate. Connections that came through it live on.
+
+        What it let in last is spent by `whose` as ever, so the files of what was spent stay open.
+        """
         if self._running is not None:
             self._running.cancel()
             self._running = None
         await self._gate.close()
-        self._spent.close()
-        self._knocks.close()
 
     @property
     def trouble(self) -> str:
@@ -257,7 +258,6 @@ class Refresh:
         """Open the gate anew, with exactly what is valid now."""
         now = self._now()
         self._ahead = now - self._clock.seconds()
-        self._book.clear()
         self._enter(epoch_at(now))
         epochs = self._epochs
         self._changes = self._keyring.changes()
@@ -269,6 +269,7 @@ class Refresh:
         self._judge.lines(knocking, self._knocks.read(ever))
         self._knocks.reserve(_KNOCKS_RESERVED if knocking else 0)
         await self._gate.open(bool(knocking))
+        self._book.clear()  # until now what the old gate let in was served
         await self._derive(self._live, epochs)
         await self._admit(epochs)
 

@@ -16,7 +16,7 @@ from torknock.gate.listener import Listener
 from torknock.gate.requests import Admit, Guard, Withdraw, pieces
 from torknock.gate.ruleset import Posture
 from torknock.helper.connection import Answer, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
-from torknock.helper.grammar import Malformed, number
+from torknock.helper.grammar import number
 
 _log = Logger()
 
@@ -29,7 +29,8 @@ class RemoteGate:
     """The gate of the door at *host* and *port*, made by the service at *path*.
 
     *listener* adopts the sockets that the service hands over; *ask* is asked about SYNs without a token. A connection
-    that is lost is not `intact`, and `open` makes a new one.
+    is the lease of the gate. When it is lost nothing is accepted any more, because the service may have died and left
+    its table; the gate is not `intact`, and `open` makes a new one.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class RemoteGate:
     async def _open(self, judging: bool) -> None:
         if self._connection is None:
             try:
-                self._connection = await connect(self._reactor, self._path, self._heard, self._lost)
+                connection = await connect(self._reactor, self._path, self._heard, self._lost)
             except HelperMissing as error:
                 raise GateFailed(f"{error}; as root: systemctl restart torknock-gate.socket") from error
+            self._hang_up(self._connection)
+            self._connection = connection
         answer = await self._answer(str(Guard(self._host, self._port, self._posture, judging)))
         if answer.descriptors:
             self._listener.adopt(answer.descriptors)
@@ -90,42 +93,43 @@ class RemoteGate:
         return None if said == "unknown" else number(said, 0, 2**63 - 1)
 
     async def _close(self) -> None:
-        if self._connection is not None:
+        connection = self._connection
+        if connection is not None:
             try:
                 await self._answer(requests.LEAVE)
             except GateFailed as error:
                 if not isinstance(error.__cause__, HelperLost):  # a service that is gone has closed it
                     raise
             finally:
-                self._hang_up()
+                self._hang_up(connection)
 
     async def _answer(self, line: str) -> Answer:
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise GateFailed(f"the gate of port {self._port} is closed; nothing can be changed about it")
         try:
-            return await self._connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
+            return await connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
         except HelperRefused as refused:
             raise (DoorTaken if refused.kind == "taken" else GateFailed)(str(refused)) from refused
         except HelperLost as error:
-            self._hang_up()
+            self._hang_up(connection)
             raise GateFailed(str(error)) from error
 
-    def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
+    def _hang_up(self, connection: HelperConnection | None) -> None:
         if connection is not None:
+            self._lost(connection)
             connection.close()
 
     def _too_late(self, _result: object, seconds: float) -> Any:
         raise HelperLost(self._path, f"it has not answered within {seconds:.0f} s")
 
-    def _lost(self) -> None:
-        self._connection = None
+    def _lost(self, connection: HelperConnection) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self._listener.stop()
 
-    def _heard(self, line: str) -> None:
+    def _heard(self, connection: HelperConnection, line: str) -> None:
         syns = requests.parse_judge(line)
-        connection = self._connection
-        if connection is None:
-            raise Malformed("nobody is there to judge")
         answers = [False] * len(syns)
         try:
             answers = list(self._ask(syns))

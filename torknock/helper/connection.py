@@ -32,6 +32,10 @@ class Answer:
     descriptors: tuple[socket.socket, ...]
 
 
+Heard = Callable[["HelperConnection", str], None]
+Lost = Callable[["HelperConnection"], None]
+
+
 class HelperMissing(TorknockError):
     """No service listens at *path*, or it does not let this user connect."""
 
@@ -62,13 +66,14 @@ class HelperRefused(TorknockError):
 def connect(
     reactor: Any,
     path: str,
-    heard: Callable[[str], None] | None = None,
-    lost: Callable[[], None] | None = None,
+    heard: Heard | None = None,
+    lost: Lost | None = None,
 ) -> Deferred[HelperConnection]:
     """A connection to the service at *path*. Fails with `HelperMissing`.
 
-    *heard* is called with each line that comes unasked (one that begins with neither `ok` nor `no`); without it such a
-    line ends the connection. *lost* is called once, when the connection has ended, whoever ended it.
+    *heard* is called with the connection and each line that comes unasked (one that begins with neither `ok` nor `no`);
+    without it such a line ends the connection. *lost* is called with it once, when it has ended, whichever side ended
+    it. By then its owner may have made another.
     """
     return Deferred.fromCoroutine(_connect(reactor, path, HelperConnection(path, heard, lost)))
 
@@ -104,7 +109,7 @@ class _Factory(Factory):
 class HelperConnection(Protocol):
     """The asking side of a conversation; made by `connect`."""
 
-    def __init__(self, path: str, heard: Callable[[str], None] | None, lost: Callable[[], None] | None) -> None:
+    def __init__(self, path: str, heard: Heard | None, lost: Lost | None) -> None:
         self._path, self._heard, self._lost = path, heard, lost
         self._lines = Lines()
         self._turn = DeferredLock()
@@ -153,7 +158,7 @@ class HelperConnection(Protocol):
         """Whoever ended it."""
         self._end()
         if self._lost is not None:
-            self._lost()
+            self._lost(self)
 
     def _ask(self, line: str) -> Deferred[Answer]:
         if self._over:
@@ -172,7 +177,7 @@ class HelperConnection(Protocol):
         if first not in ("ok", "no"):
             if self._heard is None:
                 raise Malformed("a line that nobody asked for")
-            return self._heard(line)
+            return self._heard(self, line)
         waiting, self._waiting = self._waiting, None
         received, self._received = self._received, []
         if first == "ok" and waiting is not None:

@@ -85,6 +85,7 @@ class GuardedDoor:
         self._raw = Raw()
         self._listener = Listener(reactor, wanted.port, self._welcome)
         self._refresh: Refresh | None = None
+        self._spent: tuple[SpentTokens, SpentKnocks] | tuple[()] = ()
         self._forgetting: Forgetting | None = None
         self._publication: Publication | None = None
         self._counting = LoopingCall(self._count)
@@ -97,12 +98,13 @@ class GuardedDoor:
             self._reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, self._listener, wanted.directory
         )
         name = table_name(wanted.host, wanted.port)
+        spent = SpentTokens(wanted.directory / f"{name}.spent"), SpentKnocks(wanted.directory / f"{name}.knocks")
+        self._spent = spent
         calendar = Calendar(self._now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped)
         self._forgetting = Forgetting(self._keyring, self._reactor, calendar.now)
         refresh = self._refresh = Refresh(
             self._keyring,
-            SpentTokens(wanted.directory / f"{name}.spent"),
-            SpentKnocks(wanted.directory / f"{name}.knocks"),
+            *spent,
             entrance.make_gate,
             self._reactor,
             calendar.now,
@@ -165,6 +167,8 @@ class GuardedDoor:
                 await self._refresh.stop()
         finally:
             await self._listener.stop()
+            for each in self._spent:
+                each.close()
             if self._publication is not None:
                 await self._publication.stop()
                 self._count()

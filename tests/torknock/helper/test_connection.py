@@ -66,9 +66,12 @@ class ConversationTests(TestCase):
             self.addCleanup(connection.close)
             return connection
 
-        return connect(reactor, self.path, self.heard.append, self.loses).addCallback(kept)
+        return connect(reactor, self.path, self.hears, self.loses).addCallback(kept)
 
-    def loses(self) -> None:
+    def hears(self, _connection: HelperConnection, line: str) -> None:
+        self.heard.append(line)
+
+    def loses(self, _connection: HelperConnection) -> None:
         self.lost += 1
 
     async def until(self, condition: Any) -> None:
