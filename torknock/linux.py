@@ -31,6 +31,7 @@ TCP_MD5SIG_EXT = 38  # linux/tcp.h
 TCP_MD5SIG_FLAG_PREFIX = 1  # linux/tcp.h
 SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 SO_MEMINFO = 55  # asm-generic/socket.h
+SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16
 SK_MEMINFO_DROPS = 8  # linux/sock_diag.h
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
+from torknock.helper import descriptors
 
 _log = Logger()
 
@@ -90,6 +91,7 @@ class Accepting:
 
     def __init__(self, reactor: Any, listening: socket.socket, factory: Factory) -> None:
         self._reactor, self._listening, self._factory = reactor, listening, factory
+        descriptors.refuse(listening)
         reactor.addReader(self)
 
     def fileno(self) -> int:
@@ -105,9 +107,7 @@ class Accepting:
         for _ in range(_AT_ONCE):
             try:
                 accepted, _name = self._listening.accept()
-                with accepted:
-                    accepted.setblocking(False)
-                    self._reactor.adoptStreamConnection(accepted.fileno(), accepted.family, self._factory)
+                self._adopt(accepted)
             except BlockingIOError:
                 return
             except OSError as error:  # he has gone, or there are no descriptors left
@@ -115,6 +115,29 @@ class Accepting:
                 self._reactor.removeReader(self)
                 self._reactor.callLater(_BREATH, self._again)
                 return
+
+    def _adopt(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        if descriptors.refuses(accepted):
+            with accepted:
+                self._reactor.adoptStreamConnection(accepted.fileno(), accepted.family, self._factory)
+            return
+        descriptors.refuse(accepted)
+        held = accepted.detach()  # so that the reactor's close is not the last one, which could wait
+        try:
+            server = self._reactor.adoptStreamConnection(held, self._listening.family, self._factory)
+        except BaseException:
+            descriptors.closing.close(held)
+            raise
+        lost = server.connectionLost
+
+        def connection_lost(reason: Failure) -> None:
+            try:
+                lost(reason)
+            finally:
+                descriptors.closing.close(held)
+
+        server.connectionLost = connection_lost
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gives the listening socket up."""

@@ -6,7 +6,6 @@ each service's own grammar.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections import Counter, deque
@@ -29,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
+from torknock.helper import descriptors
 from torknock.helper.grammar import Lines, Malformed, no, octets
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Peer, peer
@@ -134,6 +134,8 @@ class Talk(Protocol):
         except OSError:
             return self._refuse("refused", "this service cannot tell who asks")
         if not self._helper.may_ask(self.peer):
+            if not descriptors.refuses(transport.getHandle()):
+                transport.pauseProducing()  # what is not read brings no descriptors
             return self._refuse("refused", "this service is not for this user; root says who may ask")
         if not self._helper.has_room(self.peer.uid):
             return self._refuse("busy", f"this service talks to {self._helper.a_user} programs of a user at most")
@@ -156,8 +158,9 @@ class Talk(Protocol):
             self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        """Nobody wants one."""
-        os.close(descriptor)
+        """None is wanted: it is closed, and the conversation ends."""
+        descriptors.closing.close(descriptor)
+        self._refuse("bad", "this service takes no descriptors")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Whoever ended it."""

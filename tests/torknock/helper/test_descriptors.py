@@ -1,0 +1,149 @@
+"""Tests of torknock.helper.descriptors: what peers pass to a service stops it in no way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import struct
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.torknock.helper.test_connection import short_directory
+from tests.torknock.helper.test_unix import Echo
+from torknock.helper import descriptors
+from torknock.helper.connection import HelperRefused, connect
+from torknock.helper.listener import Accepting, listener
+from torknock.helper.unix import Helper, Talk
+
+reactor: Any = _reactor
+
+LINGERS = 30
+"""Seconds that a close of what is passed here would wait."""
+
+
+class PassedTests(TestCase):
+    """A service whose peers pass sockets that linger."""
+
+    timeout = 120
+
+    def begin(self, may_ask: bool = True, older: bool = False) -> None:
+        """Start the service, on a kernel that is *older* than the refusal of descriptors."""
+        if older:
+            self.patch(descriptors, "refuse", lambda _: None)
+        directory = short_directory()
+        self.addCleanup(shutil.rmtree, directory)
+        self.path = f"{directory}/socket"
+        self.may_ask = may_ask
+        self.helper = Helper(reactor, lambda _: self.may_ask, self.converse)
+        accepting = Accepting(reactor, listener(self.path, {}, 0), self.helper)
+        self.addCleanup(self.quiet)
+        self.addCleanup(self.helper.hang_up)
+        self.addCleanup(accepting.stop)
+
+    def converse(self, talk: Talk) -> Echo:
+        return Echo(talk)
+
+    async def quiet(self) -> None:
+        while self.helper.talks or self.helper.leaving:
+            await deferLater(reactor, 0.01)
+        await deferLater(reactor, 0.01)
+
+    def lingering(self) -> socket.socket:
+        """A TCP socket whose data nobody reads."""
+        server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(server.close)
+        sending = socket.create_connection(server.getsockname())
+        reading, _ = server.accept()
+        self.addCleanup(reading.close)
+        sending.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sending.send(bytes(65536))
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGERS))
+        return sending
+
+    def guest(self, text: bytes, *more: int) -> socket.socket:
+        """A peer that has said *text*, and passed such a socket, then *more*."""
+        guest = socket.socket(socket.AF_UNIX)
+        guest.connect(self.path)
+        with self.lingering() as passed:
+            try:
+                socket.send_fds(guest, [text], [passed.fileno(), *more])
+            except PermissionError:
+                passed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                guest.close()
+                raise
+        return guest
+
+    async def serves(self) -> None:
+        """Another peer is answered, before what was passed has stopped lingering."""
+        before = reactor.seconds()
+        self.may_ask = True
+        connection = await connect(reactor, self.path)
+        self.assertEqual((await connection.ask("one")).words, ("one",))
+        connection.close()
+        await self.quiet()
+        self.assertLess(reactor.seconds() - before, LINGERS - 5)
+
+    async def test_the_kernel_refuses_them(self) -> None:
+        """At the peer: nothing comes, and the conversation goes on without."""
+        self.begin()
+        with socket.socket(socket.AF_UNIX) as probe:
+            descriptors.refuse(probe)
+            if not descriptors.refuses(probe):
+                raise SkipTest("Linux before 6.16")
+        with self.assertRaises(PermissionError):
+            self.guest(b"one\n")
+        await self.serves()
+
+    async def test_of_who_may_ask(self) -> None:
+        """They are closed, each of them, and their peer is sent away."""
+        for text in (b"one\n", b"on"):
+            self.begin(older=True)
+            reading, writing = os.pipe()
+            with self.guest(text, writing) as guest:
+                os.close(writing)
+                await deferLater(reactor, 0.05)
+                guest.setblocking(False)
+                self.assertIn(b"no bad this service takes no descriptors", guest.recv(200))
+            await self.serves()
+            self.assertEqual(await deferToThread(os.read, reading, 1), b"")
+            os.close(reading)
+
+    async def test_of_who_may_not(self) -> None:
+        """The peer is refused; what it passed goes with its connection."""
+        self.begin(may_ask=False, older=True)
+        with self.guest(b"one\n"):
+            await deferLater(reactor, 0.05)
+        await self.serves()
+
+    async def test_before_the_service_listens(self) -> None:
+        """What waits in the queue of a socket of systemd's may bring some, whatever the kernel refuses later."""
+        self.begin(may_ask=False)
+        self.patch(descriptors, "refuses", lambda _: False)
+        with socket.socket(socket.AF_UNIX) as guest:
+            guest.connect(self.path)
+            await deferLater(reactor, 0.05)
+        await self.serves()
+
+    async def test_errors_leak_nothing(self) -> None:
+        """A descriptor whose close fails is closed like the others."""
+        reading, writing = os.pipe()
+        descriptors.closing.close(1_000_000)
+        descriptors.closing.close(writing)
+        self.assertEqual(await deferToThread(os.read, reading, 1), b"")
+        os.close(reading)
+
+    async def test_refused(self) -> None:
+        """Without descriptors a peer that may not ask hears why at once, also of an older kernel."""
+        self.begin(may_ask=False, older=True)
+        connection = await connect(reactor, self.path)
+        with self.assertRaises(HelperRefused):
+            await connection.ask("one")
+        connection.close()
