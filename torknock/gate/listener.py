@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ _SAVED_AT_MOST = 512
 """Octets of IP and TCP headers, options and IPv6 extension headers included, that are read of a saved SYN."""
 
 _BACKLOG = 1024
+_BINDS = 16
 
 Welcome = Callable[[SYN, IAddress], Deferred[IProtocol | None]]
 """The protocol for a connection, given its SYN and the client's address; None drops it. Nothing is read until then."""
@@ -66,6 +68,11 @@ def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
     """Sockets that listen for what the gate of the door at *host* takes to them by `tproxy`. Needs CAP_NET_ADMIN.
 
     One is on 127.0.0.1; one on ::1, unless the kernel has no IPv6. Raises `GateFailed` if *host* needs what it has not.
+
+    `tproxy` needs them transparent (ip(7), IP_TRANSPARENT). A process that is handed such a socket could bind it again,
+    to an address that is not this host's. The kernel refuses that, because the first `bind` named the port. A socket
+    that is accepted is transparent too, without that lock: a process that disconnects it (connect(2), AF_UNSPEC) can
+    bind it to any address, and connect from there.
     """
     with_ipv6 = has_ipv6()
     address = ip_address(host)
@@ -96,7 +103,7 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
         else:
             listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-        listener.bind((host, 0))
+        _bind(listener, host)
         listener.listen(_BACKLOG)
         # A host may give Fast Open to every listener (net.ipv4.tcp_fastopen); data in a SYN would then show this one.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
@@ -104,6 +111,21 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _bind(listener: socket.socket, host: str) -> None:
+    """Bind *listener* to a free port of *host* by its number, which locks the port: see `hidden_listeners`."""
+    for tries_left in reversed(range(_BINDS)):
+        with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not tries_left:
+                raise
+        else:
+            return
 
 
 def _drain(port: Any) -> None:

@@ -1,7 +1,8 @@
 """The privileged service that guards ports for bridges: one connection to it is one door, and the lease of its gate.
 
 A peer can guard the doors that root's access list has for its user, say which ISNs open them, and read how many SYNs
-were refused; the sockets on which those connections arrive are the peer's. When it goes, the gate is closed. Doors that
+were refused; the sockets on which those connections arrive are the peer's, and what else those allow says
+`listener.hidden_listeners`. When it goes, the gate is closed. Doors that
 are listed as filtered are silent for as long as the service runs, guarded or not.
 """
 
