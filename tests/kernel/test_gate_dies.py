@@ -77,6 +77,15 @@ class DyingTests(Case):
         self.assertIn("torknock-443", self.tables())
         self.assertEqual(set(got), {"refused"})
 
+    def test_a_table_that_is_left_is_removed(self) -> None:
+        """The service is killed, and the transport ends before there is another, which finds the table."""
+        self.kill()
+        self.hidden.process.kill()
+        self.hidden.process.wait()
+        self.assertIn("torknock-443", self.tables())
+        self.service = self.serve()
+        self.assertTrue(wait_for(lambda: "torknock-443" not in self.tables(), 5), self.log)
+
     def refuses_replays(self, harm: Callable[[], None]) -> None:
         """SYNs that were answered while *harm* was done open nothing when they are sent again, once all is well."""
         answered = []

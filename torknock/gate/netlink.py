@@ -8,14 +8,22 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _NLM_F_REQUEST = 1  # linux/netlink.h
-_ERROR = 2  # NLMSG_ERROR, linux/netlink.h
+_NLM_F_DUMP = 0x300  # linux/netlink.h
+_NLM_F_DUMP_INTR = 0x10  # linux/netlink.h
+_ERROR, _DONE = 2, 3  # NLMSG_*, linux/netlink.h
+_DUMP_AT_ONCE = 1 << 16
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
 _NEWGEN, _GETGEN = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
 _NEWOBJ, _GETOBJ = _SUBSYSTEM << 8 | 18, _SUBSYSTEM << 8 | 19
+_GETSETELEM = _SUBSYSTEM << 8 | 13
 _GEN_ID = 1  # NFTA_GEN_*
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
+_ELEMENT_KEY = 1  # NFTA_SET_ELEM_*
+_DATA_VALUE = 1  # NFTA_DATA_*
 _OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4  # NFTA_OBJ_*
 _COUNTER = 1  # NFT_OBJECT_COUNTER
 _COUNTER_PACKETS = 2  # NFTA_COUNTER_*
@@ -44,6 +52,51 @@ def counted_packets(table: str, counter: str) -> int:
     )
     told = _asked(_GETOBJ, _NEWOBJ, _INET, wanted)
     return int.from_bytes(_attributes(told.get(_OBJ_DATA, b"")).get(_COUNTER_PACKETS, b""))
+
+
+def set_elements(table: str, name: str) -> set[int]:
+    """The elements of the set *name* of the inet *table*, whose keys are numbers of 4 octets.
+
+    Raises `OSError`, which is an `InterruptedError` if nftables is changed meanwhile. 100,000 take about half a second.
+    """
+    names = (_LIST_TABLE, table), (_LIST_SET, name)
+    wanted = b"".join(_attribute(kind, text.encode("ascii") + b"\0") for kind, text in names)
+    found: set[int] = set()
+    for message in _dumped(_GETSETELEM, _INET, wanted):
+        for element in _each(_attributes(message).get(_LIST_ELEMENTS, b"")):
+            key = _attributes(_attributes(element).get(_ELEMENT_KEY, b""))
+            found.add(int.from_bytes(key.get(_DATA_VALUE, b"")))
+    return found
+
+
+def _dumped(question: int, family: int, attributes: bytes) -> Iterator[bytes]:
+    """The attributes of each message that the kernel answers *question* with."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
+        netlink.settimeout(1.0)
+        flags = _NLM_F_REQUEST | _NLM_F_DUMP
+        netlink.send(_HEADER.pack(_HEADER.size + len(attributes), question, flags, 0, 0, family, 0, 0) + attributes)
+        while True:
+            octets, at = netlink.recv(_DUMP_AT_ONCE), 0
+            while at < len(octets):
+                length, kind, flags = struct.unpack_from("=IHH", octets, at)
+                code = -struct.unpack_from("=i", octets, at + 16)[0] if kind in (_ERROR, _DONE) else 0
+                if code:
+                    raise OSError(code, os.strerror(code))
+                if flags & _NLM_F_DUMP_INTR:
+                    raise InterruptedError("nftables was changed while it was read")
+                if kind == _DONE:
+                    return
+                yield octets[at + _HEADER.size : at + length]
+                at += max(length + 3 & ~3, 16)
+
+
+def _each(octets: bytes) -> Iterator[bytes]:
+    """The values of the attributes in *octets*, one after the other."""
+    at = 0
+    while at + 4 <= len(octets):
+        length = struct.unpack_from("=H", octets, at)[0]
+        yield octets[at + 4 : at + length]
+        at += max(length + 3 & ~3, 4)
 
 
 def _asked(question: int, answer: int, family: int, attributes: bytes) -> dict[int, bytes]:

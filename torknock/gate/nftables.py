@@ -17,13 +17,16 @@ from torknock.gate.ask import AskLater
 from torknock.gate.claim import claim
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed, IGate
-from torknock.gate.netlink import counted_packets, ruleset_generation
+from torknock.gate.netlink import counted_packets, ruleset_generation, set_elements
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging, Posture
 from torknock.gate.xtables import XTables, loaded_rules
 
 _TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""
+
+_SLACK = 2.0
+"""Seconds within which a token may have run out in the kernel, or not, by this process's clock."""
 
 _T = TypeVar("_T")
 
@@ -60,6 +63,8 @@ class NftablesGate:
         self._generation: int | None = None
         self._looked: tuple[int | None, str] = None, ""
         """The generation of nftables in which `_taken` was asked last, and the rule that it told."""
+        self._admitted: dict[int, float] = {}
+        """Token -> when it runs out."""
 
     def open(self, judging: bool) -> Deferred[None]:
         """See `IGate.open`. Fails with `DoorTaken` if another process guards this door."""
@@ -67,11 +72,11 @@ class NftablesGate:
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
         """See `IGate.admit`."""
-        return self._in_turn(lambda: self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds)))
+        return self._in_turn(lambda: self._admit(tokens, seconds))
 
     def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
         """See `IGate.withdraw`."""
-        return self._in_turn(lambda: self._change(tokens, lambda some: ruleset.withdraw(self._door.table, some)))
+        return self._in_turn(lambda: self._withdraw(tokens))
 
     def intact(self) -> Deferred[bool]:
         """See `IGate.intact`. Costs microseconds unless somebody changed something in this network namespace."""
@@ -98,6 +103,7 @@ class NftablesGate:
         else:
             await self._load(ruleset.load(self._door))
             await self._stop_judging()
+        self._admitted.clear()
         self._loaded = await self._listed()
 
     async def _load_for_judging(self) -> None:
@@ -118,6 +124,33 @@ class NftablesGate:
         if self._judging is Judging.XTABLES:
             await self._xtables.remove()
         self._judging = None
+
+    async def _admit(self, tokens: Collection[int], seconds: int) -> None:
+        until = self._reactor.seconds() + seconds
+        await self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds))
+        self._admitted = {**dict.fromkeys(tokens, until), **self._lasting(-_SLACK)}
+
+    async def _withdraw(self, tokens: Collection[int]) -> None:
+        await self._change(tokens, lambda some: ruleset.withdraw(self._door.table, some))
+        for each in tokens:
+            self._admitted.pop(each, None)
+
+    def _lasting(self, seconds: float) -> dict[int, float]:
+        """What was admitted for at least so many *seconds* from now on."""
+        at_least = self._reactor.seconds() + seconds
+        return {token: until for token, until in self._admitted.items() if until > at_least}
+
+    async def _is_filled(self) -> bool:
+        """Whether the set of tokens holds what was admitted and has not been used, and nothing else."""
+        pool = self._reactor.getThreadPool()
+        try:  # in this order: what is used between the two is in both
+            tokens = await deferToThreadPool(self._reactor, pool, set_elements, self._door.table, "tokens")
+            claimed = await deferToThreadPool(self._reactor, pool, set_elements, self._door.table, "claimed")
+        except InterruptedError:
+            raise
+        except OSError:
+            return False
+        return tokens <= self._admitted.keys() and self._lasting(_SLACK).keys() <= tokens | claimed
 
     async def _change(self, tokens: Collection[int], command: Callable[[list[int]], str]) -> None:
         if self._claim is None:
@@ -143,6 +176,10 @@ class NftablesGate:
                     return False
                 if self._judging is Judging.XTABLES and not await self._xtables.intact():
                     return False
+                if not await self._is_filled():
+                    return False
+            except InterruptedError:
+                return True  # as far as is known; it is looked at again
             except GateFailed:
                 return False
             await self._fail_if_taken()

@@ -8,23 +8,27 @@ are listed as filtered are silent for as long as the service runs, guarded or no
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.gate import requests
 from torknock.gate.access import DOORS_A_USER, AccessDenied, AccessList
 from torknock.gate.ask import SYN
+from torknock.gate.claim import claim
+from torknock.gate.command import command
 from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.listener import door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
-from torknock.gate.ruleset import Posture
+from torknock.gate.ruleset import FAMILY, Door, Posture, rest
 from torknock.gate.silence import Silence
 from torknock.helper.grammar import Malformed, no
 from torknock.helper.interfaces import IConversation, Reply
@@ -46,21 +50,36 @@ def helper(reactor: Any, access: AccessList, claims: Path) -> Helper:
     """
     guarding: set[Guarding] = set()
 
+    removing = DeferredLock()
+
     async def changed() -> None:
         for each in list(guarding):
             await each.follow()
+        await removing.run(lambda: Deferred.fromCoroutine(_remove_abandoned(reactor, access, claims)))
 
     silence = Silence(reactor, access, changed)
     reactor.callWhenRunning(silence.start)
     reactor.addSystemEventTrigger("before", "shutdown", silence.stop)
-    return Helper(reactor, access.may_ask, lambda talk: Guarding(reactor, talk, access, claims, guarding), _A_USER)
+
+    def converse(talk: Talk) -> Guarding:
+        return Guarding(reactor, talk, access, claims, guarding, removing)
+
+    return Helper(reactor, access.may_ask, converse, _A_USER)
 
 
 @implementer(IConversation)
 class Guarding:
-    """One peer's door, one of *guarding* until it has ended."""
+    """One peer's door, one of *guarding* until it has ended. It is claimed when nobody holds the lock *removing*."""
 
-    def __init__(self, reactor: Any, talk: Talk, access: AccessList, claims: Path, guarding: set[Guarding]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        talk: Talk,
+        access: AccessList,
+        claims: Path,
+        guarding: set[Guarding],
+        removing: DeferredLock,
+    ) -> None:
         self._reactor = reactor
         self._talk = talk
         self._access = access
@@ -68,6 +87,7 @@ class Guarding:
         self._gate: NftablesGate | None = None
         self._guarded: Guard | None = None
         self._all = guarding
+        self._removing = removing
         guarding.add(self)
 
     async def answer(self, line: str) -> Reply:
@@ -113,6 +133,7 @@ class Guarding:
             self._check(wanted)
             await _whole(self._gate.open(wanted.judging))
             return Reply("ok")
+        await self._removing.run(lambda: succeed(None))  # what is removed is claimed for a moment
         self._check(wanted)
         if wanted.posture is not Posture.DECOY and is_served(wanted.host, wanted.port):
             raise GateFailed(served(wanted.port))
@@ -167,6 +188,24 @@ class Guarding:
         closing = gate.close()
         closing.addErrback(lambda failure: _log.error("a gate was not closed: {reason}", reason=str(failure.value)))
         return closing
+
+
+async def _remove_abandoned(reactor: Any, access: AccessList, claims: Path) -> None:
+    """Remove the tables of listed doors that no process guards: a service that was killed has left them."""
+    try:
+        entries = access.entries()
+        listed = await command(reactor, "nft", ["list", "tables", FAMILY], package="nftables")
+        for each in entries:
+            left = Door(each.address, each.port, 0, 0, each.posture)
+            if f"table {FAMILY} {left.table}\n" in listed:
+                with contextlib.suppress(DoorTaken):
+                    held = claim(left, claims)
+                    try:
+                        await command(reactor, "nft", ["-f", "-"], rest(left).encode("ascii"), package="nftables")
+                    finally:
+                        os.close(held)
+    except GateFailed as error:
+        _log.warn("tables that no bridge uses are left: {reason}", reason=str(error))
 
 
 def served(port: int) -> str:
