@@ -383,7 +383,7 @@ class ServiceTests(Case):
                 try:
                     peer.send(said)
                     socket.send_fds(peer, [b" "], [peer.fileno(), 0, 1])
-                except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+                except (BlockingIOError, BrokenPipeError, ConnectionResetError, PermissionError):
                     continue
         for peer in peers:
             peer.close()
