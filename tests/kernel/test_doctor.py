@@ -16,6 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.kernel.test_gate import wait_for
 from tests.support.bridge import TORKNOCK, knock
 from tests.support.netns import CommandFailed, Host, Lab
 from tests.support.tornet import Tor
@@ -420,6 +421,46 @@ class DoctorTests(SynchronousTestCase):
         findings = self.doctor("bridge")
         self.assertEqual(self.wrong(findings), {"lines", "ORPort"}, findings)
         self.assertIn("anybody finds", findings["ORPort"]["why"])
+
+    def test_a_tor_that_is_not_set_up(self) -> None:
+        """One thing is wanting, and one command does it: no list of what it would change."""
+        tor = Tor("bridge", self.host, self.directory / "bridge", "SocksPort 127.0.0.1:auto\nLog notice stdout\n")
+        self.addCleanup(tor.stop)
+        tor.wait_log("Opened Control listener")
+        for role, command in (("bridge", "torknock setup bridge"), ("client", "torknock setup client")):
+            findings = self.doctor(role)
+            self.assertEqual(self.wrong(findings), {"set-up"}, findings)
+            self.assertIn(command, findings["set-up"]["remedy"])
+            self.assertNotIn("torrc", json.dumps(findings))
+
+    def test_a_persons_own_tor(self) -> None:
+        """Not the one of this host: it is named, with whose it is; nothing is said of the host's."""
+        own = f"{self.directory}/own"
+        Path(own).mkdir(mode=0o777)
+        self.directory.chmod(0o755)
+        Path(own).chmod(0o777)
+        Path(own, "torrc").touch()
+        user = "daemon"
+        plain = Tor("bridge", self.host, self.directory / "bridge", "SocksPort 127.0.0.1:auto\nLog notice stdout\n")
+        self.addCleanup(plain.stop)
+        plain.wait_log("Opened Control listener")
+        findings = self.doctor("client", "--user", user)
+        self.assertEqual(self.wrong(findings), {"tor", "group", "privilege"}, findings)
+        self.assertIn(f"no tor of {user}'s runs", findings["tor"]["why"])
+        theirs = self.host.popen(
+            ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "tor", "-f", f"{own}/torrc",
+             "--DataDirectory", f"{own}/tor", "--SocksPort", "127.0.0.1:auto", "--DisableNetwork", "1"],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.addCleanup(theirs.terminate)
+        self.assertTrue(wait_for(Path(f"{own}/tor").exists))
+        findings = self.doctor("client", "--user", user)
+        self.assertIn(f"{user}'s tor runs", findings["tor"]["why"])
+        self.assertIn("group", findings)
+        self.assertEqual(findings["group"]["state"], "not ok")
+        self.assertIn(f"torknock setup client --user {user}", findings["group"]["remedy"])
+        self.assertIn("torknock client", findings["process"]["why"])
+        self.assertNotIn("UseBridges", findings)
 
     def test_a_firewall_in_the_way(self) -> None:
         """The port is dropped; then it is let in, and stands out among ports that are dropped."""

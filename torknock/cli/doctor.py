@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -23,20 +26,39 @@ _COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
 @click.command(epilog="Example: torknock doctor bridge")
 @click.argument("role", type=click.Choice(["bridge", "client"]), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
+@click.option("--user", metavar="NAME", help="Look at NAME's own tor, such as Tor Browser's.  [who calls, unless root]")
 @control_option
 @password_option
 @keyring_option
-def doctor(role: str | None, as_json: bool, control: str, asks: bool, keyring: Path) -> None:
+@click.pass_context
+def doctor(
+    ctx: click.Context, role: str | None, as_json: bool, user: str | None, control: str, asks: bool, keyring: Path
+) -> None:
     """Look at every condition that must hold for a bridge, or for a client.
 
-    Which of the two this host has is found out where it is not said. Nothing is changed, and nothing secret is printed.
+    Which of the two this host has is found out where it is not said. Who calls doctor client without being root has a
+    tor of their own looked at, and not this host's, unless --control names one.
+
+    Nothing is changed, and nothing secret is printed.
     The exit status is 0 if all is ok, 1 if something is not, 2 if something could not be found out.
     """
     from torknock.operate.doctor.examine import Patient
 
-    findings = run(Patient(keyring, role, control, control_password(asks)))
+    if user is not None and role == "bridge":
+        raise click.UsageError("--user goes with client")
+    if user is None and role == "client" and os.geteuid() != 0:
+        usual = ctx.get_parameter_source("control") is ParameterSource.DEFAULT
+        user = _caller() if usual else None
+    findings = run(Patient(keyring, role, control, control_password(asks), user))
     say(_as_json(findings) if as_json else as_text(findings))
     raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
+
+
+def _caller() -> str | None:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return None
 
 
 def run(patient: Patient) -> list[Finding]:

@@ -200,6 +200,8 @@ class Refresh:
                 pause = _TICK if known else min(2 * pause, _BACKOFF_AT_MOST)
                 await self._close_for(error if known else _unexpected(error))
             else:
+                if self._trouble:
+                    _log.warn("port open again: what had closed it is mended")
                 self._trouble, pause = "", _TICK
 
     async def _step(self) -> None:

@@ -15,7 +15,7 @@ from stem import Signal
 
 from torknock.tor.asked import Asked
 from torknock.tor.inspect import TorFacts, TorUnreachable, controller, facts
-from torknock.tor.reasons import why_failed
+from torknock.tor.reasons import is_advice, why_failed
 
 _REGISTERED = re.compile(r"egistered (server )?transport '?torknock\b")
 """What tor logs, for a bridge and for a client."""
@@ -148,6 +148,8 @@ class RunningTor:
             self._registered.set()
         elif told.startswith("Read configuration file"):
             self._read.set()
+        elif is_advice(told):
+            return
         elif event.runlevel in ("WARN", "ERR") or "reported via standard error" in told:
             self._complaints.append(told)
 

@@ -19,6 +19,15 @@ _CONSEQUENCE = re.compile(
 """What tor logs about a transport after it has failed, whatever the reason."""
 
 
+_ADVICE = re.compile(r"Only one bridge \(transport: '[^']*'\) is configured\. You should have at least two for conflux")
+"""Since 0.4.8, of every client with one bridge whose transport is not snowflake."""
+
+
+def is_advice(message: str) -> bool:
+    """Whether *message*, a warning of tor's, names no fault."""
+    return _ADVICE.search(message) is not None
+
+
 def why_refused(output: str) -> str:
     """Why tor refused its configuration, from the *output* of `tor --verify-config`; a sentence without a full stop.
 

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 from torknock.files import read_file
 from torknock.line import LineError, parse_address
 from torknock.tor import CONTROL
+from torknock.tor.reasons import is_advice
 from torknock.tor.refusing import DISABLED, HIBERNATING, INTERVAL_END, refusing
 
 _PATIENCE = 5.0
@@ -121,7 +122,7 @@ class Watch:
             self._protocol = None
 
     def _heard(self, message: str) -> None:
-        if _ABOUT_TRANSPORTS.search(message):
+        if _ABOUT_TRANSPORTS.search(message) and not is_advice(message):
             self._complaints.append(without_addresses(message))
 
     async def _answers(self, listeners: str) -> bool | None:

@@ -371,7 +371,7 @@ class RefreshTests(SynchronousTestCase):
             self.pass_time(0.6)
             self.assertFalse(self.gate.standing)
             self.pass_time(1)
-        self.assertEqual([log["log_level"] for log in logs], [LogLevel.error])
+        self.assertEqual([log["log_level"] for log in logs], [LogLevel.error, LogLevel.warn])  # and open again
         self.restart()
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {before, token})
 
@@ -563,7 +563,7 @@ class RefreshTests(SynchronousTestCase):
             self.assertFalse(self.gate.standing)
             self.pass_time(1)
         self.assertTrue(self.gate.standing)
-        self.assertEqual([log["log_level"] for log in logs], [LogLevel.error])
+        self.assertEqual([log["log_level"] for log in logs], [LogLevel.error, LogLevel.warn])  # and open again
         self.assertEqual(self.refresh.judge([syn]), [True])
 
     def test_stop_leaves_nothing(self) -> None:

@@ -83,6 +83,22 @@ class LogTests(SynchronousTestCase):
         self.assertIn("2 times", found.why)
         self.assertEqual(found.why.count("no nft"), 1)
 
+    def test_what_is_no_fault(self) -> None:
+        """tor's advice to have two bridges (0.4.8 and later), and what has mended itself since."""
+        anew = "Nov 23 19:00:00.000 [notice] Registered server transport 'torknock' at '0.0.0.0:443'\n"
+        said = 'Nov 23 19:00:01.000 [warn] Managed proxy "/usr/local/bin/torknock": '
+        advice = (
+            "Nov 23 19:00:02.000 [warn] Only one bridge (transport: 'torknock') is configured. You should have at "
+            "least two for conflux, for any transport that is not 'snowflake'.\n"
+        )
+        lost = f"{said}the gate was lost: its service ended, or a program changed nftables; it is made anew\n"
+        closed = f"{said}the port is closed to everyone until this is mended: keyring: database or disk is full\n"
+        again = f"{said}port open again: that is mended\n"
+        for text in (advice, lost, closed + again, closed + lost + again + advice):
+            self.assertEqual(log.judge(anew + text).state, State.OK, text)
+        for text in (closed, again + closed, 9 * lost):
+            self.assertEqual(log.judge(anew + text).state, State.NOT_OK, text)
+
     def test_the_journal_is_read_like_a_file(self) -> None:
         """Its severities are numbers, and it has messages that are no text."""
         entries = [
@@ -141,6 +157,7 @@ class TorTests(SynchronousTestCase):
             wrong = [each for each in found if each.state is State.NOT_OK]
             self.assertEqual(len(wrong), 1, name)
             self.assertIn(f"torrc: {name} ", wrong[0].remedy)
+            self.assertTrue(wrong[0].remedy.startswith("as root: torknock setup bridge"), wrong[0].remedy)
 
 
 class PortTests(SynchronousTestCase):
@@ -297,7 +314,7 @@ class HostTests(SynchronousTestCase):
         """And no others: knocks need it right within minutes."""
         valid = ("2026-11-23 19:00:00", "2026-11-23 22:00:00")
         seven = 1795460400.0  # 2026-11-23 19:00:00 UTC
-        for now, state in ((seven - 1, State.NOT_OK), (seven + 60, State.UNKNOWN), (seven + 10801, State.NOT_OK)):
+        for now, state in ((seven - 1, State.NOT_OK), (seven + 60, State.OK), (seven + 10801, State.NOT_OK)):
             self.assertEqual(host.dated(now, valid).state, state)
         for nothing in (None, ("", "")):
             self.assertEqual(host.dated(seven, nothing).state, State.UNKNOWN)

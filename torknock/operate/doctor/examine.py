@@ -19,6 +19,7 @@ from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import LineError, parse_address
 from torknock.linux import has_ipv6
 from torknock.operate.doctor import access, host, log, port, tor
+from torknock.operate.doctor.own import own_tor
 from torknock.operate.doctor.processes import (
     Listening,
     Process,
@@ -54,10 +55,14 @@ class Patient:
     """`bridge` or `client`; None if that is to be found out."""
     control: str = CONTROL
     password: str | None = None
+    user: str | None = None
+    """Whose own tor it is, as in `torknock.operate.doctor.own`; None for this host's."""
 
 
 async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> list[Finding]:
     """What holds and what does not. Raises `WhatIsThis`."""
+    if patient.user is not None:
+        return [*own_tor(patient.user), await host.clock(reactor, now, None)]
     facts: TorFacts | None = None
     findings: list[Finding] = []
     try:
@@ -92,6 +97,8 @@ def _guess(patient: Patient, facts: TorFacts | None) -> str:
 async def _client(
     reactor: Any, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
+    if facts is not None and facts.of_torknock("ClientTransportPlugin") is None:
+        return [host.choosing(), await host.clock(reactor, now, facts.consensus), tor.not_set_up("client")]
     transport = _transport(tor_process, "client")
     powered = host.power("client", _helper(facts, "Client", DIAL_SOCKET), transport, tor_process, None)
     findings = [powered.finding, host.choosing()]
@@ -111,6 +118,10 @@ async def _client(
 async def _bridge(
     reactor: Any, patient: Patient, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
+    if facts is not None and facts.of_torknock("ServerTransportPlugin") is None:
+        findings = [*host.kernel(), host.nf_tables(), *await host.gate_programs(reactor, Posture.CLOSED, False)]
+        exposed = [tor.or_port(facts, None)] if tor.is_exposed(facts) else []
+        return [*findings, await host.clock(reactor, now, facts.consensus), *exposed, tor.not_set_up("bridge")]
     options = _options(facts)
     directory = Path(options["keyring"]) if "keyring" in options else _keyring(patient, facts)
     transport = _transport(tor_process, "server")

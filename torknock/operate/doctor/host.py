@@ -211,8 +211,7 @@ def dated(now: float, consensus: tuple[str, str] | None) -> Finding:
         if not first <= now <= last:
             why = "tor's consensus is not valid at the time that the clock shows"
             return not_ok(name, f"{why}: it is wrong, or tor cannot get a new one", remedy)
-        why = "no NTP keeps it; it agrees with tor's consensus, which shows errors of hours only"
-        return unknown(name, why, remedy)
+        return ok(name, "it agrees with tor's consensus, which shows errors of hours only; no NTP keeps it")
     return unknown(name, "no NTP keeps it, and tor has no consensus to compare it with", remedy)
 
 

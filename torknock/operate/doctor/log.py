@@ -13,6 +13,7 @@ from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.redact import redact
+from torknock.tor.reasons import is_advice
 
 _TAIL = 256 * 1024
 """Octets of a log that are read, from its end."""
@@ -21,6 +22,14 @@ _ANEW = re.compile(r"\] Tor \S+ (?:opening (?:new )?log file|running on )|Regist
 """What was said before this is about a transport that is gone."""
 
 _COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed transport)", re.IGNORECASE)
+_OPEN_AGAIN = re.compile(r"port open again")
+_CLOSED = re.compile(r"port (?:is )?closed|the tokens run out within")
+_RELOADED = re.compile(r"the gate was lost|rules that keep port \d+ filtered are missing")
+"""The transport's own words: what `_OPEN_AGAIN` follows is over, and `_RELOADED` has mended itself."""
+
+_RELOADS = 3
+"""A table that is missing more often than this is removed by something that goes on."""
+
 _SHOWN = 3
 _SEVERITIES = {"3": "err", "4": "warn", "5": "notice", "6": "info"}
 """By syslog's numbers, in tor's words."""
@@ -62,12 +71,26 @@ def judge(text: str) -> Finding:
     """What the log *text* says of the transport that runs now."""
     lines = text.splitlines()
     begun = max((number for number, line in enumerate(lines) if _ANEW.search(line)), default=-1)
-    complaints = [redact(_without_date(line)) for line in lines[begun + 1 :] if _COMPLAINT.search(line)]
+    complaints = [redact(_without_date(line)) for line in _unmended(lines[begun + 1 :])]
     if not complaints:
         return ok("tor's log", "tor complains of nothing about the transport")
     told = " / ".join(list(dict.fromkeys(complaints))[-_SHOWN:])
     remedy = "see to what it says; then restart tor"
     return not_ok("tor's log", f"tor complains {len(complaints)} times: {told}", remedy)
+
+
+def _unmended(lines: list[str]) -> list[str]:
+    """The complaints in *lines* about what has not mended itself since."""
+    opened = max((number for number, line in enumerate(lines) if _OPEN_AGAIN.search(line)), default=-1)
+    reloads = sum(_RELOADED.search(line) is not None for line in lines)
+    return [
+        line
+        for number, line in enumerate(lines)
+        if _COMPLAINT.search(line)
+        and not (is_advice(line) or _OPEN_AGAIN.search(line))
+        and not (_CLOSED.search(line) and number < opened)
+        and not (_RELOADED.search(line) and reloads <= _RELOADS)
+    ]
 
 
 def _without_date(line: str) -> str:

@@ -87,6 +87,15 @@ def service_here(verb: str) -> Process | None:
     return None
 
 
+def processes_of(uid: int) -> Iterator[Process]:
+    """Every process of the user *uid*."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, KeyError):
+                if (found := process(int(entry.name))).uid == uid:
+                    yield found
+
+
 def confinement(pid: int) -> str:
     """The AppArmor profile of the process and its mode, such as `system_tor (enforce)`; "" where there is none."""
     try:

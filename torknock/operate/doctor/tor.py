@@ -43,25 +43,40 @@ def bridge_options(facts: TorFacts) -> list[Finding]:
     ]  # fmt: skip
     if facts.option("ExtORPort") in (None, "0"):
         why = "tor has no Extended ORPort, so it takes every client for one on this host"
-        findings.append(not_ok("ExtORPort", why, "torrc: ExtORPort auto"))
+        findings.append(not_ok("ExtORPort", why, _mended("ExtORPort auto")))
     else:
         findings.append(ok("ExtORPort", "the transport can tell tor of its clients"))
     if facts.of_torknock("ServerTransportPlugin") is None:
-        findings.append(not_ok("transport", "torrc names no transport torknock", f"torrc: {_HOW_IT_RUNS[0]}"))
+        findings.append(not_ok("transport", "torrc names no transport torknock", _mended(_HOW_IT_RUNS[0])))
     return findings
 
 
 def _option(facts: TorFacts, name: str, wanted: str, well: str, ill: str) -> Finding:
     if facts.option(name) == wanted:
         return ok(name, well)
-    return not_ok(name, ill, f"torrc: {name} {wanted}")
+    return not_ok(name, ill, _mended(f"{name} {wanted}"))
+
+
+def _mended(line: str) -> str:
+    """How torrc gets *line*."""
+    side = "client" if line.partition(" ")[0] in _OF_CLIENTS else "bridge"
+    return f"as root: torknock setup {side}; by hand, torrc: {line}"
+
+
+_OF_CLIENTS = {"UseBridges", "+ClientTransportPlugin"}
+
+
+def not_set_up(side: str) -> Finding:
+    """That tor knows nothing of torknock; *side* is "bridge" or "client"."""
+    remedy = {"bridge": "torknock setup bridge", "client": "torknock setup client - < line.txt"}[side]
+    return not_ok("set-up", f"tor is not set up as a {side} of torknock", f"as root: {remedy}")
 
 
 def client_options(facts: TorFacts) -> list[Finding]:
     """Whether torrc says what a client of a hidden bridge needs."""
     findings = [_option(facts, "UseBridges", "1", "tor uses bridges", "tor uses no bridge")]
     if facts.of_torknock("ClientTransportPlugin") is None:
-        findings.append(not_ok("transport", "torrc names no transport torknock", f"torrc: {_HOW_IT_RUNS[1]}"))
+        findings.append(not_ok("transport", "torrc names no transport torknock", _mended(_HOW_IT_RUNS[1])))
     proxies = [name for name in ("Socks4Proxy", "Socks5Proxy", "HTTPSProxy") if facts.option(name)]
     if proxies:
         why = f"{' and '.join(proxies)} is set, and a knock does not pass a proxy"
@@ -112,6 +127,11 @@ def takes_clients(facts: TorFacts) -> Finding:
     return not_ok("clients", f"tor {facts.refusing}; the port lets clients in, and tor hangs up", remedy)
 
 
+def is_exposed(facts: TorFacts) -> bool:
+    """Whether tor says that it listens for its own protocol on a public address."""
+    return any(not _is_loopback(listener) for listener in facts.or_listeners)
+
+
 def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
     """Whether tor can be reached but through the transport; *theirs* is what its process listens on, if known.
 
@@ -130,7 +150,7 @@ def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
     if not facts.or_listeners and facts.refusing:
         return unknown(name, "tor has closed its ORPort for as long as it takes no clients", "ask again after that")
     if not facts.or_listeners:
-        return not_ok(name, "tor has no ORPort, which a bridge needs", "torrc: ORPort 127.0.0.1:auto")
+        return not_ok(name, "tor has no ORPort, which a bridge needs", _mended("ORPort 127.0.0.1:auto"))
     return ok(name, "tor listens on loopback alone")
 
 
