@@ -39,7 +39,7 @@ class PassedTests(TestCase):
         directory = short_directory()
         self.addCleanup(shutil.rmtree, directory)
         self.path = f"{directory}/socket"
-        self.may_ask = may_ask
+        self.may_ask, self.began = may_ask, reactor.seconds()
         self.helper = Helper(reactor, lambda _: self.may_ask, self.converse)
         accepting = Accepting(reactor, listener(self.path, {}, 0), self.helper)
         self.addCleanup(self.quiet)
@@ -83,13 +83,12 @@ class PassedTests(TestCase):
 
     async def serves(self) -> None:
         """Another peer is answered, before what was passed has stopped lingering."""
-        before = reactor.seconds()
         self.may_ask = True
         connection = await connect(reactor, self.path)
         self.assertEqual((await connection.ask("one")).words, ("one",))
         connection.close()
         await self.quiet()
-        self.assertLess(reactor.seconds() - before, LINGERS - 5)
+        self.assertLess(reactor.seconds() - self.began, LINGERS - 5)
 
     async def test_the_kernel_refuses_them(self) -> None:
         """At the peer: nothing comes, and the conversation goes on without."""
