@@ -56,10 +56,13 @@ def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: B
 def verify_bridged(config_file: Path, defaults_file: Path | None) -> None:
     """See to it that a tor that reads its configuration connects to bridges alone. Raises `CannotSetUp`.
 
-    What stands behind torknock's part overrides it. Where there is no command tor, nothing is looked at.
+    What stands behind torknock's part overrides it, so the command tor is asked what all of it amounts to.
     """
     if shutil.which("tor", path=PATH) is None:
-        return
+        raise CannotSetUp(
+            f"no command tor in {PATH}: whether tor would use the bridge, or connect directly, cannot be checked; "
+            "install Debian's tor, or link the one that runs to /usr/local/bin"
+        )
     options = configured(config_file, defaults_file)
     if ("UseBridges", "1") not in options or not any(name == "Bridge" for name, _ in options):
         raise CannotSetUp(
