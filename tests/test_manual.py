@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from contrib.man.generate import COMPLETION, MAN, completions, man_pages
 from torknock.cli import torknock
 
+ROOT = Path(__file__).parent.parent
 TORKNOCK = Path(sys.executable).with_name("torknock")
 
 
@@ -69,3 +72,31 @@ class CompletionTests(SynchronousTestCase):
         self.assertEqual(self.complete("torknock", "li"), ["line"])
         self.assertEqual(self.complete("torknock", "line", "re"), ["revoke"])
         self.assertIn("--expires", self.complete("torknock", "line", "add", "--ex"))
+
+
+class FishTests(SynchronousTestCase):
+    """What fish is told, on a host that is reached over ssh: no desktop session has set XDG_DATA_DIRS there."""
+
+    skip = None if shutil.which("fish") else "fish is not installed; contrib/set-up installs it"
+
+    def fish(self, commands: str) -> list[str]:
+        """The lines that a fish of nobody's writes."""
+        home = Path(self.mktemp())
+        home.mkdir(parents=True)
+        environ = {"PATH": f"{TORKNOCK.parent}:{os.environ['PATH']}", "HOME": str(home.absolute())}
+        environ |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        done = subprocess.run(["fish", "-c", commands], capture_output=True, text=True, check=True, env=environ)
+        return done.stdout.splitlines()
+
+    def test_it_completes(self) -> None:
+        """Verbs and options, each with the whole sentence that says what it is for."""
+        script = COMPLETION / "torknock.fish"
+        told = self.fish(f"source {script}; complete -C 'torknock li'; complete -C 'torknock line add --svg'")
+        self.assertEqual(told, [
+            "line\tIssue bridge lines, list them, take them back.", "--svg\tWrite the QR code to FILE, as SVG.",
+        ])  # fmt: skip
+
+    def test_it_looks_where_the_script_is_installed(self) -> None:
+        """It reads /usr/local/share only where XDG_DATA_DIRS says so."""
+        [installed] = re.findall(r"-t (\S+) contrib/completion/torknock.fish", (ROOT / "contrib/install").read_text())
+        self.assertIn(installed, self.fish("string join \\n $fish_complete_path"))

@@ -30,6 +30,8 @@ def completions() -> dict[str, str]:
         kind = get_completion_class(shell)
         assert kind is not None
         scripts[name] = kind(torknock, {}, "torknock", "_TORKNOCK_COMPLETE").source()
+    # click's script for fish ends each description at its first comma
+    scripts["torknock.fish"] = scripts["torknock.fish"].replace('string split ","', 'string split --max 1 ","')
     return scripts
 
 
