@@ -98,10 +98,7 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
         listener.setblocking(False)
         # What is accepted here is bound to the protected port, and must not keep a later gate from looking at it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET:
-            listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
-        else:
-            listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        _make_transparent(listener)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
         _bind(listener, host)
         listener.listen(_BACKLOG)
@@ -113,10 +110,18 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
     return listener
 
 
+def _make_transparent(listener: socket.socket) -> None:
+    if listener.family == socket.AF_INET:
+        listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    else:
+        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+
+
 def _bind(listener: socket.socket, host: str) -> None:
     """Bind *listener* to a free port of *host* by its number, which locks the port: see `hidden_listeners`."""
     for tries_left in reversed(range(_BINDS)):
         with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
+            _make_transparent(probe)  # ::1 may be no address of this host (net.ipv6.conf.lo.disable_ipv6)
             probe.bind((host, 0))
             port = probe.getsockname()[1]
         try:
