@@ -63,7 +63,7 @@ class NftablesGate:
         self._generation: int | None = None
         self._looked: tuple[int | None, str] = None, ""
         """The generation of nftables in which `_taken` was asked last, and the rule that it told."""
-        self._admitted: dict[int, float] = {}
+        self._admitted: list[tuple[float, set[int]]] = []
         """Token -> when it runs out."""
 
     def open(self, judging: bool) -> Deferred[None]:
@@ -128,17 +128,19 @@ class NftablesGate:
     async def _admit(self, tokens: Collection[int], seconds: int) -> None:
         until = self._reactor.seconds() + seconds
         await self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds))
-        self._admitted = {**dict.fromkeys(tokens, until), **self._lasting(-_SLACK)}
+        # In batches: one collection of all tokens, made again at each epoch's end, would hold the reactor up.
+        self._admitted = [batch for batch in self._admitted if batch[0] > self._reactor.seconds() - _SLACK]
+        self._admitted.append((until, set(tokens).difference(*(earlier for _, earlier in self._admitted))))
 
     async def _withdraw(self, tokens: Collection[int]) -> None:
         await self._change(tokens, lambda some: ruleset.withdraw(self._door.table, some))
-        for each in tokens:
-            self._admitted.pop(each, None)
+        for _, batch in self._admitted:
+            batch.difference_update(tokens)
 
-    def _lasting(self, seconds: float) -> dict[int, float]:
+    def _lasting(self, seconds: float) -> set[int]:
         """What was admitted for at least so many *seconds* from now on."""
         at_least = self._reactor.seconds() + seconds
-        return {token: until for token, until in self._admitted.items() if until > at_least}
+        return set().union(*(batch for until, batch in self._admitted if until > at_least))
 
     async def _is_filled(self) -> bool:
         """Whether the set of tokens holds what was admitted and has not been used, and nothing else."""
@@ -150,7 +152,7 @@ class NftablesGate:
             raise
         except OSError:
             return False
-        return tokens <= self._admitted.keys() and self._lasting(_SLACK).keys() <= tokens | claimed
+        return tokens <= self._lasting(-_SLACK) and self._lasting(_SLACK) <= tokens | claimed
 
     async def _change(self, tokens: Collection[int], command: Callable[[list[int]], str]) -> None:
         if self._claim is None:
