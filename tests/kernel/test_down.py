@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -18,19 +17,17 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 
+from tests.kernel.test_repair import Inside
 from tests.support.bridge import GREETING, HiddenService, connected
 from tests.support.capture import Capture
 from tests.support.knocks import as_it_is
-from tests.support.netns import Host, Lab, end
+from tests.support.netns import Lab, end
 from tests.torknock.channel import peer
 from torknock.dial import rounds
 from torknock.dial.budget import PORTS, SYNS
-from torknock.dial.interfaces import IDialer
 from torknock.dial.knocking import BridgeSilent, Knocker
 from torknock.dial.memory import Memory, line_id
-from torknock.dial.repair import RepairDialer
 from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.line import Line
 from torknock.transport.bridges import Bridges
@@ -41,19 +38,6 @@ needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
 LINE = Line(secret=bytes(range(32)), pin=bytes(32))
 CLOSED = 444
-
-
-@implementer(IDialer)
-class Inside:
-    """Dials in a host."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._dialer = RepairDialer(reactor)
-
-    def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
-        with self._host.enter():
-            return self._dialer.dial(host, port, isn)
 
 
 class DownTests(TestCase):

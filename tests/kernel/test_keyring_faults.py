@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, HiddenService, connected, knock
+from tests.support.disk import fill
 from tests.support.netns import Lab
 from torknock.cli import torknock
 from torknock.isn.token import epoch_at
@@ -42,13 +43,7 @@ class Mounted(SynchronousTestCase):
 
     def fill(self) -> Path:
         """Take all the room there is."""
-        filler = self.place / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                return filler
+        return fill(self.place)
 
 
 class CommandTests(Mounted):

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.disk import fill
 from torknock.gate.spent import SpentTokens, SpentUnusable
 from torknock.isn.token import epoch_at, tokens
 
@@ -138,13 +139,7 @@ class FullDisks(AnyGate):
 
     def fill(self) -> Path:
         """Take all the room there is."""
-        filler = self.small / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                return filler
+        return fill(self.small)
 
     def test_a_start_on_a_full_disk_opens_nothing_that_was_spent(self) -> None:
         """The port is closed and it is said; with room again, it opens, and not for what was spent."""
