@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import tempfile
@@ -208,11 +207,7 @@ class SmallDiskTests(SynchronousTestCase):
 
     def fill(self) -> Path:
         """Take all the room there is."""
-        filler = self.small / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
-        return filler
+        return fill(self.small)
 
     def test_an_epoch_that_ends_on_a_full_disk_loses_nothing(self) -> None:
         """The old file stays until the new one is whole: for this process, and for one that comes after it."""
