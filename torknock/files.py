@@ -1,4 +1,7 @@
-"""Files where another user may have put something else: read as that user, regular ones alone, and never too much."""
+"""Files where another user may have put something else: read as that user, regular ones alone, and never too much.
+
+And files that must be root's word: which directory would let another user replace one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from pathlib import Path
 
 _LINKS_AT_MOST = 40
 """So many the kernel follows, too (path_resolution(7))."""
+
+_STEPS_AT_MOST = 4096
+"""Names and links that a way may have: more than a path has octets (PATH_MAX)."""
 
 
 def read_file(path: Path, at_most: int) -> bytes:
@@ -48,6 +54,27 @@ def as_owner(path: Path) -> AbstractContextManager[None]:
     Who owns a directory can put a link wherever something below it is expected, and root would follow it.
     """
     return _acting_as(_first_owner(path.absolute()))
+
+
+def directory_of_others(path: Path) -> Path | None:
+    """The first directory on the way to *path*, or link, that a user other than root can change; None if none is.
+
+    Links are followed one by one. In a sticky directory of root's only root replaces what is root's. Raises `OSError`.
+    """
+    place, ahead = Path("/"), list(reversed(path.absolute().parent.parts))
+    for _ in range(_STEPS_AT_MOST):
+        found = place.lstat()
+        link = stat.S_ISLNK(found.st_mode)
+        if found.st_uid != 0 or (not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+            return place
+        if link:
+            ahead += reversed(place.readlink().parts)
+            place = place.parent
+        elif ahead:
+            place /= ahead.pop()
+        else:
+            return None
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
 @contextmanager

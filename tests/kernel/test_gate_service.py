@@ -51,7 +51,7 @@ class Case(SynchronousTestCase):
         self.bridge, self.client = self.lab.host("bridge"), self.lab.host("client")
         self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
         self.addCleanup(shutil.rmtree, self.directory)
-        self.directory.chmod(0o777)
+        self.directory.chmod(0o1777)
         self.path = self.directory / "gate.sock"
         self.access = self.directory / "gate.toml"
         self.allow(Entry(EVERYWHERE, 443, Posture.CLOSED, "root"), Entry(EVERYWHERE, 8443, Posture.CLOSED, "root"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from torknock.files import as_owner, read_end, read_file
+from torknock.files import as_owner, directory_of_others, read_end, read_file
 
 USER, GROUP = 12345, 12346
 
@@ -117,3 +117,54 @@ class OwnerTests(FilesCase):
         self.need_root()
         with as_owner(Path("/etc/passwd")):
             self.assertEqual(os.geteuid(), 0)
+
+
+class DirectoryTests(FilesCase):
+    """`directory_of_others`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.need_root()
+        self.roots = self.place.parent / "roots"
+        self.roots.mkdir()
+
+    def test_root_alone(self) -> None:
+        """Also below a directory of root's where everybody has files; the name itself need not be there."""
+        for sticky in (0o1777, 0o1775):
+            self.roots.chmod(sticky)
+            self.assertIsNone(directory_of_others(self.roots / "file"))
+        self.assertIsNone(directory_of_others(Path("/file")))
+
+    def test_every_directory_on_the_way(self) -> None:
+        """Its owner, its group and everybody else may be the other user."""
+        below = self.roots / "a" / "b"
+        below.mkdir(parents=True)
+        self.assertIsNone(directory_of_others(below / "file"))
+        for each in (self.roots, self.roots / "a", below):
+            for mode in (0o775, 0o757):
+                each.chmod(mode)
+                self.assertEqual(directory_of_others(below / "file"), each)
+            each.chmod(0o1755)
+            os.chown(each, USER, 0)
+            self.assertEqual(directory_of_others(below / "file"), each)
+            os.chown(each, 0, 0)
+        self.assertIsNone(directory_of_others(below / "file"))
+
+    def test_where_links_lead(self) -> None:
+        """Each is followed, through directories that are on no other way; another user's link is no way of root's."""
+        self.roots.chmod(0o1777)
+        target = self.roots / "target"
+        target.mkdir()
+        first, second = self.roots / "link", self.place / "link"
+        first.symlink_to(second)
+        second.symlink_to("../roots/target")
+        self.assertEqual(directory_of_others(first / "file"), self.place)
+        os.chown(self.place, 0, 0)
+        self.assertIsNone(directory_of_others(first / "file"))
+        os.lchown(first, USER, GROUP)
+        self.assertEqual(directory_of_others(first / "file"), first)
+        second.unlink()
+        second.symlink_to(second)
+        os.lchown(first, 0, 0)
+        self.assertRaises(OSError, directory_of_others, first / "file")
+        self.assertRaises(FileNotFoundError, directory_of_others, self.roots / "nothing" / "file")

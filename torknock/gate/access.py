@@ -25,6 +25,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from torknock.files import directory_of_others
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Posture, load_posture
 from torknock.helper.peers import Peer
@@ -101,10 +102,12 @@ def parse(text: str, name: str = "the access list") -> tuple[Entry, ...]:
 def read(path: Path) -> tuple[Entry, ...]:
     """The entries of the list at *path*. Raises `AccessDenied` unless it is a regular file that root alone can write.
 
-    It is read from the file that was judged; one that is not there has a message of its own, which an installation of
-    an earlier version meets.
+    Every directory on the way must be root's alone, too: another user could replace the file there. The list is read
+    from the file that was judged; one that is not there has a message of its own, which an installation of an earlier
+    version meets.
     """
     try:
+        check_directories(path)
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise NoAccessList(f"nothing may be guarded, for there is no {path}; {_MEND}") from error
@@ -127,6 +130,15 @@ def read(path: Path) -> tuple[Entry, ...]:
         return parse(octets.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise AccessDenied(f"{path} is no UTF-8 text; remove it, and {_MEND}") from error
+
+
+def check_directories(path: Path) -> None:
+    """Raise `AccessDenied` if a user other than root could replace the list at *path*; else `OSError`, as `lstat`."""
+    if (place := directory_of_others(path)) is not None:
+        raise AccessDenied(
+            f"{place} can be written by others than root, who could replace {path}; "
+            f"as root: chown -h root {place}; chmod go-w {place}"
+        )
 
 
 class AccessList:

@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import define, evolve
 
 from torknock.files import read_file
-from torknock.gate.access import ACCESS, AccessDenied, Entry, canonical, parse, silence
+from torknock.gate.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence
 from torknock.gate.ruleset import Posture
 from torknock.line import LineError, parse_address
 from torknock.operate.changes import AT_MOST, Change, File, Unit, draft, write
@@ -61,6 +61,8 @@ class Door:
 
     def look(self, earlier: Sequence[Door]) -> None:
         """Note what the list has for this tor. Raises `AccessDenied` if it cannot be used with this door."""
+        with suppress(FileNotFoundError):  # `make` makes the directory
+            check_directories(ACCESS)
         there = _read(ACCESS) or _HEAD
         self.former = _of(there, self.owner)
         others = parse(there.replace(self.former, "", 1), str(ACCESS))

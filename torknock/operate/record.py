@@ -17,6 +17,7 @@ from typing import Any
 
 from attrs import asdict
 
+from torknock.files import directory_of_others
 from torknock.lock import alone_in
 from torknock.operate.changes import KINDS as OF_CHANGES
 from torknock.operate.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, sync, write
@@ -42,7 +43,18 @@ class Record:
             with _reasons():
                 os.fchmod(self._hold(stack), 0o700)  # who can open a directory can lock it
             stack.callback(self._leave)
+            self._check_directories()
             yield
+
+    def _check_directories(self) -> None:
+        """Raise `CannotChange` if a user other than root could replace the record, by which root changes files."""
+        with _reasons():
+            place = directory_of_others(self._path)
+        if place is not None:
+            raise CannotChange(
+                f"{place} can be written by others than root, who could replace {self._path}; "
+                f"chown -h root {place}; chmod go-w {place}"
+            )
 
     def _hold(self, stack: ExitStack) -> int:
         """Lock the directory until *stack* ends; its file descriptor."""

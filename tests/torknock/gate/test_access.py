@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from hypothesis import given
@@ -93,7 +95,9 @@ class FileTests(SynchronousTestCase):
     skip = None if os.geteuid() == 0 else "files of root's need root"
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = self.directory / "gate.toml"
         self.path.write_text(str(LISTED))
         self.path.chmod(0o644)
 
@@ -112,6 +116,18 @@ class FileTests(SynchronousTestCase):
         self.path.chmod(0o644)
         os.chown(self.path, 64_011, 0)
         self.refused("can be written by others")
+
+    def test_root_alone_replaces_it(self) -> None:
+        """A directory that another user owns or may write is named, with what to do, before the list is looked at."""
+        told = f"^{self.directory} can be written by others than root.*; as root: chown -h root {self.directory}; chmod"
+        for mode in (0o770, 0o707):
+            self.directory.chmod(mode)
+            self.refused(told)
+        self.directory.chmod(0o755)
+        os.chown(self.directory, 64_011, 0)
+        self.refused(told)
+        self.path.unlink()
+        self.refused(told)
 
     def test_an_installation_without_one_is_told_what_to_run(self) -> None:
         """As one that an earlier version has set up."""

@@ -23,6 +23,8 @@ DOOR = Entry(EVERYWHERE, 443, Posture.FILTERED, "debian-tor")
 class ListTests(SynchronousTestCase):
     """What is written, and what stays."""
 
+    skip = None if os.geteuid() == 0 else "what is listed is root's"
+
     def setUp(self) -> None:
         directory = Path(tempfile.mkdtemp(prefix="torknock-"))
         self.addCleanup(shutil.rmtree, directory)
@@ -91,6 +93,14 @@ class ListTests(SynchronousTestCase):
             error = self.assertRaises(AccessDenied, self.door(entry, "_tor-b").look, [])
             self.assertIn("name another port", str(error))
         self.assertEqual(self.access.read_text(), before)
+
+    def test_a_directory_of_others(self) -> None:
+        """It is refused before anything is written."""
+        self.access.parent.mkdir()
+        self.access.parent.chmod(0o777)
+        with self.assertRaisesRegex(AccessDenied, f"^{self.access.parent} can be written by others than root"):
+            self.door(DOOR).look([])
+        self.assertFalse(self.access.exists())
 
     def test_a_list_that_was_broken_since(self) -> None:
         """It stays, and is said."""

@@ -64,6 +64,27 @@ class Case(SynchronousTestCase):
             return list(self.record.undo())
 
 
+class DirectoryTests(Case):
+    """Where the record is: who can replace it has root write files."""
+
+    def test_a_directory_of_others(self) -> None:
+        """No set-up and no undo begins, and nothing is changed; once it is root's alone, both do."""
+        self.make("a")
+        lib = self.host / "lib"
+        for directory, uid, mode in ((lib, 12345, 0o700), (self.host, 0, 0o777), (self.host, 12345, 0o755)):
+            os.chown(directory, uid, 0)
+            directory.chmod(mode)
+            before = self.state()
+            for command in (lambda: self.make("b"), self.undo):
+                with self.assertRaisesRegex(CannotChange, f"^{directory} can be written by others than root"):
+                    command()
+            self.assertEqual(self.state(), before)
+            os.chown(directory, 0, 0)
+            directory.chmod(0o700)
+        self.assertEqual(self.undo(), [])
+        self.assertEqual(self.state(), self.before)
+
+
 class ChangesTests(Case):
     """Files and lines."""
 
