@@ -139,7 +139,8 @@ class ArgumentTests(SynchronousTestCase):
         """What belongs to the other scheme, and what is no number."""
         for faulty, pairs in [
             ("key", {"key": ""}), ("key", {"key": "A"}), ("key", {"key": "A" * 87}), ("key", {"key": "AB"}),
-            ("key", {"key": "A+"}), ("pin", {"pin": PIN_TEXT}), ("n", {"n": "8"}), ("sni", {"sni": "a.example"}),
+            ("key", {"key": "A+"}), ("key", {"key": "A" * 5}), ("key", {"key": "A" * 85}),
+            ("pin", {"pin": PIN_TEXT}), ("n", {"n": "8"}), ("sni", {"sni": "a.example"}),
             ("channel", {"channel": "tls"}),
             *(("integrity", {"integrity": text}) for text in ("", "0", "65536", "-1", "08", "8.0")),
         ]:  # fmt: skip

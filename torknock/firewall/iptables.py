@@ -54,16 +54,16 @@ def chains(saved: str, syn: SYN, family: str) -> dict[Place, Chain]:
     rules: dict[Place, list[Rule]] = {}
     policies: dict[Place, str] = {}
     table = ""
-    for line in saved.splitlines():
+    for line in saved.split("\n"):  # a comment may hold what `splitlines` takes for a line's end
         if line.startswith("*"):
             table = line[1:]
         elif line.startswith(":"):
-            name, policy = line[1:].split()[:2]
+            name, policy, *_ = (*line[1:].split(), "", "")
             rules[family, table, name], policies[family, table, name] = [], policy
         elif line.startswith("-A "):
-            words = _words(line)
-            place = (family, table, words[1])
-            rules.setdefault(place, []).append(_rule(line, words[2:], rules, place, syn))
+            _, name, *words = (*_words(line), "")
+            place = (family, table, name)
+            rules.setdefault(place, []).append(_rule(line, words[:-1], rules, place, syn))
     return {
         place: Chain(
             tuple(listed),

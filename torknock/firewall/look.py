@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torknock.errors import TorknockError
 from torknock.firewall import OURS, iptables, nftables
 from torknock.firewall.fate import SYN, Chain, Fate, Judgement, Place, judge
+from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.redact import redact
 
 _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
@@ -27,10 +27,6 @@ _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
 
 _SAMPLE = 3
 """Unused ports that are judged."""
-
-
-class FirewallUnreadable(TorknockError):
-    """The rules of this host cannot be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +101,17 @@ def look() -> Firewall:
 
 def _rules() -> Firewall:
     """nftables' rules, and those of the iptables that writes them."""
-    items = _nft("--terse", "list", "ruleset")
-    for item in list(items):
+    found = _nft("--terse", "list", "ruleset")
+    for item in list(found):
         kind, named = next(iter(item.items()))
         if kind in ("set", "map") and not named["table"].startswith(OURS) and _worth_reading(named):
-            items.remove(item)
-            items += _nft("list", kind, named["family"], named["table"], named["name"])
+            found.remove(item)
+            found += _nft("list", kind, named["family"], named["table"], named["name"])
     saved: dict[int, str] = {}
-    for family, table in sorted(_of_iptables(items)):
+    for family, table in sorted(_of_iptables(found)):
         version, program = (4, "iptables-nft-save") if family == "ip" else (6, "ip6tables-nft-save")
         saved[version] = saved.get(version, "") + _command(program, "-t", table, package="iptables")
-    return Firewall(items, saved, texts=_texts(items))
+    return Firewall(found, saved, texts=_texts(found))
 
 
 def _legacy() -> dict[int, str]:
@@ -154,14 +150,14 @@ def _changes(found: Mapping[Place, Chain]) -> frozenset[str]:
     return frozenset[str]().union(*(rule.changes for rule in rules))
 
 
-def _texts(items: list[dict[str, Any]]) -> nftables.Texts:
-    """The text of each rule in *items* that is neither ours nor of iptables."""
-    theirs, texts = _of_iptables(items), {}
-    tables = {(rule["family"], rule["table"]) for item in items if (rule := item.get("rule"))}
+def _texts(listed: list[dict[str, Any]]) -> nftables.Texts:
+    """The text of each rule in *listed* that is neither ours nor of iptables."""
+    theirs, texts = _of_iptables(listed), {}
+    tables = {(rule["family"], rule["table"]) for item in listed if (rule := item.get("rule"))}
     for family, table in sorted(tables - theirs):
         if not table.startswith(OURS):
-            listed = _command("nft", "--terse", "--handle", "list", "table", family, table, package="nftables")
-            for text, handle in _RULE.findall(listed):
+            written = _command("nft", "--terse", "--handle", "list", "table", family, table, package="nftables")
+            for text, handle in _RULE.findall(written):
                 texts[family, table, int(handle)] = text
     return texts
 
@@ -193,11 +189,7 @@ _ROUTES = {4: "route", 6: "ipv6_route"}
 
 
 def _nft(*arguments: str) -> list[dict[str, Any]]:
-    try:
-        told = json.loads(_command("nft", "--json", *arguments, package="nftables"))
-        return [dict(item) for item in told["nftables"] if "metainfo" not in item]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FirewallUnreadable("nft does not say the ruleset as JSON; apt-get install nftables") from error
+    return items(_command("nft", "--json", *arguments, package="nftables"))
 
 
 def _command(name: str, *arguments: str, package: str) -> str:
@@ -220,11 +212,11 @@ def _worth_reading(named: dict[str, Any]) -> bool:
     return any(kind in _WORTH_READING for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
-def _of_iptables(items: list[dict[str, Any]]) -> set[tuple[str, str]]:
+def _of_iptables(listed: list[dict[str, Any]]) -> set[tuple[str, str]]:
     """The families and tables that iptables has made, and whose matches nft cannot read out."""
     return {
         (rule["family"], rule["table"])
-        for item in items
+        for item in listed
         if (rule := item.get("rule")) and any("xt" in statement for statement in rule.get("expr", []))
     }
 

@@ -6,7 +6,8 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-from torknock.firewall.look import FirewallUnreadable, look, routed
+from torknock.firewall.listed import FirewallUnreadable
+from torknock.firewall.look import look, routed
 from torknock.gate.ruleset import Posture
 from torknock.operate.addresses import Address, own_address, refusal
 from torknock.operate.doctor.port import LIKE

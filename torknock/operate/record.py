@@ -83,7 +83,7 @@ class Record:
             if isinstance(told, list):
                 return [_made(_of_the_first_format(each)) for each in told]
             return [_made(each) for each in told["changes"]]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CannotChange(f"{self._path} is damaged, and does not say what was changed; move it away") from None
 
     @contextmanager

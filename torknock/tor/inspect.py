@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _OPTIONS = (
     "DataDirectory", "ExtORPort", "HTTPSProxy", "Log", "ORPort", "PublishServerDescriptor", "ServerTransportListenAddr",
     "ServerTransportOptions", "ServerTransportPlugin", "Socks4Proxy", "Socks5Proxy", "UseBridges",
 )  # fmt: skip
+
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 class TorUnreachable(TorknockError):
@@ -123,11 +127,11 @@ def facts(controller: Asked) -> TorFacts:
     own = controller.get_info("status/fresh-relay-descs", None) if options["ServerTransportPlugin"] else None
     valid = [controller.get_info(f"consensus/valid-{which}", None) for which in ("after", "until")]
     return TorFacts(
-        version=tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal()),
-        pid=None if pid is None else int(pid),
+        version=tuple(int(part) for part in version.split("-")[0].split(".") if _NUMBER.fullmatch(part)),
+        pid=int(pid) if _NUMBER.fullmatch(str(pid)) else None,
         options=options,
         or_listeners=tuple(listener.strip('"') for listener in listeners),
-        bootstrapped=int(bootstrap["PROGRESS"]) if bootstrap.get("PROGRESS", "").isdecimal() else None,
+        bootstrapped=int(progress) if _NUMBER.fullmatch(progress := bootstrap.get("PROGRESS", "")) else None,
         registered=None if own is None else any(ours.startswith("transport torknock ") for ours in own.splitlines()),
         consensus=None if None in valid else (str(valid[0]), str(valid[1])),
         refusing=refusing(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -17,9 +19,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.firewall import iptables, nftables
 from torknock.firewall.fate import SYN, Fate, Judgement, judge
+from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture
-from torknock.operate.doctor import access, host, log, port, tor
+from torknock.operate.doctor import access, host, log, port, processes, tor
 from torknock.operate.doctor.processes import Listening, Process
 from torknock.operate.finding import State
 from torknock.redact import redact
@@ -107,6 +110,8 @@ class LogTests(SynchronousTestCase):
             {"PRIORITY": "4", "MESSAGE": [1, 2]},
             {"PRIORITY": "7", "MESSAGE": "torknock"},
             {"PRIORITY": "4"},
+            {"PRIORITY": ["4", "3"], "MESSAGE": "torknock"},  # fields that were sent twice
+            {"PRIORITY": "4", "MESSAGE": ["torknock", "torknock"]},
         ]
         text = log.from_journal("\n".join(["-- no entries --", *map(json.dumps, entries)]))
         self.assertEqual(len(text.splitlines()), 2)
@@ -252,12 +257,57 @@ class RulesTests(SynchronousTestCase):
         read = json.loads(json.dumps(items))
         self.assertTrue(judge(nftables.chains(read, STRANGER, lambda _family, _table: False)).fates)
 
+    def test_a_comment_with_odd_characters(self) -> None:
+        """A vertical tab, or what else some take for a line's end, does not cut a rule off."""
+        for odd in "\v\f\r\x1c\x85\u2028":
+            saved = f'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "a{odd}b" -j DROP\n'
+            self.assertEqual(judge(iptables.chains(saved, STRANGER, "iptables")).fate, Fate.DROPPED)
+
+    def test_lines_of_iptables_that_are_cut_off(self) -> None:
+        """Nothing is raised."""
+        for line in ("*", ":", ":INPUT", "-A ", "-A INPUT", "-A INPUT -j", "-A INPUT !"):
+            self.assertTrue(judge(iptables.chains(f"*filter\n{line}\n", STRANGER, "iptables")).fates)
+
+    def test_a_ruleset_of_another_version(self) -> None:
+        """One whose objects lack their names, or are none, is not judged."""
+        chain = {"family": "inet", "table": "own", "name": "input"}
+        known = [{"chain": chain}, {"chain": chain | {"hook": "input", "prio": 0}}, {"flowtable": 7}]
+        self.assertEqual(items(json.dumps({"nftables": [{"metainfo": {}}, *known]})), known)
+        rule = {"family": "inet", "table": "own", "chain": "input"}
+        others: tuple[object, ...] = (
+            7, {}, {"chain": 7}, {"chain": {"name": "input"}}, {"chain": chain | {"hook": "input"}},
+            {"chain": chain | {"hook": "input", "prio": "raw"}}, {"rule": rule | {"expr": [7]}},
+            {"rule": rule | {"expr": None}}, {"set": chain | {"elem": 7}}, {"table": {"family": "inet"}},
+        )  # fmt: skip
+        for other in others:
+            self.assertRaises(FirewallUnreadable, items, json.dumps({"nftables": [*known, other]}))
+        for told in ("", "[]", "{}", "[" * 100_000, '{"nftables": 7}'):
+            self.assertRaises(FirewallUnreadable, items, told)
+
     def test_a_later_chain_drops_what_an_earlier_one_let_in(self) -> None:
         """`accept` ends one chain only."""
         saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp --dport 22 -j ACCEPT\n"
         earlier = "*mangle\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j ACCEPT\n"
         chains = iptables.chains(earlier + saved, STRANGER, "iptables")
         self.assertEqual(judge(chains).fate, Fate.DROPPED)
+
+
+class ProcessTests(SynchronousTestCase):
+    """What /proc tells of others."""
+
+    def test_any_name_that_a_process_gives_itself(self) -> None:
+        """Octets that are no text, and what looks like a line of /proc's own, change nothing of what is told."""
+        program = "import sys; open('/proc/self/comm', 'wb').write(bytes.fromhex(sys.argv[1])); print(); input()"
+        for name in (b"\xe7\xff", b"\x0cUid:\t77\t77", b"a\\nCapEff:\tff", "\u2028Gid:\t7\t7".encode()):
+            command = [sys.executable, "-c", program, name.hex()]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+                assert other.stdout is not None
+                other.stdout.readline()
+                found, own = processes.process(other.pid), processes.process(os.getpid())
+                self.assertIsNone(processes.transport_of(other.pid, "server"))
+                other.communicate(b"\n")
+            self.assertEqual(replace(found, pid=own.pid, parent=own.parent, words=own.words), own)
+            self.assertEqual((found.parent, found.words[-1]), (own.pid, name.hex()))
 
 
 class HostTests(SynchronousTestCase):

@@ -311,7 +311,8 @@ class RecordTests(Case):
         """It is said, and nothing is changed."""
         path = self.host / "lib" / "setup.json"
         path.parent.mkdir(mode=0o700)
-        for text in ("{", "[1]", '{"format": 2}', '{"changes": [{"kind": "Nonsense"}]}', '[{"kind": "File"}]'):
+        deep = "[" * 100_000
+        for text in ("{", deep, "[1]", '{"format": 2}', '{"changes": [{"kind": "Nonsense"}]}', '[{"kind": "File"}]'):
             path.write_text(text)
             self.assertRaises(CannotChange, self.make, "a")
             self.assertRaises(CannotChange, self.undo)

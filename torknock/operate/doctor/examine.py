@@ -12,7 +12,8 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 
 from torknock.errors import TorknockError
-from torknock.firewall.look import Firewall, FirewallUnreadable, look, routed
+from torknock.firewall.listed import FirewallUnreadable
+from torknock.firewall.look import Firewall, look, routed
 from torknock.gate.access import Entry, canonical
 from torknock.gate.ruleset import Door, Posture
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET

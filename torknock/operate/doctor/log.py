@@ -61,9 +61,9 @@ def from_journal(entries: str) -> str:
         if not entry.startswith("{"):  # a word of journalctl's own
             continue
         fields = json.loads(entry)
-        message, severity = fields.get("MESSAGE"), _SEVERITIES.get(fields.get("PRIORITY"))
-        if isinstance(message, str) and severity:
-            lines.append(f"[{severity}] {message}")
+        message, priority = fields.get("MESSAGE"), fields.get("PRIORITY")  # a list of them if there are several
+        if isinstance(message, str) and isinstance(priority, str) and priority in _SEVERITIES:
+            lines.append(f"[{_SEVERITIES[priority]}] {message}")
     return "\n".join(lines)
 
 

@@ -47,7 +47,7 @@ class Listening:
 
 def process(pid: int) -> Process:
     """The process *pid*."""
-    lines = (_PROC / str(pid) / "status").read_text().splitlines()
+    lines = (_PROC / str(pid) / "status").read_text("ascii", "replace").split("\n")  # any user names a process
     status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     command = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
     groups = {int(group) for group in status.get("Groups", "").split()} | {int(status["Gid"].split()[1])}
@@ -99,7 +99,7 @@ def processes_of(uid: int) -> Iterator[Process]:
 def confinement(pid: int) -> str:
     """The AppArmor profile of the process and its mode, such as `system_tor (enforce)`; "" where there is none."""
     try:
-        label = (_PROC / str(pid) / "attr" / "current").read_text().strip("\0\n")
+        label = (_PROC / str(pid) / "attr" / "current").read_text("ascii", "replace").strip("\0\n")
     except OSError:
         return ""
     return "" if label in ("unconfined", "kernel") else label

@@ -1,0 +1,63 @@
+"""Run the parts that are named on the command line, or all, and print each figure in a line as soon as it is known."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from contrib.bench.table import Figure
+from contrib.weekly import fuzz
+
+PARTS: dict[str, float] = {"fuzz": 120.0}
+"""Each part, a module of its name, and the minutes that it takes unless `--minutes` says otherwise."""
+
+
+def figures(name: str, minutes: float | None, corpus: Path | None) -> Iterator[Figure]:
+    """Those of the part, or of the parser, that is called *name*."""
+    if name == "fuzz":
+        yield from fuzz.figures(fuzz.names(), minutes or PARTS[name], corpus)
+    elif name in PARTS:
+        yield from import_module(f"contrib.weekly.{name}").figures(minutes or PARTS[name])
+    else:
+        yield from fuzz.figures([name], minutes or PARTS["fuzz"] / len(fuzz.names()), corpus)
+
+
+def line(figure: Figure) -> str:
+    """*figure* as it is printed: part, what, value, bound, and whether it is kept."""
+    result = "ok" if figure.held else "FAILED"
+    return f"{figure.benchmark:8} {figure.what}: {figure.value:.6g} {figure.unit} ({figure.bound})  {result}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="contrib/weekly/run", description=__doc__)
+    parser.add_argument("name", nargs="*", help="parts, or parsers to fuzz alone; every part if none is named")
+    parser.add_argument("--list", action="store_true", help="print what there is, and run nothing")
+    parser.add_argument("--minutes", type=float, help="so long for each that is named")
+    parser.add_argument("--corpus", type=Path, help="where fuzzing keeps what it has found, from week to week")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.name if name not in (*PARTS, *fuzz.names())]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: see --list")
+    return arguments
+
+
+def main() -> int:
+    """0 if every figure kept its bound."""
+    arguments = _arguments()
+    if arguments.list:
+        print("\n".join(f"{name:8} {minutes:g} minutes" for name, minutes in PARTS.items()))
+        print("fuzz has:", ", ".join(fuzz.names()))
+        return 0
+    held = True
+    for name in arguments.name or PARTS:
+        for figure in figures(name, arguments.minutes, arguments.corpus):
+            print(line(figure), flush=True)
+            held = held and figure.held
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
