@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import random
 import socket
@@ -27,7 +28,7 @@ from zope.interface import implementer
 from tests.support.capture import Capture, Control, Packet
 from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
-from torknock.dial.interfaces import CannotKnock, IDialer
+from torknock.dial.interfaces import CannotKnock, IDialer, Slipped
 from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
@@ -245,24 +246,50 @@ class TupleTests(Case):
         """The client's addresses."""
         return self.client.address, self.client.address6
 
-    async def test_where_the_walk_finds_used_ports_only(self) -> None:
-        """A free one is drawn elsewhere in the kernel's range; where none is free, that is said."""
-        low, high = 40_000, 40_199
-        self.client.sysctl("net.ipv4.ip_local_port_range", f"{low} {high}")
+    async def dialled(self, host: str, dialer: RepairDialer, stamped: bool) -> None:
+        """Dial a port of *host* that answers RST, as either scheme does."""
+        with self.client.enter(), contextlib.suppress(ConnectionRefusedError, Slipped):
+            await (dialer.dial_stamped(host, CLOSED, lambda _: ISN) if stamped else dialer.dial(host, CLOSED, ISN))
+
+    async def every_port_once(self, host: str, stamped: bool, left_out: set[int]) -> None:
+        """Dial *host* until no source port is left but those *left_out*; one is free 5 minutes later."""
+        clock = Clock()
+        low, high = map(int, self.client.run(["sysctl", "-n", "net.ipv4.ip_local_port_range"]).stdout.split())
+        wanted, before = set(range(low, high + 1)) - left_out, len(self.syns())
         dialled = Tuples()
-        source, target = self.client.address, (self.bridge.address, PORT)
-        free = set(range(low, high + 1, 8))
-        for port in set(range(low, high + 1)) - free:
-            dialled.take(((source, port), target), reactor.seconds())
-        for _ in range(5):
-            connected = await self.dial(self.bridge.address, dialer=RepairDialer(reactor, dialled=dialled))
-            self.assertIn(connected.getsockname()[1], free)
-        for port in free:
-            with contextlib.suppress(OSError):
-                dialled.take(((source, port), target), reactor.seconds())
+        dialer = RepairDialer(Later(clock), dialled=dialled)
+        for _ in wanted:
+            await self.dialled(host, dialer, stamped)
+            clock.advance(0.01)
+        self.assertEqual(len(dialled), len(wanted))
         with self.assertRaises(CannotKnock) as cannot:
-            await self.dial(self.bridge.address, dialer=RepairDialer(reactor, dialled=dialled))
-        self.assertIn("unused for 5 minutes", str(cannot.exception))
+            await self.dialled(host, dialer, stamped)
+        self.assertIn(f"{len(wanted)} were used for this bridge in the last 5 minutes", str(cannot.exception))
+        self.assertIn(f"try again in {math.ceil(SAME_TUPLE_AFTER - 0.01 * len(wanted))} s", str(cannot.exception))
+        ports = [syn.source_port for syn in self.syns()[before:]]
+        self.assertLessEqual(set(ports), wanted)
+        self.assertEqual(len(set(ports)), len(ports))
+        if not stamped:  # such a SYN may be too late to leave
+            self.assertEqual(set(ports), wanted)
+        clock.advance(SAME_TUPLE_AFTER - 0.01 * len(wanted))
+        await self.dialled(host, dialer, stamped)
+        with self.assertRaises(CannotKnock):
+            await self.dialled(host, dialer, stamped)
+
+    async def test_every_port_of_the_range_once(self) -> None:
+        """Of both parities, without reserved ones and those that another socket holds; then it is said until when."""
+        self.client.sysctl("net.ipv4.ip_local_port_range", "40000 40199")
+        self.client.sysctl("net.ipv4.ip_local_reserved_ports", "40007,40100-40109")
+        for host, own in zip(self.addresses, self.own(), strict=True):
+            held = {self.listening(self.client, own, port).getsockname()[1] for port in (40_050, 40_051)}
+            await self.every_port_once(host, False, {40_007, *range(40_100, 40_110), *held})
+
+    async def test_every_port_of_a_narrow_range_once(self) -> None:
+        """With either scheme."""
+        self.client.sysctl("net.ipv4.ip_local_port_range", "60000 60010")
+        for host in self.addresses:
+            for stamped in (False, True):
+                await self.every_port_once(host, stamped, set())
 
 
 class ConnectionTests(Case):

@@ -9,23 +9,21 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import getConnectError
-from twisted.internet.interfaces import IReadWriteDescriptor
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.dial.ports import Ports, local_ports
 from torknock.dial.timestamp import Foresight, Stamp
-from torknock.dial.tuples import Name, NoneFree, Pair, Tuples
+from torknock.dial.tuples import SAME_TUPLE_AFTER, Name, NoneFree, Pair, Tuples
+from torknock.dial.waiting import Waiting
 from torknock.linux import (
     NO_CAPABILITY,
     NO_IPV6,
@@ -38,12 +36,7 @@ from torknock.linux import (
 )
 
 _REHEARSALS = 16
-"""Ports that are tried for one that was never used, before one that was not used lately is taken."""
-
-_DRAWN = 64
-"""Ports that are drawn where the kernel's walk goes through ports that were all used lately."""
-
-_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Ports of the kernel's walk that are looked at for one that was never used, before another is drawn."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
@@ -115,48 +108,68 @@ class RepairDialer:
         return connected
 
     def _prepared(self, target: Name, bind: Name | None) -> socket.socket:
-        """A socket to be given an ISN, bound to the address and port that the kernel chooses for *target*.
-
-        The choice is seen in rehearsals: in repair mode `connect` chooses as ever and sends nothing.
-        """
+        """A socket to be given an ISN, bound to an address and port that the kernel would choose for *target*."""
         with ExitStack() as rehearsals:
-            seen: list[Pair] = []
-            while len(seen) < _REHEARSALS:
-                try:
-                    rehearsal = rehearsals.enter_context(_socket(target))
-                    if bind is not None:
-                        rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-                        rehearsal.bind(bind)
-                    rehearsal.connect(target)
-                except OSError:
-                    if not seen:
-                        raise
-                    break  # there are no other ports
-                seen.append((rehearsal.getsockname(), target))
-                if seen[-1] not in self._dialled:
-                    break
-            pair = min(seen, key=self._dialled.last)
+            pair = self._rehearsed(rehearsals, target, bind)
             if _stays_here(pair):  # nobody else sees its ISN
                 return _bound(pair)
-            now = self._reactor.seconds()
-            if not self._dialled.is_free(pair, now):
-                pair = self._drawn(pair, now)
-            self._dialled.take(pair, now, self._user)
-            return _bound(pair)
+            if pair not in self._dialled:
+                self._dialled.take(pair, self._reactor.seconds(), self._user)
+                return _bound(pair)
+        return self._drawn(pair, self._reactor.seconds())
 
-    def _drawn(self, used: Pair, now: float) -> Pair:
-        """Another source port than *used*, as the kernel may begin its next walk at; *used* if none is found."""
+    def _rehearsed(self, rehearsals: ExitStack, target: Name, bind: Name | None) -> Pair:
+        """The first pair of the kernel's walk that was never dialled; one that was, if none is among its next ones.
+
+        In repair mode `connect` chooses as ever and sends nothing. What *rehearsals* holds is not chosen again.
+        """
+        seen: list[Pair] = []
+        while len(seen) < _REHEARSALS:
+            try:
+                rehearsal = rehearsals.enter_context(_socket(target))
+                if bind is not None:
+                    rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                    rehearsal.bind(bind)
+                rehearsal.connect(target)
+            except OSError:
+                if not seen:
+                    raise
+                break  # there are no other ports
+            seen.append((rehearsal.getsockname(), target))
+            if seen[-1] not in self._dialled:
+                break
+        return seen[-1]
+
+    def _drawn(self, used: Pair, now: float) -> socket.socket:
+        """As `_prepared`, with another source port than *used*: one that was never dialled, or not for longest.
+
+        No other socket has it. Raises `NoneFree` if there is none.
+        """
         source, target = used
+        ports, dialled = local_ports(), self._dialled.ports(used)
+        never = (port for port in ports.drawn(like=source[1]) if port not in dialled)
+        longest = (port for port, at in dialled.items() if now - at >= SAME_TUPLE_AFTER and port in ports)
+        drawn = _socket(target, repair=False)
         try:
-            low, high = map(int, _PORT_RANGE.read_text("ascii").split())
-        except (OSError, ValueError):
-            return used
-        for _ in range(_DRAWN):
-            port = low + (source[1] - low) % 2 + 2 * secrets.randbelow((high - low) // 2 + 1)
-            pair = (source[0], port, *source[2:]), target
-            if port <= high and self._dialled.is_free(pair, now):
-                return pair
-        return used
+            for port in chain(never, longest):
+                pair = (source[0], port, *source[2:]), target
+                if _bind(drawn, pair[0]):
+                    self._dialled.take(pair, now, self._user)
+                    return _prepare(drawn)
+        except BaseException:
+            drawn.close()
+            raise
+        drawn.close()
+        raise _none_free(ports, dialled, now)
+
+
+def _none_free(ports: Ports, dialled: Mapping[int, float], now: float) -> NoneFree:
+    """What is true when none of *ports* can be had; *dialled* are the times of those that were."""
+    lately = [at for port, at in dialled.items() if now - at < SAME_TUPLE_AFTER and port in ports]
+    what = f"of {len(ports)} source ports {len(lately)} were used for this bridge in the last 5 minutes"
+    if held := len(ports) - len(lately):
+        what += f", and other sockets hold {held}"
+    return NoneFree(errno.EADDRNOTAVAIL, what, min(lately, default=now) + SAME_TUPLE_AFTER - now)
 
 
 def _unmapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -180,12 +193,13 @@ def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> 
     return str(address).partition("%")[0], port, 0, scope
 
 
-def _socket(target: Name) -> socket.socket:
-    """A non-blocking socket in repair mode, of the family of *target*."""
+def _socket(target: Name, repair: bool = True) -> socket.socket:
+    """A non-blocking socket of the family of *target*, in repair mode or not."""
     made = socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
-        made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+        if repair:
+            made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
     except OSError:
         made.close()
         raise
@@ -198,10 +212,27 @@ def _bound(pair: Pair) -> socket.socket:
     knocking = _socket(target)
     try:
         knocking.bind(source)  # in repair mode a port is shared with the rehearsal, and with connections to elsewhere
-        knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+        return _prepare(knocking)
     except OSError:
         knocking.close()
         raise
+
+
+def _bind(alone: socket.socket, source: Name) -> bool:
+    """Bind a socket that is not in repair mode to *source*; False if another socket has that port, or none may."""
+    try:
+        alone.bind(source)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _prepare(knocking: socket.socket) -> socket.socket:
+    """Have the send queue of *knocking*, which is bound, wait for its sequence number."""
+    knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+    knocking.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
     return knocking
 
 
@@ -209,11 +240,12 @@ def _cannot(error: OSError) -> CannotKnock:
     if error.errno in (errno.EPERM, errno.EACCES):
         text = NO_CAPABILITY
     elif isinstance(error, NoneFree):
-        text = f"no knock could leave this host: {error.strerror}; try again in a few minutes"
+        text = f"no knock could leave this host: {error.strerror}"
     elif error.errno == errno.EAFNOSUPPORT:
         text = f"the address to dial is IPv6, and {NO_IPV6}; ask the operator for a line with an IPv4 address"
     else:
-        text = f"no knock could leave this host: {error.strerror}; look at its addresses and routes"
+        ports = ", and whether its source ports are used up" if error.errno == errno.EADDRNOTAVAIL else ""
+        text = f"no knock could leave this host: {error.strerror}; look at its addresses and routes{ports}"
     cannot = CannotKnock(text, error.errno)
     cannot.__cause__ = error
     return cannot
@@ -226,65 +258,5 @@ def _connected(reactor: Any, knocking: socket.socket, target: Name) -> Deferred[
         knocking.close()
         return fail(_cannot(OSError(status, os.strerror(status))))
     result: Deferred[socket.socket] = Deferred(lambda _: waiting.close())
-    waiting = _Waiting(reactor, knocking, result.callback, result.errback)
+    waiting = Waiting(reactor, knocking, result.callback, result.errback)
     return result
-
-
-@implementer(IReadWriteDescriptor)
-class _Waiting:
-    """A socket that waits for the answer to its SYN.
-
-    It also waits for input: a reactor tells a reader of a refusal, where a mere writer is told that it is lost.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        knocking: socket.socket,
-        connected: Callable[[socket.socket], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self._reactor = reactor
-        self._socket = knocking
-        self._connected = connected
-        self._failed = failed
-        self._over = False
-        reactor.addReader(self)
-        reactor.addWriter(self)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        return "knock"
-
-    def doRead(self) -> None:
-        self._answered(0)
-
-    def doWrite(self) -> None:
-        self._answered(0)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor gives the socket up."""
-        self._answered(errno.ECONNABORTED)
-
-    def close(self) -> None:
-        """Nobody waits any more."""
-        self._leave()
-        self._socket.close()
-
-    def _answered(self, otherwise: int) -> None:
-        if self._over:  # one turn of the reactor may call for both input and output
-            return
-        self._leave()
-        status = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or otherwise
-        if status == 0:
-            self._connected(self._socket)
-        else:
-            self._socket.close()
-            self._failed(getConnectError((status, os.strerror(status))))
-
-    def _leave(self) -> None:
-        self._over = True
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.dial.ports import Ports
 from torknock.dial.quotas import BURST, PER_SECOND, Quotas
 from torknock.dial.service import EACH
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Pair, Tuples
@@ -40,6 +41,9 @@ class TuplesTests(SynchronousTestCase):
                 dialled[number] = now
                 self.assertEqual(tuples.last(pair(number)), now)
             self.assertLessEqual(len(tuples), 5)
+            for number in range(9):
+                self.assertEqual(tuples.ports(pair(0)).get(number, -inf), tuples.last(pair(number)))
+            self.assertEqual(list(tuples.ports(pair(0)).values()), sorted(tuples.ports(pair(0)).values()))
 
     def test_known(self) -> None:
         """Old ones are known as long as there is room."""
@@ -69,6 +73,23 @@ class TuplesTests(SynchronousTestCase):
             if tuples.is_free(pair(number), 0.0):
                 tuples.take(pair(number), 0.0, user)
             self.assertLessEqual(len(tuples), 8)
+
+
+class PortsTests(SynchronousTestCase):
+    """`Ports`."""
+
+    @given(st.integers(1, 60_000), st.integers(0, 300), st.sets(st.integers(1, 60_300)), st.integers(1, 65_535))
+    def test_drawn(self, low: int, more: int, reserved: set[int], like: int) -> None:
+        """Each port, none that is reserved; in the end each once, those of one parity before the others."""
+        ports = Ports(low, low + more, frozenset(reserved))
+        every = set(range(low, low + more + 1)) - reserved
+        drawn = list(ports.drawn(like))
+        self.assertEqual(set(drawn), every)
+        self.assertEqual(len(ports), len(every))
+        walked = drawn[len(drawn) - len(every) :]
+        self.assertEqual(set(walked), every)
+        parities = [(port - like) % 2 for port in walked]
+        self.assertEqual(parities, sorted(parities))
 
 
 class QuotasTests(SynchronousTestCase):
