@@ -84,7 +84,8 @@ class RootlessTests(SynchronousTestCase):
         self.bridge.run(["nft", "-f", "-"], DROPPED)
         for scan in ("-sS", "-sA", "-sF", "-sN", "-sX", "-sW", "-sM"):
             for target in ((self.bridge.address,), ("-6", self.bridge.address6)):
-                said = self.client.run(["nmap", "-n", "-Pn", "--max-retries", "0", "-p", "8443,8444", scan, *target])
+                once = ("--max-retries", "0", "--max-rtt-timeout", "300ms")
+                said = self.client.run(["nmap", "-n", "-Pn", *once, "-p", "8443,8444", scan, *target])
                 states = re.findall(r"^844[34]/tcp (\S+)", said.stdout, re.MULTILINE)
                 self.assertEqual((len(states), len(set(states))), (2, 1), said.stdout)
                 self.assertRegex(states[0], "filtered")

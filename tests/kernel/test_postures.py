@@ -172,7 +172,8 @@ class FilteredTests(Case):
 
     def scanned(self, *how: str) -> set[str]:
         """What nmap says of the hidden port and of the dropped one."""
-        said = self.client.run(["nmap", "-n", "-Pn", "--max-retries", "0", "-p", "443,444", *how]).stdout
+        once = ("--max-retries", "0", "--max-rtt-timeout", "300ms")
+        said = self.client.run(["nmap", "-n", "-Pn", *once, "-p", "443,444", *how]).stdout
         states = re.findall(r"^44[34]/tcp (\S+)", said, re.MULTILINE)
         self.assertEqual(len(states), 2, said)
         return set(states)

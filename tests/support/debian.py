@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ TOR = (
 )  # fmt: skip
 
 _serial = itertools.count()
+_NUMBERS = 86
 
 _MOUNTS = """
 set -e
@@ -68,6 +70,25 @@ exec sleep infinity
 """
 
 
+def _own_numbers() -> tuple[int, socket.socket]:
+    """The highest number that a machine's new users have, and what keeps it and the seven below it for that machine.
+
+    The kernel knows users by their numbers, and processes of every machine are seen on each: userdel refuses to remove
+    a user whose number another machine's process has. Other runs of tests have machines at the same time.
+    """
+    first = os.getpid() * 31 + next(_serial)  # not the one of the machine before: its processes may still be ending
+    for each in range(_NUMBERS):
+        keeps = socket.socket(socket.AF_UNIX)
+        number = (first + each) % _NUMBERS
+        try:
+            keeps.bind(f"\0torknock-tests-users-{number}")
+        except OSError:
+            keeps.close()
+        else:
+            return 207 + 8 * number, keeps
+    raise AssertionError(f"there are {_NUMBERS} machines already")
+
+
 class Debian:
     """The machine in the network namespace *host*; its tor is started by `start_tor`."""
 
@@ -81,9 +102,7 @@ class Debian:
         temporary.chmod(0o755)
         (temporary / "srv" / "torknock").mkdir(parents=True)
         python = Path(sys.executable).relative_to(ROOT)
-        # the kernel knows users by their numbers, and processes of every machine are seen here: userdel refuses to
-        # remove a user whose number another machine's process has
-        newest = 200 + (os.getpid() * 31 + next(_serial)) % 700
+        newest, self._numbers = _own_numbers()
         script = _MOUNTS.format(temporary=temporary, checkout=ROOT, python=python, newest=newest)
         self._keeper = host.popen(["unshare", "--mount", "bash", "-c", script], stdout=subprocess.PIPE, text=True)
         assert self._keeper.stdout is not None
@@ -137,6 +156,7 @@ class Debian:
                 os.kill(pid, signal.SIGTERM)
         end([self._keeper])
         self._directory.cleanup()
+        self._numbers.close()
 
     def _pids(self) -> list[int]:
         mounts = f"/proc/{self._keeper.pid}/ns/mnt"
