@@ -25,6 +25,7 @@ server's, the end. A transport says how its bytes travel, and no more::
 RFC 1929 as far as tor speaks them.
 """
 
+from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ClientEnvironment, Proxy, ServerEnvironment
 from pluggable.errors import (
     AddressTypeNotSupported,
@@ -49,6 +50,7 @@ __all__ = [
     "MethodError",
     "NetworkUnreachable",
     "NotAllowed",
+    "ORPortFactory",
     "Proxy",
     "Request",
     "SOCKSError",

@@ -14,17 +14,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
-from pluggable.relay import Early, Half, Links, join
-
-_log = Logger()
+from pluggable.relay import Half
 
 HANDSHAKE_LIMIT = 5.0
 """So long tor may take from our first SYN to its OKAY."""
@@ -198,60 +194,3 @@ async def _connect(reactor: Any, environment: ServerEnvironment, to: tuple[str, 
     factory.noisy = False
     await kind(reactor, *to, timeout=HANDSHAKE_LIMIT, bindAddress=(source, 0) if source else None).connect(factory)
     return half
-
-
-class _Arrival(Early):
-    """The opening of a client's link: introduces the client to tor."""
-
-    def __init__(
-        self, reactor: Any, environment: ServerEnvironment, name: str, client: IAddress | None, links: Links
-    ) -> None:
-        super().__init__()
-        self._reactor, self._environment, self._name, self._client = reactor, environment, name, client
-        self._links = links
-
-    def opened(self, half: Half) -> None:
-        super().opened(half)
-        self._links.add(half)
-        half.transport.pauseProducing()
-        self._dialling = Deferred.fromCoroutine(self._introduce(half))
-
-    async def _introduce(self, half: Half) -> None:
-        try:
-            dialling = Deferred.fromCoroutine(dial(self._reactor, self._environment, self._name, self._client))
-            tor = await dialling.addTimeout(HANDSHAKE_LIMIT, self._reactor, _too_late)
-        except Exception as error:  # noqa: BLE001  whatever it is, this client cannot be served
-            if not half.lost:
-                self._tell(error)
-                half.abort()
-            return
-        join(half, tor)
-        if not half.lost:
-            half.transport.resumeProducing()
-
-    def _tell(self, error: Exception) -> None:
-        if isinstance(error, (ORPortError, ConnectError)):
-            _log.error("{transport}: a client was turned away: {reason}", transport=self._name, reason=str(error))
-        else:
-            _log.failure("{transport}: a client was turned away", transport=self._name)
-
-    def lost(self, reason: Failure) -> None:
-        self._links.discard(self._half)
-        self._dialling.cancel()
-
-
-def _too_late(_result: object, seconds: float) -> Failure:
-    return Failure(ORPortError(f"tor has not answered within {seconds:.0f} s"))
-
-
-class ORPortFactory(Factory[Half]):
-    """Brings the clients of transport *name* to tor."""
-
-    noisy = False
-
-    def __init__(self, reactor: Any, environment: ServerEnvironment, name: str, links: Links) -> None:
-        self._reactor, self._environment, self._name, self._links = reactor, environment, name, links
-
-    def buildProtocol(self, addr: IAddress | None) -> Half:
-        """A link for a client at *addr*, which is None if nobody knows it."""
-        return Half(_Arrival(self._reactor, self._environment, self._name, addr, self._links))

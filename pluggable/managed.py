@@ -24,9 +24,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ClientEnvironment, ServerEnvironment, read_environment
 from pluggable.errors import EnvironmentFault, MethodError, NotManaged, ProxyError, StartError
-from pluggable.extorport import ORPortFactory
 from pluggable.interfaces import IClientTransport, IServerTransport
 from pluggable.logs import logging_to
 from pluggable.peers import LocalUsers

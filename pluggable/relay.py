@@ -70,6 +70,7 @@ class Half(protocol.Protocol):
         self._peer: Half | None = None
         self._read_ended = False
         self._write_ended = False
+        self._heard = False
         self._deliver = self.opening.received
 
     def connectionMade(self) -> None:
@@ -81,8 +82,14 @@ class Half(protocol.Protocol):
             self.transport.bufferSize = READ_SIZE
         self.opening.opened(self)
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the peer ended the link first, and has sent nothing since it was joined."""
+        return not self._heard and (self._read_ended or self.lost)
+
     def dataReceived(self, data: bytes) -> None:
         """Hand *data* on: to the opening, or to the other link."""
+        self._heard = True
         self._deliver(data)
 
     def readConnectionLost(self) -> None:
@@ -113,6 +120,7 @@ class Half(protocol.Protocol):
 
     def _join(self, peer: Half) -> None:
         self._peer = peer
+        self._heard = bool(self.opening.rest)
         self._deliver = peer.transport.write
         peer.transport.registerProducer(self.transport, True)
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
-from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, ORPortFactory, read_cookie, user_address
+from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, read_cookie, user_address
+from pluggable.listeners import listeners
 from pluggable.relay import EARLY_LIMIT, Half, Links
 from tests.support.strategies import pieces
 
@@ -125,7 +130,10 @@ class ORPortFactoryTests(SynchronousTestCase):
             Path("/"), True, ("rot",), "203.0.113.1", None, or_port=("127.0.0.1", 1),
             extended_or_port=("127.0.0.1", 2) if extended else None, auth_cookie_file=self.cookie if extended else None,
         )  # fmt: skip
-        half = ORPortFactory(self.reactor, environment, "rot", self.links).buildProtocol(client)
+        self.factory = ORPortFactory(self.reactor, environment, "rot", self.links)
+        self.refused: list[None] = []
+        self.factory.turned_away = lambda: self.refused.append(None)
+        half = self.factory.buildProtocol(client)
         self.client = Pausing()
         half.makeConnection(self.client)
         return half
@@ -138,15 +146,18 @@ class ORPortFactoryTests(SynchronousTestCase):
         protocol.makeConnection(transport)
         return protocol, transport
 
-    def introduce(self) -> tuple[Any, Pausing]:
-        """Be a tor that takes the client; what it was told is cleared."""
-        protocol, transport = self.tor()
+    def introduce(self, first: bytes = b"welcome") -> tuple[Any, Pausing]:
+        """Be a tor that takes the client and says *first*; what it was told is cleared."""
+        return self.introduced(*self.tor(), first)
+
+    def introduced(self, protocol: Any, transport: Pausing, first: bytes) -> tuple[Any, Pausing]:
+        """`introduce`, for a link that is there."""
         protocol.dataReceived(b"\x01\x00")
         nonce = transport.value()[1:]
         label = b"ExtORPort authentication server-to-client hash"
         protocol.dataReceived(hmac.digest(COOKIE, label + nonce + THEIRS, "sha256") + THEIRS + b"\x01")
         transport.clear()
-        protocol.dataReceived(OKAY + b"welcome")
+        protocol.dataReceived(OKAY + first)
         return protocol, transport
 
     def test_no_payload_before_okay(self) -> None:
@@ -188,6 +199,22 @@ class ORPortFactoryTests(SynchronousTestCase):
                 self.assertEqual(len([event for event in events if "turned away" in event["log_format"]]), 1)
                 self.assertEqual(len(self.links), 0)
                 self.assertEqual(self.reactor.getDelayedCalls(), [])
+                self.assertEqual(len(self.refused), 1)
+
+    def test_a_tor_that_hangs_up_on_a_client_is_noticed(self) -> None:
+        """Unless it has said something, or the client left first."""
+        for said, leaves, refused in ((b"", "tor", 1), (b"", "FIN", 1), (b"cell", "tor", 0), (b"", "client", 0)):
+            with self.subTest(said=said, leaves=leaves):
+                half = self.arrive()
+                protocol, _transport = self.introduce(b"")
+                if said:
+                    protocol.dataReceived(said)
+                if leaves == "FIN":
+                    protocol.readConnectionLost()
+                elif leaves == "tor":
+                    protocol.connectionLost(Failure(ConnectionDone()))
+                half.connectionLost()
+                self.assertEqual(len(self.refused), refused)
 
     def test_the_cookie_is_read_for_each_client(self) -> None:
         """tor makes a new one when it starts."""
@@ -200,6 +227,74 @@ class ORPortFactoryTests(SynchronousTestCase):
         self.arrive()
         self.introduce()
         self.assertFalse(self.client.aborted)
+
+    def probed(self) -> Deferred[None]:
+        self.arrive()
+        self.introduce()
+        return Deferred.fromCoroutine(self.factory.probe())
+
+    def test_a_tor_that_takes_clients_is_told_by_a_link_of_ours(self) -> None:
+        """It is left open for a moment, and nothing is left of it."""
+        probing = self.probed()
+        _protocol, transport = self.introduce(b"")
+        self.assertNoResult(probing)
+        self.reactor.advance(1)
+        self.successResultOf(probing)
+        self.assertTrue(transport.aborted)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_tor_that_takes_none_is_told_too(self) -> None:
+        """It closes at once, or does not answer."""
+        probing = self.probed()
+        protocol, _transport = self.introduce(b"")
+        protocol.connectionLost(Failure(ConnectionDone()))
+        self.reactor.advance(1)
+        self.failureResultOf(probing, ORPortError)
+        probing = self.probed()
+        self.reactor.advance(HANDSHAKE_LIMIT)
+        self.failureResultOf(probing, ORPortError)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_tor_that_has_moved_is_found(self) -> None:
+        """It proves itself by the cookie; another program that listens is asked once in a while, and told nothing."""
+        self.server()
+        moved = self.server()
+        probing = self.probed()
+        self.refuse()
+        while not probing.called:
+            protocol, transport = self.tor()
+            if self.port == moved:
+                self.introduced(protocol, transport, b"")
+            else:
+                protocol.dataReceived(b"SSH-2.0-OpenSSH\r\n" * 20)
+                self.assertEqual(transport.value(), b"")
+                protocol.connectionLost(Failure(ConnectionDone()))
+            self.reactor.advance(1)
+        self.successResultOf(probing)
+        self.factory.buildProtocol(None).makeConnection(Pausing())
+        self.introduce()
+        self.assertEqual(self.port, moved)
+
+    def test_a_tor_that_is_nowhere_is_refused(self) -> None:
+        """With the reason of the port that it named."""
+        other = self.server()
+        probing = self.probed()
+        self.refuse()
+        for _ in range(len(listeners("127.0.0.1", os.geteuid()))):
+            if not probing.called:
+                self.refuse()
+        self.failureResultOf(probing, ConnectionRefusedError)
+        before = len(self.reactor.tcpClients)
+        probing = Deferred.fromCoroutine(self.factory.probe())
+        self.refuse()
+        self.failureResultOf(probing, ConnectionRefusedError)
+        self.assertEqual([each[1] for each in self.reactor.tcpClients[before:]].count(other), 0)
+
+    def server(self) -> int:
+        """The port of a program of this user's."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        return int(listening.getsockname()[1])
 
     def test_what_waits_for_tor_is_bounded(self) -> None:
         """A transport that does not pause may not fill our memory."""

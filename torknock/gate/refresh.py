@@ -58,7 +58,8 @@ class Refresh:
     *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
     start what was used; *in_thread* runs what waits for the disk. *clock* times the waits and *now* tells the date, a
     `Calendar`'s: when it jumps, the gate is filled anew. *changed* is called when somebody has changed the keyring's
-    lines. *no_knocks* says why lines of scheme `knock` are ignored, and is empty if they are served.
+    lines. *no_knocks* says why lines of scheme `knock` are ignored, and is empty if they are served. *refusing* tells
+    why who is let in could not be served, None if they can: the gate is closed meanwhile.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Refresh:
         changed: Callable[[], None] = lambda: None,
         no_knocks: str = "",
         in_thread: Callable[..., Deferred[None]] = execute,
+        refusing: Callable[[], TorknockError | None] = lambda: None,
     ) -> None:
         self._keyring = keyring
         self._spent = spent
@@ -82,6 +84,7 @@ class Refresh:
         self._now = now
         self._changed = changed
         self._no_knocks = no_knocks
+        self._refusing = refusing
         self._ignored: list[Issued] = []
         self._book = TokenBook()
         self._judge = Judge(remember=knocks.add, warn=lambda told: _log.warn("{told}", told=told))
@@ -208,6 +211,8 @@ class Refresh:
         if self._unusable is not None:
             unusable, self._unusable = self._unusable, None
             raise unusable
+        if (refusing := self._refusing()) is not None:
+            raise refusing
         now = self._now()
         epoch = epoch_at(now)
         set_by = now - self._clock.seconds() - self._ahead

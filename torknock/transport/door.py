@@ -14,12 +14,13 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from pluggable.arrivals import ORPortFactory
 from torknock.channel.integrity import Integrity
 from torknock.channel.raw import Raw
 from torknock.channel.tls import Refusal, ServerTLS
@@ -37,6 +38,7 @@ from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics
 from torknock.transport.monitor import Monitor
 from torknock.transport.publish import Publication
+from torknock.transport.upstream import Upstream
 
 _log = Logger()
 
@@ -78,12 +80,13 @@ class GuardedDoor:
     """
 
     def __init__(
-        self, reactor: Any, wanted: Wanted, keyring: Keyring, factory: IProtocolFactory, now: Callable[[], float]
+        self, reactor: Any, wanted: Wanted, keyring: Keyring, factory: ORPortFactory, now: Callable[[], float]
     ) -> None:
         self._reactor, self._wanted, self._keyring, self._factory, self._now = reactor, wanted, keyring, factory, now
         self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), self._nothing)
         self._raw = Raw()
         self._listener = Listener(reactor, wanted.port, self._welcome)
+        self._upstream = Upstream(reactor, factory.probe)
         self._refresh: Refresh | None = None
         self._spent: tuple[SpentTokens, SpentKnocks] | tuple[()] = ()
         self._forgetting: Forgetting | None = None
@@ -111,6 +114,7 @@ class GuardedDoor:
             self._cut,
             entrance.no_knocks,
             partial(deferToThreadPool, self._reactor, self._reactor.getThreadPool()),
+            lambda: self._upstream.refusing,
         )
         self._monitor = Monitor(
             self._reactor,
@@ -124,6 +128,7 @@ class GuardedDoor:
             ignored=lambda: refresh.ignored,
         )
         await self._started(refresh)
+        self._factory.turned_away = self._upstream.turned_away
         self._remember(entrance.posture)
         self._publication = Publication(self._reactor, self._monitor, wanted.directory, wanted.metrics)
         await self._publication.start()
@@ -162,6 +167,7 @@ class GuardedDoor:
             self._counting.stop()
         if self._forgetting is not None:
             self._forgetting.stop()
+        self._upstream.stop()
         try:
             if self._refresh is not None:
                 await self._refresh.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import MethodError
 from pluggable.interfaces import IServerTransport
@@ -113,9 +114,9 @@ class _Endpoint:
     _now: Callable[[], float]
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        return Deferred.fromCoroutine(self._guard(protocolFactory))
+        return Deferred.fromCoroutine(self._guard(cast(ORPortFactory, protocolFactory)))  # see `IServerTransport`
 
-    async def _guard(self, factory: IProtocolFactory) -> IListeningPort:
+    async def _guard(self, factory: ORPortFactory) -> IListeningPort:
         try:
             return await self._opened(factory)
         except (KeyringUnreadable, SpentUnusable) as error:  # a disk that is full or read-only, a file that is damaged
@@ -124,7 +125,7 @@ class _Endpoint:
         except TorknockError as error:
             raise MethodError(str(error)) from error
 
-    async def _opened(self, factory: IProtocolFactory) -> GuardedDoor:
+    async def _opened(self, factory: ORPortFactory) -> GuardedDoor:
         keyring = Keyring.open(self._wanted.directory, create=True)
         door = GuardedDoor(self._reactor, self._wanted, keyring, factory, self._now)
         try:

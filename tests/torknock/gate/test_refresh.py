@@ -12,13 +12,14 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from torknock.errors import TorknockError
 from torknock.gate.ask import SYN
 from torknock.gate.calendar import Calendar
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.refresh import Refresh
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.isn.knock import isn
-from torknock.isn.token import EPOCH, tokens
+from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.keyring import Issued, Keyring
 
 NOW = 1_700_000_100.0
@@ -80,6 +81,7 @@ class RefreshTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.set_by = 0.0
+        self.refusing: TorknockError | None = None
         self.directory = Path(self.mktemp()).absolute()
         self.keyring = Keyring.open(self.directory, create=True)
         self.addCleanup(self.keyring.close)
@@ -99,6 +101,7 @@ class RefreshTests(SynchronousTestCase):
             Calendar(self.now, self.clock.seconds).now,
             no_knocks=no_knocks,
             in_thread=in_thread,
+            refusing=lambda: self.refusing,
         )
 
     def now(self) -> float:
@@ -470,6 +473,22 @@ class RefreshTests(SynchronousTestCase):
                 self.assertEqual(self.refresh.trouble, "")
                 self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
                 self.setUp()
+
+    def test_a_client_that_could_not_be_served_is_not_let_in(self) -> None:
+        """Closed within a second, said once, and open again with what was not spent once it can be."""
+        self.started()
+        token = self.spent()
+        with capturedLogs() as events:
+            self.refusing = TorknockError("tor takes no clients")
+            self.pass_time(1)
+            self.assertEqual((self.gate.opens, self.refresh.trouble), (set(), "tor takes no clients"))
+            self.assertFalse(self.gate.standing)
+            self.pass_time(2 * EPOCH)
+            self.refusing = None
+            self.pass_time(1)
+        now = epoch_at(self.now())
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, now - 1, now, now + 1) - {token})
+        self.assertEqual(len([event for event in events if event["log_level"] >= LogLevel.warn]), 2)
 
     def test_a_keyring_that_is_lost_closes_the_gate(self) -> None:
         """What cannot be read may have been revoked."""

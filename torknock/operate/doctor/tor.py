@@ -120,11 +120,11 @@ def _lines(facts: TorFacts) -> list[str]:
 
 
 def takes_clients(facts: TorFacts) -> Finding:
-    """Whether tor takes those whom the transport lets in: it may hibernate, be shutting down or have no network."""
+    """Whether tor takes clients: it may hibernate, be shutting down or have no network."""
     if not facts.refusing:
         return ok("clients", "tor takes clients")
     remedy = "wait; or raise AccountingMax in torrc, or set DisableNetwork 0, whichever is named, and reload tor"
-    return not_ok("clients", f"tor {facts.refusing}; the port lets clients in, and tor hangs up", remedy)
+    return not_ok("clients", f"tor {facts.refusing}; the port is closed to clients meanwhile", remedy)
 
 
 def is_exposed(facts: TorFacts) -> bool:

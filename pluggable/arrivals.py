@@ -1,0 +1,143 @@
+"""Clients of a server's transport, and their way to tor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pluggable.environment import ServerEnvironment
+from pluggable.errors import ORPortError
+from pluggable.extorport import HANDSHAKE_LIMIT, dial
+from pluggable.listeners import listeners
+from pluggable.relay import Early, Half, Links, join
+
+_log = Logger()
+
+_STAYS = 1.0
+"""Seconds for which a tor that takes clients leaves a link open that says nothing."""
+
+_ASKED_AGAIN = 300.0
+"""Seconds until a listener that was not tor's Extended ORPort is asked again."""
+
+
+class _Arrival(Early):
+    """The opening of a client's link: introduces the client to tor."""
+
+    def __init__(self, factory: ORPortFactory, client: IAddress | None) -> None:
+        super().__init__()
+        self._factory, self._client = factory, client
+        self._tor: Half | None = None
+
+    def opened(self, half: Half) -> None:
+        super().opened(half)
+        self._factory.links.add(half)
+        half.transport.pauseProducing()
+        self._dialling = Deferred.fromCoroutine(self._introduce(half))
+
+    async def _introduce(self, half: Half) -> None:
+        try:
+            self._tor = await self._factory.dial(self._client)
+        except Exception as error:  # noqa: BLE001  whatever it is, this client cannot be served
+            if not half.lost:
+                self._tell(error)
+                half.abort()
+                self._factory.turned_away()
+            return
+        join(half, self._tor)
+        if not half.lost:
+            half.transport.resumeProducing()
+
+    def _tell(self, error: Exception) -> None:
+        if isinstance(error, (ORPortError, ConnectError)):
+            name, reason = self._factory.name, str(error)
+            _log.error("{transport}: a client was turned away: {reason}", transport=name, reason=reason)
+        else:
+            _log.failure("{transport}: a client was turned away", transport=self._factory.name)
+
+    def lost(self, reason: Failure) -> None:
+        self._factory.links.discard(self._half)
+        self._dialling.cancel()
+        if self._tor is not None and self._tor.hung_up:
+            self._factory.turned_away()
+
+
+def _too_late(_result: object, seconds: float) -> Failure:
+    return Failure(ORPortError(f"tor has not answered within {seconds:.0f} s"))
+
+
+class ORPortFactory(Factory[Half]):
+    """Brings the clients of transport *name* to tor."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any, environment: ServerEnvironment, name: str, links: Links) -> None:
+        self._reactor, self._environment = reactor, environment
+        self.name, self.links = name, links
+        self.turned_away: Callable[[], object] = lambda: None
+        """Called after each client that tor did not take, or hung up on without a word. For the transport to set."""
+        self._asked: dict[int, float] = {}
+        """When a socket of this user's was last taken for tor's new Extended ORPort, by its inode."""
+
+    def buildProtocol(self, addr: IAddress | None) -> Half:
+        """A link for a client at *addr*, which is None if nobody knows it."""
+        return Half(_Arrival(self, addr))
+
+    def dial(self, client: IAddress | None) -> Deferred[Half]:
+        """`dial` for *client*; fails with `ORPortError` too if that takes longer than `HANDSHAKE_LIMIT`."""
+        return self._dial(self._environment, client)
+
+    async def probe(self) -> None:
+        """Return if tor takes a client now, as which this process comes itself. Raises what `dial` raises.
+
+        tor that has closed `ExtORPort auto`, as for hibernation, opens another port later, and tells its transports
+        nothing. So where nothing listens any more, tor is looked for among this user's listeners on that address: the
+        handshake proves which it is.
+        """
+        try:
+            await self._stays(self._environment)
+        except ConnectionRefusedError:
+            if not await self._moved():
+                raise
+
+    async def _moved(self) -> bool:
+        """Whether tor takes clients at another port, which is taken for its Extended ORPort from now on."""
+        known = self._environment.extended_or_port
+        if known is None:
+            return False
+        for inode, port in listeners(known[0], os.geteuid()).items():
+            now = self._reactor.seconds()
+            if now - self._asked.get(inode, -_ASKED_AGAIN) < _ASKED_AGAIN:
+                continue
+            self._asked[inode] = now
+            there = replace(self._environment, extended_or_port=(known[0], port))
+            with contextlib.suppress(ORPortError, ConnectError):
+                await self._stays(there)
+                self._environment = there
+                self._asked.clear()
+                return True
+        return False
+
+    async def _stays(self, environment: ServerEnvironment) -> None:
+        half = await self._dial(environment, None)
+        try:
+            await deferLater(self._reactor, _STAYS)
+            if half.lost:
+                raise ORPortError("tor closes each connection at once")
+        finally:
+            if not half.lost:
+                half.abort()
+
+    def _dial(self, environment: ServerEnvironment, client: IAddress | None) -> Deferred[Half]:
+        dialling = Deferred.fromCoroutine(dial(self._reactor, environment, self.name, client))
+        return dialling.addTimeout(HANDSHAKE_LIMIT, self._reactor, _too_late)
