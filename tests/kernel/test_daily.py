@@ -52,7 +52,7 @@ class DailyTests(SynchronousTestCase):
             yield from tokens(line.secret, line.bridge_name, epoch_at(time.time()) + ahead, line.n)
 
     def opens(self, name: str) -> bool:
-        return knock(self.client, self.bridge.address, PORT, next(self.fresh[name]), 1.0) == GREETING
+        return knock(self.client, self.bridge.address, PORT, next(self.fresh[name])) == GREETING
 
     def connection(self, name: str) -> socket.socket:
         """A connection of the line *name*, which was greeted."""

@@ -34,7 +34,7 @@ class Elements(Case):
         return None
 
     def knock(self, token: int) -> bytes | str:
-        return knock(self.client, self.bridge.address, PORT, token, 1.0)
+        return knock(self.client, self.bridge.address, PORT, token)
 
     def opens(self) -> bool:
         return self.knock(next(self.fresh)) == GREETING
@@ -56,7 +56,7 @@ class Elements(Case):
         """All are gone at once: the present epoch's open again, and what was spent does not."""
         spent, before = self.spent(), self.held()
         self.nft("flush", "set", *TABLE.split(), "tokens")
-        self.assertTrue(wait_for(lambda: self.held() == before, 3), f"{self.held()} of {before}")
+        self.assertTrue(wait_for(lambda: self.held() == before), f"{self.held()} of {before}")
         self.assertEqual(self.knock(spent), "refused")
         self.assertTrue(self.opens())
 
@@ -64,7 +64,7 @@ class Elements(Case):
         """One is gone."""
         before, token = self.held(), next(self.fresh)
         self.nft("delete", "element", *TABLE.split(), "tokens", "{", str(token), "}")
-        self.assertTrue(wait_for(lambda: self.held() == before, 3))
+        self.assertTrue(wait_for(lambda: self.held() == before))
         self.assertEqual(self.knock(token), GREETING)
 
     def test_flushed_claims(self) -> None:
@@ -72,13 +72,13 @@ class Elements(Case):
         spent, before = self.spent(), self.held()
         self.nft("flush", "set", *TABLE.split(), "claimed")
         self.assertEqual(self.knock(spent), "refused")
-        self.assertTrue(wait_for(self.opens, 3))
+        self.assertTrue(wait_for(self.opens))
         self.assertEqual(self.held(), before - 1)
 
     def test_added_tokens(self) -> None:
         """What the bridge did not admit is taken out."""
         self.nft("add", "element", *TABLE.split(), "tokens", "{ 4711 timeout 600s }")
-        self.assertTrue(wait_for(lambda: "4711" not in self.nft("list", "set", *TABLE.split(), "tokens"), 3))
+        self.assertTrue(wait_for(lambda: "4711" not in self.nft("list", "set", *TABLE.split(), "tokens")))
 
     def test_changes_that_are_none_of_ours(self) -> None:
         """Another table is added, with tokens used and not: the gate is not made again."""

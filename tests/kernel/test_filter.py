@@ -51,7 +51,7 @@ class RootlessTests(SynchronousTestCase):
             yield from tokens(self.alice.secret, self.alice.bridge_name, epoch, self.alice.n)
 
     def opens(self) -> bool:
-        return knock(self.client, self.bridge.address, PORT, next(self.fresh), 1.0) == GREETING
+        return knock(self.client, self.bridge.address, PORT, next(self.fresh)) == GREETING
 
     def test_it_was_chosen_and_said(self) -> None:
         """The log tells why, and that no ruleset is loaded."""
@@ -62,7 +62,7 @@ class RootlessTests(SynchronousTestCase):
         """What was used, and what was never valid, meets silence; over both families."""
         for address in self.addresses:
             token = next(self.fresh)
-            self.assertEqual(knock(self.client, address, PORT, token, 1.0), GREETING)
+            self.assertEqual(knock(self.client, address, PORT, token), GREETING)
             self.assertEqual(knock(self.client, address, PORT, token, 0.5), "silence")
             self.assertEqual(knock(self.client, address, PORT, None, 0.5), "silence")
 

@@ -55,7 +55,7 @@ class DyingTests(Case):
         self.service.wait()
 
     def knock(self, token: int) -> bytes | str:
-        return knock(self.client, self.bridge.address, 443, token, 1.0)
+        return knock(self.client, self.bridge.address, 443, token)
 
     def opens(self) -> bool:
         return self.knock(next(self.fresh)) == GREETING
@@ -67,7 +67,7 @@ class DyingTests(Case):
             time.sleep(seconds)
             self.kill()
             self.service = self.serve()
-            self.assertTrue(wait_for(self.opens, 8), (seconds, self.hidden.said, self.log))
+            self.assertTrue(wait_for(self.opens), (seconds, self.hidden.said, self.log))
 
     def test_the_port_is_closed_while_there_is_no_service(self) -> None:
         """A token gets what a stranger gets, an RST and no SYN-ACK, with table and tokens still there."""
@@ -84,7 +84,7 @@ class DyingTests(Case):
         self.hidden.process.wait()
         self.assertIn("torknock-443", self.tables())
         self.service = self.serve()
-        self.assertTrue(wait_for(lambda: "torknock-443" not in self.tables(), 5), self.log)
+        self.assertTrue(wait_for(lambda: "torknock-443" not in self.tables()), self.log)
 
     def refuses_replays(self, harm: Callable[[], None]) -> None:
         """SYNs that were answered while *harm* was done open nothing when they are sent again, once all is well."""
@@ -100,7 +100,7 @@ class DyingTests(Case):
                 pass
             time.sleep(0.015)
         harming.join()
-        self.assertTrue(wait_for(self.opens, 8), (self.hidden.said, self.log))
+        self.assertTrue(wait_for(self.opens), (self.hidden.said, self.log))
         self.assertGreater(len(answered), 5)
         got = [self.knock(token) for token in answered]
         self.assertEqual(set(got), {"refused"}, f"{sum(each != 'refused' for each in got)} of {len(got)} open again")

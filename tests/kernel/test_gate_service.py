@@ -140,7 +140,7 @@ class BridgeTests(Case):
     def test_who_dies_loses_his_gate(self) -> None:
         """At once: no table is left, and the port is closed."""
         self.hidden.process.kill()
-        self.assertTrue(wait_for(lambda: "torknock" not in self.tables(), 5))
+        self.assertTrue(wait_for(lambda: "torknock" not in self.tables()))
         self.assertTrue(self.closed())
 
     def test_a_service_that_dies_leaves_the_port_closed_and_is_found_again(self) -> None:

@@ -100,7 +100,7 @@ class BridgeTests(Mounted):
         return service
 
     def opens(self) -> bool:
-        return knock(self.client, self.bridge.address, 443, next(self.fresh), 1.0) == GREETING
+        return knock(self.client, self.bridge.address, 443, next(self.fresh)) == GREETING
 
     def test_a_copy_that_was_put_back_is_taken_up(self) -> None:
         """The file is another, the bridge's key the same; what is revoked in it is heard."""

@@ -52,7 +52,7 @@ class BridgeTests(SynchronousTestCase):
         """A token opens it, a stranger sees what the posture says."""
 
         def opens() -> bool:
-            return knock(self.client, self.bridge.address, port, next(self.fresh), 1.0) == GREETING
+            return knock(self.client, self.bridge.address, port, next(self.fresh)) == GREETING
 
         self.assertTrue(wait_for(opens), service.said)
         self.assertEqual(knock(self.client, self.bridge.address, port, 0x2A2A2A2A, 1.0), stranger)
@@ -141,5 +141,5 @@ class ServiceTests(ServiceCase):
         line = service.line("alice", time.time(), n=64).line
         fresh = iter(tokens(line.secret, line.bridge_name, epoch_at(time.time()), line.n))
         self.assertTrue(
-            wait_for(lambda: knock(self.client, self.bridge.address, 443, next(fresh), 1.0) == GREETING), service.said
+            wait_for(lambda: knock(self.client, self.bridge.address, 443, next(fresh)) == GREETING), service.said
         )

@@ -159,7 +159,7 @@ class Case(SynchronousTestCase):
         self.assertTrue(wait_for(self.opens), self.service.said)
 
     def opens(self, address: str | None = None) -> bool:
-        return knock(self.client, address or self.bridge.address, 443, next(self.fresh), 1.0) == GREETING
+        return knock(self.client, address or self.bridge.address, 443, next(self.fresh)) == GREETING
 
 
 class FilteredTests(Case):
@@ -357,7 +357,7 @@ class NoKnockTests(Case):
         end([self.service.process])
         self.service.options["posture"] = "filtered"
         self.service.start()
-        self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, 443, isn, 1.0) == GREETING))
+        self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, 443, isn) == GREETING))
         self.assertEqual(knock(self.client, self.bridge.address, 443, isn, 0.5), "silence")
         self.assertIn("scheme=knock", self.line_add("dave"))
 

@@ -86,7 +86,7 @@ class SilenceTests(Case):
         return hidden
 
     def opens(self) -> bool:
-        return knock(self.client, self.bridge.address, 443, next(self.fresh), 1.0) == GREETING
+        return knock(self.client, self.bridge.address, 443, next(self.fresh)) == GREETING
 
     def test_the_stream_is_answered_by_a_closed_port(self) -> None:
         """These tests test what they say."""

@@ -57,12 +57,12 @@ class AnyGate(Case):
         return knock(self.client, self.bridge.address, PORT, token, 1.0)
 
     def opens(self) -> bool:
-        return self.knock(next(self.fresh)) == GREETING
+        return knock(self.client, self.bridge.address, PORT, next(self.fresh)) == GREETING
 
     def spent(self) -> int:
         """A token that has opened a connection, and opens no other."""
         token = next(self.fresh)
-        self.assertEqual(self.knock(token), GREETING)
+        self.assertEqual(knock(self.client, self.bridge.address, PORT, token), GREETING)
         self.assertEqual(self.knock(token), self.closed)
         return token
 
@@ -89,7 +89,7 @@ class ClockSteps(AnyGate):
             self.hidden.skew(0.0)
             time.sleep(1.5)
             self.assertEqual(self.knock(token), self.closed, f"after {ahead:+.0f} s")
-        self.assertTrue(wait_for(self.opens, 3))
+        self.assertTrue(wait_for(self.opens))
 
     def test_an_hour_behind_over_a_restart_revives_nothing(self) -> None:
         """A clock that is behind what was served opens nothing, and says until when; right again, all is as before."""
@@ -104,7 +104,7 @@ class ClockSteps(AnyGate):
         self.assertTrue(any("clock" in told and "severity=err" in told.lower() for told in self.hidden.said))
         self.hidden.skew(0.0)
         self.restart()
-        self.assertTrue(wait_for(self.opens, 3), self.hidden.said)
+        self.assertTrue(wait_for(self.opens), self.hidden.said)
         self.assertEqual(self.knock(token), self.closed)
 
 
@@ -155,7 +155,7 @@ class FullDisks(AnyGate):
         filler.unlink()
         if any("SMETHOD-ERROR" in told for told in self.hidden.said):
             self.restart()
-        self.assertTrue(wait_for(self.opens, 5), self.hidden.said)
+        self.assertTrue(wait_for(self.opens), self.hidden.said)
         self.assertEqual(self.knock(token), self.closed)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import sys
 from pathlib import Path
 
@@ -9,10 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.capture import Capture, Control, Seen
 from tests.support.packets import probe
-from tests.support.tornet import PAGE, Tor, TorFailed, content, shared_network
+from tests.support.tornet import PAGE, Tor, TorFailed, content, shared_network, until
 
 TORKNOCK = Path(sys.executable).with_name("torknock")
 CLIENT = f"ClientTransportPlugin torknock exec {TORKNOCK} client\n"
+
+_serial = itertools.count(1)
 
 
 def server(listen: str) -> str:
@@ -26,6 +30,13 @@ def torknock(bridge: Tor, *arguments: str) -> str:
     return bridge.host.run([str(TORKNOCK), *arguments, "--keyring", str(keyring)]).stdout
 
 
+@functools.cache
+def hidden_bridge(options: str) -> Tor:
+    """The bridge of all tests that want these lines of torrc, on a host of its own; the network ends it."""
+    bridge = shared_network().bridge(server("0.0.0.0:443") + options, host=f"hidden{next(_serial)}")
+    return bridge.wait_bootstrapped()
+
+
 class Case(SynchronousTestCase):
     """A bridge behind torknock, on every address of its host."""
 
@@ -36,13 +47,14 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.network = shared_network()
-        self.bridge = self.network.bridge(server("0.0.0.0:443") + self.options).wait_bootstrapped()
-        self.addCleanup(self.bridge.stop)
+        self.bridge = hidden_bridge(self.options)
+        self.serial = next(_serial)
 
     def line(self, name: str, *options: str, ipv6: bool = False) -> str:
+        """A bridge line, called *name* and this test's number."""
         host = self.bridge.host
         address = f"[{host.address6}]:443" if ipv6 else f"{host.address}:443"
-        told = torknock(self.bridge, "line", "add", name, "--address", address, *options)
+        told = torknock(self.bridge, "line", "add", f"{name}{self.serial}", "--address", address, *options)
         return told.strip().removeprefix("Bridge ")
 
     def client(self, line: str, torrc: str = CLIENT) -> Tor:
@@ -114,15 +126,16 @@ class HiddenBridgeTests(Case):
 
     def test_the_bridge_knows_its_clients_address(self) -> None:
         """Through the Extended ORPort, so that tor counts clients, and one client's floods are one client's."""
-        self.client(self.line("alice")).wait_bootstrapped()
-        with self.bridge.controller() as controller:
-            connections = controller.get_info("orconn-status")
-        self.assertIn(self.network.lab.host("client").address, connections)
+        address = self.network.lab.host("client").address
+        with self.bridge.controller() as bridge:
+            until(lambda: address not in bridge.get_info("orconn-status"), 30, lambda: "an earlier client is there")
+            self.client(self.line("alice")).wait_bootstrapped()
+            self.assertIn(address, bridge.get_info("orconn-status"))
 
     def test_a_revoked_line_is_out_and_another_is_not(self) -> None:
         """A client that starts after the command gets nowhere."""
         alice, bob = self.line("alice"), self.line("bob")
-        torknock(self.bridge, "line", "revoke", "alice")
+        torknock(self.bridge, "line", "revoke", f"alice{self.serial}")
         self.client(bob).wait_bootstrapped()
         with self.assertRaises(TorFailed):
             self.client(alice).wait_bootstrapped(15, timeout=10)
