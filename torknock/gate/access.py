@@ -174,12 +174,16 @@ def silence(entries: Sequence[Entry]) -> str:
     return "".join(load_posture(each.address, each.port) for each in entries if each.posture is Posture.FILTERED)
 
 
-def _is(name: str, uid: int) -> bool:
-    """Whether *name* is the user *uid*; one that this host does not know is nobody."""
+def uid_of(name: str) -> int | None:
+    """The number of the user *name*; None if this host does not know it."""
     try:
-        return pwd.getpwnam(name).pw_uid == uid
+        return pwd.getpwnam(name).pw_uid
     except KeyError:
-        return False
+        return None
+
+
+def _is(name: str, uid: int) -> bool:
+    return uid_of(name) == uid
 
 
 def _name(uid: int) -> str:

@@ -71,8 +71,7 @@ def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
 
     `tproxy` needs them transparent (ip(7), IP_TRANSPARENT). A process that is handed such a socket could bind it again,
     to an address that is not this host's. The kernel refuses that, because the first `bind` named the port. A socket
-    that is accepted is transparent too, without that lock: a process that disconnects it (connect(2), AF_UNSPEC) can
-    bind it to any address, and connect from there.
+    that is accepted is transparent too, without that lock: `torknock.gate.sources` drops what it could then send.
     """
     with_ipv6 = has_ipv6()
     address = ip_address(host)

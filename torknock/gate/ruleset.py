@@ -127,13 +127,13 @@ def posture_table(host: str, port: int) -> str:
 
 
 def load_posture(host: str, port: int) -> str:
-    """The transaction that puts the table `posture_table` in place.
+    """The transaction that puts the table `posture_table` in place; `remove` takes it away."""
+    return replace(posture_table(host, port), posture_listing(host, port))
 
-    If the table is there already, its rules are replaced at once: there is no moment without the drop. `remove` takes
-    it away.
-    """
-    table = f"{FAMILY} {posture_table(host, port)}"
-    return f"add table {table}\nflush table {table}\n{posture_listing(host, port)}"
+
+def replace(table: str, listing: str) -> str:
+    """The transaction after which *table* has the rules of *listing* and no others, without a moment in between."""
+    return f"add table {FAMILY} {table}\nflush table {FAMILY} {table}\n{listing}"
 
 
 def posture_listing(host: str, port: int) -> str:

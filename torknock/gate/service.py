@@ -1,9 +1,9 @@
 """The privileged service that guards ports for bridges: one connection to it is one door, and the lease of its gate.
 
 A peer can guard the doors that root's access list has for its user, say which ISNs open them, and read how many SYNs
-were refused; the sockets on which those connections arrive are the peer's, and what else those allow says
-`listener.hidden_listeners`. When it goes, the gate is closed. Doors that
-are listed as filtered are silent for as long as the service runs, guarded or not.
+were refused; the sockets on which those connections arrive are the peer's. They are transparent, and what that would
+allow besides, `torknock.gate.sources` drops. When the peer goes, the gate is closed. Doors that are listed as filtered
+are silent for as long as the service runs, guarded or not.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.listener import door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
-from torknock.gate.ruleset import FAMILY, Door, Posture, rest
-from torknock.gate.silence import Silence
+from torknock.gate.ruleset import FAMILY, Door, Posture, replace, rest
+from torknock.gate.silence import Silence, load
+from torknock.gate.sources import sources_listing, sources_table
 from torknock.helper.grammar import Malformed, no
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.unix import Helper, Talk
@@ -137,6 +138,8 @@ class Guarding:
         self._check(wanted)
         if wanted.posture is not Posture.DECOY and is_served(wanted.host, wanted.port):
             raise GateFailed(served(wanted.port))
+        if uid := self._talk.peer.uid:
+            await _whole(Deferred.fromCoroutine(load(self._reactor, replace(sources_table(uid), sources_listing(uid)))))
         listening = hidden_listeners(wanted.host)
         try:
             await self._open(wanted, listening)
@@ -201,7 +204,7 @@ async def _remove_abandoned(reactor: Any, access: AccessList, claims: Path) -> N
                 with contextlib.suppress(DoorTaken):
                     held = claim(left, claims)
                     try:
-                        await command(reactor, "nft", ["-f", "-"], rest(left).encode("ascii"), package="nftables")
+                        await load(reactor, rest(left))
                     finally:
                         os.close(held)
     except GateFailed as error:

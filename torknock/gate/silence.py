@@ -1,8 +1,11 @@
-"""Keeps every door that root lists as filtered silent, guarded or not, while `torknock gate` runs."""
+"""Keeps what must stand while `torknock gate` runs, whether a port is guarded or not.
+
+Every door that root lists as filtered is silent, and no user who is listed sends from foreign addresses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -10,11 +13,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from torknock.gate import ruleset
-from torknock.gate.access import AccessDenied, AccessList, Entry, NoAccessList
+from torknock.gate.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Posture
+from torknock.gate.sources import sources_listing, sources_table
 
 _log = Logger()
 
@@ -23,16 +27,19 @@ _TICK = 0.25
 
 
 class Silence:
-    """Loads the table `ruleset.posture_table` of each filtered door of the list *access*, and loads it again when lost.
+    """Loads what the list *access* wants to stand, and loads it again when lost.
 
+    This is the table `ruleset.posture_table` of each filtered door, and `sources_table` of each user but root.
     *changed* is called when the list has changed, and waited for, before the tables of doors that it no longer has are
-    removed. While the list cannot be used, the one before it counts.
+    removed; those of users stay. While the list cannot be used, the one before it counts.
     """
 
     def __init__(self, reactor: Any, access: AccessList, changed: Callable[[], Awaitable[Any]]) -> None:
         self._reactor, self._access, self._changed = reactor, access, changed
         self._entries: tuple[Entry, ...] | None = None
-        self._silent: dict[str, Entry] = {}
+        self._silent: dict[str, str] = {}
+        """Table of a filtered door -> its text; so too `_confined`."""
+        self._confined: dict[str, str] = {}
         self._generation: int | None = None
         self._trouble = ""
         self._turns = LoopingCall(lambda: Deferred.fromCoroutine(self._turn()))
@@ -59,7 +66,7 @@ class Silence:
         except Exception as error:  # noqa: BLE001  whatever it is, the next look may find it gone
             trouble = type(error).__name__
         if trouble and trouble != self._trouble:
-            _log.warn("filtered ports cannot be looked after: {reason}", reason=trouble)
+            _log.warn("rules that must stand cannot be looked after: {reason}", reason=trouble)
         self._trouble = trouble
 
     async def _follow(self) -> str:
@@ -70,15 +77,17 @@ class Silence:
             entries = ()
         except AccessDenied as error:
             return str(error)
-        if entries == self._entries:
+        confined = _confining(entries)
+        if (entries, confined) == (self._entries, self._confined):
             return ""
         await self._changed()
         silent = {
-            ruleset.posture_table(each.address, each.port): each for each in entries if each.posture is Posture.FILTERED
-        }
+            ruleset.posture_table(each.address, each.port): ruleset.posture_listing(each.address, each.port)
+            for each in entries if each.posture is Posture.FILTERED
+        }  # fmt: skip
         for table in self._silent.keys() - silent.keys():
-            await _load(self._reactor, ruleset.remove(table))
-        self._entries, self._silent, self._generation = entries, silent, None
+            await load(self._reactor, ruleset.remove(table))
+        self._entries, self._silent, self._confined, self._generation = entries, silent, confined, None
         return ""
 
     async def _restore(self) -> None:
@@ -86,24 +95,31 @@ class Silence:
         generation: int | None = ruleset_generation()
         if generation == self._generation:
             return
-        for table, entry in self._silent.items():
-            if not await _stands(self._reactor, table, entry):
+        for table, listing in (self._silent | self._confined).items():
+            if not await _stands(self._reactor, table, listing):
                 if self._generation is not None:
-                    _log.warn("rules that keep port {port} filtered are missing; loading them again", port=entry.port)
-                await _load(self._reactor, ruleset.load_posture(entry.address, entry.port))
+                    _log.warn("rules missing or changed by another program: table {table} is loaded again", table=table)
+                await load(self._reactor, ruleset.replace(table, listing))
                 generation = None  # look once more
         self._generation = generation
 
 
-async def _stands(reactor: Any, table: str, entry: Entry) -> bool:
+async def load(reactor: Any, commands: str) -> None:
+    """Have nft do *commands*. Raises `GateFailed`."""
+    await command(reactor, "nft", ["-f", "-"], commands.encode("ascii"), package="nftables")
+
+
+def _confining(entries: Sequence[Entry]) -> dict[str, str]:
+    """The tables that keep the users of *entries* from foreign addresses; root may do so anyway."""
+    uids = {uid_of(each.user) for each in entries}
+    return {sources_table(uid): sources_listing(uid) for uid in uids if uid}
+
+
+async def _stands(reactor: Any, table: str, listing: str) -> bool:
     try:
         listed = await command(
             reactor, "nft", ["--stateless", "--terse", "list", "table", ruleset.FAMILY, table], package="nftables"
         )
     except GateFailed:
         return False
-    return listed == ruleset.posture_listing(entry.address, entry.port)
-
-
-async def _load(reactor: Any, commands: str) -> None:
-    await command(reactor, "nft", ["-f", "-"], commands.encode("ascii"), package="nftables")
+    return listed == listing

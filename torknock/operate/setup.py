@@ -16,12 +16,15 @@ from attrs import frozen
 from stem import ControllerError
 
 from torknock.database import KeyringMissing, KeyringUnreadable
+from torknock.gate.access import ACCESS, AccessDenied, read, uid_of
 from torknock.gate.ruleset import Posture, posture_table, table_name
+from torknock.gate.sources import sources_table
 from torknock.keyring import Issued, Keyring, LineUnknown
 from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.operate.changes import PATH, Block, Change, File, Reader, run
 from torknock.operate.doctor.processes import Process as Running
 from torknock.operate.doctor.processes import transport_of
+from torknock.operate.doors import Door
 from torknock.operate.place import Place
 from torknock.operate.plan import BridgeWishes, CannotSetUp, known_options
 from torknock.operate.processes import is_outdated
@@ -168,7 +171,7 @@ def undo(place: Place, control: str | None, password: str | None) -> Iterator[st
         except CannotSetUp as error:
             yield f"{error}; so tor was not reloaded, and still has the former configuration"
     if tables:
-        _remove_tables(tables)
+        _remove_tables(tables | _of_users(changes))
         yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
 
 
@@ -237,6 +240,16 @@ def _tables(options: str) -> set[str]:
     """The tables of the port that the lines of torrc in *options* hide."""
     ports = map(int, re.findall(r"ListenAddr torknock 0\.0\.0\.0:(\d+)", options))
     return {name("0.0.0.0", port) for port in ports for name in (table_name, posture_table)}  # noqa: S104
+
+
+def _of_users(changes: list[Change]) -> set[str]:
+    """The tables of the users whose doors are in *changes*, and that no other tor's door is listed for."""
+    try:
+        listed = {each.user for each in read(ACCESS)}
+    except AccessDenied:
+        listed = set()
+    users = {change.user for change in changes if isinstance(change, Door)} - listed
+    return {sources_table(uid) for uid in map(uid_of, users) if uid is not None}
 
 
 def _remove_tables(tables: set[str]) -> None:

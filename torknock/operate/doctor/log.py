@@ -24,7 +24,7 @@ _ANEW = re.compile(r"\] Tor \S+ (?:opening (?:new )?log file|running on )|Regist
 _COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed transport)", re.IGNORECASE)
 _OPEN_AGAIN = re.compile(r"port open again")
 _CLOSED = re.compile(r"port (?:is )?closed|the tokens run out within")
-_RELOADED = re.compile(r"the gate was lost|rules that keep port \d+ filtered are missing")
+_RELOADED = re.compile(r"the gate was lost|rules missing or changed by another program")
 """The transport's own words: what `_OPEN_AGAIN` follows is over, and `_RELOADED` has mended itself."""
 
 _RELOADS = 3
