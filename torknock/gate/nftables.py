@@ -15,6 +15,7 @@ from torknock.firewall.look import taken
 from torknock.gate import ruleset
 from torknock.gate.ask import AskLater
 from torknock.gate.claim import claim
+from torknock.gate.claimed import keep_claimed
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.netlink import counted_packets, ruleset_generation, set_elements
@@ -65,6 +66,8 @@ class NftablesGate:
         """The generation of nftables in which `_taken` was asked last, and the rule that it told."""
         self._admitted: list[tuple[float, set[int]]] = []
         """Token -> when it runs out."""
+        self._answered: set[int] = set()
+        """What may have had a SYN-ACK under an earlier table, and is admitted no more."""
 
     def open(self, judging: bool) -> Deferred[None]:
         """See `IGate.open`. Fails with `DoorTaken` if another process guards this door."""
@@ -97,6 +100,8 @@ class NftablesGate:
         if self._claim is None:
             self._claim = claim(self._door, self._claims)
         await self._fail_if_taken()
+        self._answered = await keep_claimed(self._reactor, self._door.table, self._claims)
+        self._generation = None  # what was changed before is replaced
         if judging:
             self._queue.start()
             await self._load_for_judging()
@@ -127,10 +132,11 @@ class NftablesGate:
 
     async def _admit(self, tokens: Collection[int], seconds: int) -> None:
         until = self._reactor.seconds() + seconds
+        tokens = set(tokens) - self._answered
         await self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds))
         # In batches: one collection of all tokens, made again at each epoch's end, would hold the reactor up.
         self._admitted = [batch for batch in self._admitted if batch[0] > self._reactor.seconds() - _SLACK]
-        self._admitted.append((until, set(tokens).difference(*(earlier for _, earlier in self._admitted))))
+        self._admitted.append((until, tokens.difference(*(earlier for _, earlier in self._admitted))))
 
     async def _withdraw(self, tokens: Collection[int]) -> None:
         await self._change(tokens, lambda some: ruleset.withdraw(self._door.table, some))
@@ -221,11 +227,14 @@ class NftablesGate:
     async def _close(self) -> None:
         if self._claim is not None:
             try:
-                await _nft(self._reactor, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
-                await self._stop_judging()
+                await keep_claimed(self._reactor, self._door.table, self._claims)
             finally:  # also a gate that is not closed well is left to a successor
-                os.close(self._claim)
-                self._claim = None
+                try:
+                    await _nft(self._reactor, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
+                    await self._stop_judging()
+                finally:
+                    os.close(self._claim)
+                    self._claim = None
 
 
 def _generation() -> int:

@@ -23,6 +23,7 @@ from torknock.gate import requests
 from torknock.gate.access import DOORS_A_USER, AccessDenied, AccessList
 from torknock.gate.ask import SYN
 from torknock.gate.claim import claim
+from torknock.gate.claimed import keep_claimed
 from torknock.gate.command import command
 from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.listener import door, hidden_listeners
@@ -204,6 +205,7 @@ async def _remove_abandoned(reactor: Any, access: AccessList, claims: Path) -> N
                 with contextlib.suppress(DoorTaken):
                     held = claim(left, claims)
                     try:
+                        await keep_claimed(reactor, left.table, claims)
                         await load(reactor, rest(left))
                     finally:
                         os.close(held)

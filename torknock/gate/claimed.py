@@ -1,0 +1,89 @@
+"""Which tokens may have had a SYN-ACK, remembered from before the kernel forgets them until they have run out.
+
+The kernel's set `claimed` (`torknock.gate.ruleset`) lets a token have one SYN-ACK, and goes with its table. Before a
+table is replaced or removed, what was in it is written down beside the claim on the door. What another program has
+removed whole cannot be read any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from torknock.gate.command import command
+from torknock.gate.interfaces import GateFailed
+from torknock.gate.netlink import set_elements
+from torknock.gate.requests import SECONDS_AT_MOST
+from torknock.gate.ruleset import FAMILY
+from torknock.linux import network_namespace
+
+_RECORD = struct.Struct("=dI")
+_ATTEMPTS = 5
+_MEND = "make room for it, or see who owns it"
+
+
+async def keep_claimed(reactor: Any, table: str, directory: Path) -> set[int]:
+    """The tokens of *table* that may have had a SYN-ACK, now or before an earlier call; they are in *directory* now.
+
+    From now on no token of the table is answered, so it is to be replaced or removed. Raises `GateFailed`.
+    """
+    flush = ["flush", "set", FAMILY, table, "tokens"]
+    with contextlib.suppress(GateFailed):  # there is no such table, or another program has changed it
+        await command(reactor, "nft", flush, package="nftables")
+    return await _in_thread(reactor, _kept, table, directory / f"{network_namespace()}-{table}.claimed")
+
+
+def _in_thread(reactor: Any, function: Any, *given: Any) -> Deferred[set[int]]:
+    return deferToThreadPool(reactor, reactor.getThreadPool(), function, *given)
+
+
+def _kept(table: str, path: Path) -> set[int]:
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    found = _claimed(table)
+    try:
+        known = _read(path, now)
+        if found - known.keys():
+            known |= dict.fromkeys(found, now + SECONDS_AT_MOST)
+            _write(path, known)
+    except OSError as error:
+        raise GateFailed(f"{path}: {error.strerror or type(error).__name__}; {_MEND}") from error
+    return set(known)
+
+
+def _claimed(table: str) -> set[int]:
+    """What the kernel holds; nothing if there is no such set."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return set_elements(table, "claimed")
+        except InterruptedError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return set()
+            raise GateFailed(f"the tokens that were used cannot be read: {error.strerror or error}") from error
+    raise GateFailed("the tokens that were used cannot be read, for nftables is changed all the time")
+
+
+def _read(path: Path, now: float) -> dict[int, float]:
+    """Token -> when it runs out. What is from before a reboot, whose clock was another, lasts as long as any can."""
+    octets = path.read_bytes() if path.exists() else b""
+    whole = octets[: len(octets) // _RECORD.size * _RECORD.size]
+    return {token: min(until, now + SECONDS_AT_MOST) for until, token in _RECORD.iter_unpack(whole) if until > now}
+
+
+def _write(path: Path, known: dict[int, float]) -> None:
+    """Replace the file; root and the owner of the directory can read what the other wrote."""
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(b"".join(_RECORD.pack(until, token) for token, until in known.items()))
+    draft.replace(path)
