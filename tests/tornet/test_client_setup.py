@@ -40,12 +40,16 @@ def connected(pid: int) -> set[tuple[str, int]]:
     return ends
 
 
+PYTHON = f"""#!{sys.executable.replace(str(ROOT), "/srv/torknock")}
+import sys
+sys.path.insert(0, "/srv/torknock")
+"""
+
 KILLED_BEFORE = ("setup.json", "torknock.conf", "torrc", "useradd", "setpriv", "tor --verify-config", "signal")
 """What is about to happen when a set-up is killed: a file written, a program started, tor told to read its torrc."""
 
-KILLED = f"""#!{sys.executable.replace(str(ROOT), "/srv/torknock")}
-import os, signal, sys
-sys.path.insert(0, "/srv/torknock")
+KILLED = f"""{PYTHON}
+import os, signal
 step = sys.argv.pop(1)
 
 def audit(event, arguments):
@@ -61,6 +65,14 @@ if step == "signal":
 from torknock.cli import main
 main()
 """
+
+IMPATIENT = f"""{PYTHON}
+from torknock.operate import client
+client._USED_WITHIN = 10.0
+from torknock.cli import main
+main()
+"""
+"""Where nobody answers, a minute would be no other than ten seconds."""
 
 
 class ClientTests(SynchronousTestCase):
@@ -81,8 +93,9 @@ class ClientTests(SynchronousTestCase):
         self.assertNotEqual(connected(self.tor.pid), set())
 
         self.torrc = self.client.path("/etc/tor/torrc").read_text()
-        self.client.path("/usr/local/bin/killed").write_text(KILLED)
-        self.client.path("/usr/local/bin/killed").chmod(0o755)
+        for name, program in (("killed", KILLED), ("impatient", IMPATIENT)):
+            self.client.path(f"/usr/local/bin/{name}").write_text(program)
+            self.client.path(f"/usr/local/bin/{name}").chmod(0o755)
 
     def machine(self, name: str) -> tuple[Host, Debian, Popen[Any]]:
         host = self.network.lab.host(name)
@@ -90,8 +103,8 @@ class ClientTests(SynchronousTestCase):
         self.addCleanup(debian.close)
         return host, debian, debian.start_tor(self.network.authorities)
 
-    def set_up(self, line: str) -> tuple[int, str, str]:
-        done = self.client.run("torknock", "setup", "client", "-", stdin=f"{line}\n")
+    def set_up(self, line: str, torknock: str = "torknock") -> tuple[int, str, str]:
+        done = self.client.run(torknock, "setup", "client", "-", stdin=f"{line}\n")
         return done.returncode, done.stdout, done.stderr
 
     def test_a_line_that_opens(self) -> None:
@@ -126,7 +139,7 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(self.set_up(self.line)[0], 0)
         dead = self.bridge.run("torknock", "line", "add", "dead").stdout.strip()
         self.bridge.run("torknock", "line", "revoke", "dead")
-        status, said, told = self.set_up(dead)
+        status, said, told = self.set_up(dead, "/usr/local/bin/impatient")
         self.assertEqual((status, said), (1, ""), told)
         self.assertIn("has not answered", told)
         self.assertIn("connects to nothing else", told)
