@@ -25,6 +25,9 @@ _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
 """Types of elements that a stranger's SYN may be one of; sets of addresses may be huge, and name no stranger."""
 
 
+_ENDS_WITHIN = 30.0
+"""Seconds that a program has; then it is killed."""
+
 _SAMPLE = 3
 """Unused ports that are judged."""
 
@@ -193,12 +196,21 @@ def _nft(*arguments: str) -> list[dict[str, Any]]:
 
 
 def _command(name: str, *arguments: str, package: str) -> str:
-    """What the program *name* writes. Raises `FirewallUnreadable` if it is missing, or ends with anything but 0."""
+    """What the program *name* writes.
+
+    Raises `FirewallUnreadable` if it is missing, ends with anything but 0, or not within `_ENDS_WITHIN`.
+    """
     path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
     if path is None:
         raise FirewallUnreadable(f"the command {name} is missing; apt-get install {package}")
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={})  # noqa: S603  ours
+        done = subprocess.run(  # noqa: S603  ours
+            [path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={},
+            stdin=subprocess.DEVNULL, timeout=_ENDS_WITHIN,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        words = f"{name} {' '.join(arguments)}"
+        raise FirewallUnreadable(f"{words} has not ended within {_ENDS_WITHIN:.0f} s, and was killed") from None
     except OSError as error:  # no process can be made, or this one may not run it
         raise FirewallUnreadable(f"{name} cannot be run: {error.strerror}") from error
     if done.returncode:

@@ -149,7 +149,8 @@ async def gate_programs(reactor: Any, posture: Posture, knocks: bool) -> list[Fi
     try:
         told = await command(reactor, "nft", ["--version"], package="nftables")
     except GateFailed as error:
-        return [not_ok("nft", "the command nft is missing", str(error).partition("; ")[2])]
+        why, _, remedy = str(error).partition("; ")
+        return [not_ok("nft", why, remedy or "see why it does not run: nft --version")]
     found = re.search(r"v(\d+)\.(\d+)\.(\d+)", told)
     version = tuple(map(int, found.groups())) if found else ()
     said = ".".join(map(str, version)) or "of an unknown version"
