@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -26,6 +27,16 @@ class Request:
     address: str
     port: int
     arguments: Arguments = ()
+
+
+class Places(Protocol):
+    """Room for so many connections at once."""
+
+    def take(self) -> bool:
+        """Whether there is a place; it is the caller's, to be given back."""
+
+    def give_back(self) -> None:
+        """A connection has ended that had a place."""
 
 
 class IClientTransport(Interface):

@@ -27,7 +27,7 @@ from zope.interface import implementer
 from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ClientEnvironment, ServerEnvironment, read_environment
 from pluggable.errors import EnvironmentFault, MethodError, NotManaged, ProxyError, StartError
-from pluggable.interfaces import IClientTransport, IServerTransport
+from pluggable.interfaces import IClientTransport, IServerTransport, Places
 from pluggable.logs import logging_to
 from pluggable.peers import LocalUsers
 from pluggable.relay import Links
@@ -62,6 +62,7 @@ def main(
     servers: Servers | None = None,
     proxy_error: str | None = NO_PROXY,
     socks_users: Collection[int] = (),
+    places: Places | None = None,
 ) -> NoReturn:
     """`run` in a *reactor* that is started for it; exits with its code."""
     reactor.seconds = time.monotonic  # Twisted's own clock stands still when wall time is turned back
@@ -85,6 +86,7 @@ def main(
             servers=servers,
             proxy_error=proxy_error,
             socks_users=socks_users,
+            places=places,
         )
         Deferred.fromCoroutine(running).addBoth(ended)
 
@@ -103,6 +105,7 @@ async def run(
     servers: Servers | None = None,
     proxy_error: str | None = NO_PROXY,
     socks_users: Collection[int] = (),
+    places: Places | None = None,
     stdin: int = 0,
     stdout: int = 1,
 ) -> int:
@@ -111,6 +114,7 @@ async def run(
     *implementation* and *version* are published by tor; *version* has no spaces. *proxy_error* is what tor is told
     when it wants a proxy to be used; None is for transports that see to it themselves (`ClientEnvironment.proxy`).
     A client serves its own user, root, and the users whose uids are *socks_users*: tor's, if tor runs as another one.
+    It serves as many requests at once as there are *places*; without, as there are descriptors.
 
     The reactor is to be started without signal handlers of its own: SIGTERM, SIGINT and SIGCHLD are taken care of
     here. While this runs, *stdout* is tor's alone: what others write there goes to stderr.
@@ -140,7 +144,7 @@ async def run(
                     report.status(known[0], implementation, version)
                 makers = {name: asked[name] for name in known}
                 if isinstance(environment, ClientEnvironment):
-                    await life.lead(_start_clients(reactor, environment, report, life, makers, socks_users))
+                    await life.lead(_start_clients(reactor, environment, report, life, makers, socks_users, places))
                 else:
                     await life.lead(_start_servers(reactor, environment, report, life, makers))
     return 0
@@ -231,6 +235,7 @@ async def _start_clients(
     life: _Life,
     makers: Mapping[str, Callable[[ClientEnvironment], IClientTransport]],
     socks_users: Collection[int],
+    places: Places | None,
 ) -> None:
     if environment.proxy is not None:
         report.proxy_done()
@@ -244,7 +249,8 @@ async def _start_clients(
             users = LocalUsers(reactor, socks_users, partial(_say_refused, name))
             life.stops(users.close)
             endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-            port = await _listen(reactor, endpoint, SOCKSFactory(reactor, name, transport, life.links, users))
+            factory = SOCKSFactory(reactor, name, transport, life.links, users, places)
+            port = await _listen(reactor, endpoint, factory)
             life.listens(port)
             host: Any = port.getHost()
             report.cmethod(name, host.host, host.port)

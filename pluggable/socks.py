@@ -25,7 +25,7 @@ from pluggable.errors import (
     SOCKSError,
     TTLExpired,
 )
-from pluggable.interfaces import IClientTransport, Request
+from pluggable.interfaces import IClientTransport, Places, Request
 from pluggable.peers import LocalUsers
 from pluggable.relay import Half, Links, join
 
@@ -173,9 +173,16 @@ class _Reception:
     rest = b""
 
     def __init__(
-        self, clock: Any, name: str, transport: IClientTransport, links: Links, users: LocalUsers | None
+        self,
+        clock: Any,
+        name: str,
+        transport: IClientTransport,
+        links: Links,
+        users: LocalUsers | None,
+        places: Places | None,
     ) -> None:
         self._clock, self._name, self._transport, self._links, self._users = clock, name, transport, links, users
+        self._places, self._placed = places, False
         self._socks = SOCKS5()
         self._upstream = Half()
         self._dialling: Deferred[None] | None = None
@@ -188,6 +195,8 @@ class _Reception:
         if self._users is not None and not self._users.let_in(half.transport.getPeer(), half.transport.getHost()):
             self._refused = True
             half.abort()
+        elif self._places is not None:
+            self._placed = self._places.take()
 
     def received(self, octets: bytes) -> None:
         if self._refused:
@@ -198,12 +207,17 @@ class _Reception:
             self._refuse(failure)
             return
         if self._socks.request is not None and self._dialling is None:
+            if self._places is not None and not self._placed:  # who turns it away has said so
+                self._answer(SOCKSError("too many connections"))
+                return
             self._limit.cancel()
             self._dialling = Deferred.fromCoroutine(self._dial(self._socks.request))
             self._dialling.addErrback(self._failed)
 
     def lost(self, reason: Failure) -> None:
         self._links.discard(self._half)
+        if self._places is not None and self._placed:
+            self._places.give_back()
         if not self._joined:
             self._abandon()
 
@@ -231,6 +245,9 @@ class _Reception:
 
     def _refuse(self, failure: SOCKSError) -> None:
         _log.warn("{transport}: {reason}", transport=self._name, reason=str(failure))
+        self._answer(failure)
+
+    def _answer(self, failure: SOCKSError) -> None:
         self._refused = True
         self._half.transport.write(self._socks.refusal(failure))
         self._half.transport.loseConnection()
@@ -252,15 +269,22 @@ def _too_late(_result: object, seconds: float) -> Failure:
 class SOCKSFactory(Factory[Half]):
     """Serves tor's requests for transport *name*; *clock* measures the limits of time.
 
-    With *users*, others who connect are closed without an answer.
+    With *users*, others who connect are closed without an answer. Requests for which there are no *places* are
+    answered with a general failure.
     """
 
     noisy = False
 
     def __init__(
-        self, clock: Any, name: str, transport: IClientTransport, links: Links, users: LocalUsers | None = None
+        self,
+        clock: Any,
+        name: str,
+        transport: IClientTransport,
+        links: Links,
+        users: LocalUsers | None = None,
+        places: Places | None = None,
     ) -> None:
-        self._parts = (clock, name, transport, links, users)
+        self._parts = (clock, name, transport, links, users, places)
 
     def buildProtocol(self, addr: IAddress | None) -> Half:
         """A link for tor's next connection."""

@@ -43,6 +43,7 @@ NO_CAPABILITY = (
 NO_IPV6 = "this kernel has no IPv6"
 
 _DESCRIPTORS_AT_MOST = 65_536
+_DESCRIPTORS_UNKNOWN = 1_024  # the kernel's own soft limit, and systemd's
 
 _LISTEN = "0A"  # TCP_LISTEN, net/tcp_states.h
 
@@ -89,12 +90,15 @@ def raise_descriptor_limit() -> int:
     """Let this process open as many files as it may, 65,536 at most (getrlimit(2), RLIMIT_NOFILE); returns how many.
 
     Every connection takes two, and programs are started with a soft limit of 1,024. More than the most would make each
-    start of a program slow, which closes all that may be open.
+    start of a program slow, which closes all that may be open. A unit's filter of system calls may leave it as it is.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = max(soft, min(hard, _DESCRIPTORS_AT_MOST))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
+    soft = _DESCRIPTORS_UNKNOWN
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = max(soft, min(hard, _DESCRIPTORS_AT_MOST))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        return limit
+    return soft
 
 
 def network_namespace() -> int:

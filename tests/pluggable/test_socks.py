@@ -165,6 +165,20 @@ class Awaiting:
         return protocol, link
 
 
+class Single:
+    """One place."""
+
+    taken = 0
+
+    def take(self) -> bool:
+        free = not self.taken
+        self.taken = 1
+        return free
+
+    def give_back(self) -> None:
+        self.taken -= 1
+
+
 class SOCKSFactoryTests(SynchronousTestCase):
     """`SOCKSFactory`: tor on one side, a transport on the other."""
 
@@ -218,6 +232,27 @@ class SOCKSFactoryTests(SynchronousTestCase):
         self.half.dataReceived(GREETING + NAMED)
         self.tor.clear()
         self.half.dataReceived(CONNECT)
+
+    def test_where_all_places_are_taken_a_request_is_refused(self) -> None:
+        """By a general failure, which is not logged here; the next one is served when a place is given back."""
+        places = Single()
+        factory = SOCKSFactory(self.clock, "rot", self.transport, self.links, None, places)
+
+        def answer() -> tuple[Half, bytes]:
+            half, tor = factory.buildProtocol(None), Link()
+            half.makeConnection(tor)
+            half.dataReceived(GREETING + NAMED + CONNECT)
+            return half, tor.value()
+
+        first, said = answer()
+        self.assertEqual(said, b"\x05\x02\x01\x00")
+        with capturedLogs() as events:
+            second, said = answer()
+        self.assertEqual((said, list(events)), (b"\x05\x02\x01\x00\x05\x01\x00\x01" + bytes(6), []))
+        for half in (second, first):
+            half.connectionLost(Failure(error.ConnectionDone()))
+        self.assertEqual(places.taken, 0)
+        self.assertEqual(answer()[1], b"\x05\x02\x01\x00")
 
     def test_a_mistake_in_a_transport_is_a_general_failure(self) -> None:
         """tor hears of it, and the log has the traceback."""

@@ -42,5 +42,4 @@ def client(helper: str, socks_users: tuple[int, ...]) -> None:
 
     from torknock.transport.client import serve
 
-    raise_descriptor_limit()
-    serve(reactor, os.environ, time.time, version("torknock"), helper, socks_users)
+    serve(reactor, os.environ, time.time, version("torknock"), helper, raise_descriptor_limit(), socks_users)

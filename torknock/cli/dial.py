@@ -13,6 +13,8 @@ from torknock.helper import DIAL_SOCKET
 from torknock.helper.listener import listener
 from torknock.helper.peers import Guests
 from torknock.helper.serving import serve
+from torknock.linux import raise_descriptor_limit
+from torknock.places import OF_A_PEER, places
 
 
 @click.command(epilog="Example: torknock dial --user debian-tor --group torknock")
@@ -26,5 +28,6 @@ def dial(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     """
     from twisted.internet import reactor
 
+    peers = places(raise_descriptor_limit(), OF_A_PEER)
     listening = listener(path, os.environ, os.getpid())
-    serve(reactor, helper(reactor, Guests.named(users, groups)), listening, sys.stderr)
+    serve(reactor, helper(reactor, Guests.named(users, groups), peers), listening, sys.stderr)

@@ -14,6 +14,8 @@ from torknock.gate.service import helper
 from torknock.helper import GATE_SOCKET, doors
 from torknock.helper.listener import listener
 from torknock.helper.serving import serve
+from torknock.linux import raise_descriptor_limit
+from torknock.places import OF_A_PEER, places
 
 
 @click.command(epilog="Example: torknock gate --access /etc/torknock/gate.toml")
@@ -31,5 +33,6 @@ def gate(path: str, access: Path) -> None:
     """
     from twisted.internet import reactor
 
+    peers = places(raise_descriptor_limit(), OF_A_PEER)
     listening = listener(path, os.environ, os.getpid())
-    serve(reactor, helper(reactor, AccessList(access), doors(path)), listening, sys.stderr)
+    serve(reactor, helper(reactor, AccessList(access), doors(path), peers), listening, sys.stderr)

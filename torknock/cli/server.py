@@ -27,5 +27,4 @@ def server(helper: str) -> None:
 
     from torknock.transport.server import serve
 
-    raise_descriptor_limit()
-    serve(reactor, os.environ, time.time, version("torknock"), helper)
+    serve(reactor, os.environ, time.time, version("torknock"), helper, raise_descriptor_limit())

@@ -23,10 +23,10 @@ EACH = 2_048
 """4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""
 
 
-def helper(reactor: Any, guests: Guests) -> Helper:
-    """The service for *guests*. Needs CAP_NET_ADMIN to be of use."""
+def helper(reactor: Any, guests: Guests, peers: int) -> Helper:
+    """The service for *guests*, *peers* of them at once, at most. Needs CAP_NET_ADMIN to be of use."""
     dialled, quotas = Tuples(each=EACH), Quotas()
-    return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled, quotas))
+    return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled, quotas), peers=peers)
 
 
 @implementer(IConversation)

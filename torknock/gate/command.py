@@ -40,7 +40,6 @@ class _Program(ProcessProtocol):
     def __init__(self, reactor: Any, words: str, stdin: bytes) -> None:
         self._reactor, self._words, self._stdin = reactor, words, stdin
         self._out, self._err = bytearray(), bytearray()
-        self.outReceived, self.errReceived = self._out.extend, self._err.extend
         self.ended: Deferred[str] = Deferred()
         """Its output, or `GateFailed`. The program runs on if this is cancelled: half a change is none."""
 
@@ -48,6 +47,12 @@ class _Program(ProcessProtocol):
         self._limit = self._reactor.callLater(ENDS_WITHIN, self._too_late)
         self.transport.write(self._stdin)
         self.transport.closeStdin()
+
+    def outReceived(self, data: bytes) -> None:
+        self._out += data
+
+    def errReceived(self, data: bytes) -> None:
+        self._err += data
 
     def processEnded(self, reason: Failure) -> None:
         if not self._limit.active():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
@@ -21,6 +22,7 @@ from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
 from torknock.gate.syn import SYNReader
 from torknock.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
+from torknock.places import Places
 from torknock.segment import BadDatagram
 
 _log = Logger()
@@ -30,6 +32,7 @@ _SAVED_AT_MOST = 512
 
 _BACKLOG = 1024
 _BINDS = 16
+_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: close with RST, as an aborted connection
 
 Welcome = Callable[[SYN, IAddress], Deferred[IProtocol | None]]
 """The protocol for a connection, given its SYN and the client's address; None drops it. Nothing is read until then."""
@@ -39,12 +42,13 @@ class Listener:
     """Accepts connections on the sockets that it is given: those that the gate lets SYNs come to.
 
     A connection is the business of *welcome* if the SYN that opened it was sent to *port*; every other one, such as a
-    connection to a hidden port itself from this host, is dropped.
+    connection to a hidden port itself from this host, is dropped. So is one that gets none of *places*; its SYN is
+    heard and welcomed all the same, for its token is spent.
     """
 
-    def __init__(self, reactor: Any, port: int, welcome: Welcome) -> None:
+    def __init__(self, reactor: Any, port: int, welcome: Welcome, places: Places) -> None:
         self._reactor = reactor
-        self._doorstep = _Doorstep(self, port, welcome)
+        self._doorstep = _Doorstep(self, port, welcome, places)
         self._ports: list[IListeningPort] = []
         self.heard: Callable[[SYN], None] = lambda _syn: None
         """Called with the SYN of each accepted connection, for a gate that must know which tokens were used."""
@@ -153,10 +157,11 @@ class _Doorstep(Factory):
 
     noisy = False
 
-    def __init__(self, listener: Listener, port: int, welcome: Welcome) -> None:
+    def __init__(self, listener: Listener, port: int, welcome: Welcome, places: Places) -> None:
         self.listener = listener
         self.syns = SavedSYNs(port)
         self.welcome = welcome
+        self.places = places
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         assert addr is not None  # noqa: S101  a connection that was accepted comes from somewhere
@@ -175,9 +180,14 @@ class _Newcomer(Protocol):
         transport = cast("Server", self.transport)
         syn = self._doorstep.syns.syn(transport.getHandle())
         if syn is None:
-            transport.abortConnection()
+            _drop(transport)
             return
-        transport.pauseProducing()
+        if self._doorstep.places.take():
+            _when_lost(transport, self._doorstep.places.give_back)
+            transport.pauseProducing()
+        else:
+            self._lost = True
+            _drop(transport)
         self._doorstep.listener.heard(syn)
         self._doorstep.welcome(syn, self._address).addCallbacks(self._welcomed, self._failed)
 
@@ -196,6 +206,28 @@ class _Newcomer(Protocol):
     def _failed(self, failure: Failure) -> None:
         _log.failure("a connection is dropped, because its welcome broke", failure=failure)
         cast("Server", self.transport).abortConnection()
+
+
+def _drop(transport: Server) -> None:
+    """Abort the connection, and have its descriptor at once: the reactor accepts many before it closes one."""
+    transport.abortConnection()
+    handle = transport.getHandle()
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    handle.close()
+
+
+def _when_lost(transport: Any, then: Callable[[], None]) -> None:
+    """Have *then* called when the connection has ended, whoever's it is by then."""
+    lost = transport.connectionLost
+
+    def connection_lost(reason: Failure) -> None:
+        del transport.connectionLost
+        try:
+            lost(reason)
+        finally:
+            then()
+
+    transport.connectionLost = connection_lost
 
 
 class SavedSYNs:

@@ -94,6 +94,7 @@ class Refresh:
         self._epoch = 0
         self._ahead = 0.0
         self._trouble = ""
+        self._left_open = ""
         self._behind = ""
         self._running: Deferred[None] | None = None
 
@@ -205,7 +206,7 @@ class Refresh:
             else:
                 if self._trouble:
                     _log.warn("port open again: what had closed it is mended")
-                self._trouble, pause = "", _TICK
+                self._trouble, self._left_open, pause = "", "", _TICK
 
     async def _step(self) -> None:
         if self._unusable is not None:
@@ -342,7 +343,9 @@ class Refresh:
         except CancelledError:
             raise
         except Exception as worse:  # noqa: BLE001  as in `_keep`
-            _log.error("{reason}; the tokens run out within {seconds} s", reason=str(worse), seconds=2 * EPOCH)
+            if str(worse) != self._left_open:
+                _log.error("{reason}; the tokens run out within {seconds} s", reason=str(worse), seconds=2 * EPOCH)
+            self._left_open = str(worse)
 
     def _deny(self) -> None:
         self._book.clear()

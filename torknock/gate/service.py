@@ -45,10 +45,10 @@ _A_USER = 2 * DOORS_A_USER
 """Connections of one user: others find the service free, and a transport may ask while its predecessor leaves."""
 
 
-def helper(reactor: Any, access: AccessList, claims: Path) -> Helper:
+def helper(reactor: Any, access: AccessList, claims: Path, peers: int) -> Helper:
     """The service for the users of the list *access*; doors are claimed in the directory *claims*.
 
-    Needs CAP_NET_ADMIN to be of use, and `nft`.
+    It talks to *peers* at once, at most. Needs CAP_NET_ADMIN to be of use, and `nft`.
     """
     guarding: set[Guarding] = set()
 
@@ -66,7 +66,7 @@ def helper(reactor: Any, access: AccessList, claims: Path) -> Helper:
     def converse(talk: Talk) -> Guarding:
         return Guarding(reactor, talk, access, claims, guarding, removing)
 
-    return Helper(reactor, access.may_ask, converse, _A_USER)
+    return Helper(reactor, access.may_ask, converse, _A_USER, peers)
 
 
 @implementer(IConversation)

@@ -32,6 +32,7 @@ from torknock.helper import descriptors
 from torknock.helper.grammar import Lines, Malformed, no, octets
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Peer, peer
+from torknock.places import Places
 
 _log = Logger()
 
@@ -55,7 +56,7 @@ class PeerGone(TorknockError):
 
 
 class Helper(Factory):
-    """The service's side: talks to at most `CONNECTIONS` peers of which *may_ask* says yes.
+    """The service's side: talks to peers of which *may_ask* says yes; *peers* at most, and no more than `CONNECTIONS`.
 
     *converse* makes the `IConversation` for each; one user has *a_user* of them at most. *clock* is the reactor, or a
     Clock.
@@ -69,8 +70,13 @@ class Helper(Factory):
         may_ask: Callable[[Peer], bool],
         converse: Callable[[Talk], IConversation],
         a_user: int = PER_USER,
+        peers: int = CONNECTIONS,
     ) -> None:
         self.clock, self.may_ask, self.converse, self.a_user = clock, may_ask, converse, a_user
+        self.peers = min(peers, CONNECTIONS)
+        self._places = Places(
+            self.peers, "see which programs ask this service; a low LimitNOFILE= of its unit can be raised"
+        )
         self.talks: set[Talk] = set()
         self.leaving: set[Talk] = set()
         """Who were sent away, and have not gone yet."""
@@ -84,20 +90,22 @@ class Helper(Factory):
         return gatherResults(self.endings, consumeErrors=True)
 
     def has_room(self, uid: int) -> bool:
-        """Whether another peer of the user *uid* is talked to. Where all places are taken, who has most loses one."""
+        """Take a place for another peer of the user *uid*. Where all places are taken, who has most loses one."""
         users = Counter(talk.peer.uid for talk in self.talks)
         if users[uid] >= self.a_user:
             return False
-        if len(self.talks) >= CONNECTIONS:
-            [(most, count)] = users.most_common(1)
-            if count <= users[uid] + 1:
-                return False
-            next(talk for talk in self.talks if talk.peer.uid == most).hang_up()
-        return True
+        if self._places.take():
+            return True
+        [(most, count)] = users.most_common(1)
+        if count <= users[uid] + 1:
+            return False
+        next(talk for talk in self.talks if talk.peer.uid == most).hang_up()
+        return self._places.take()
 
     def over(self, talk: Talk, conversation: IConversation) -> None:
         """*talk* has ended, and with it its *conversation*."""
         self.talks.discard(talk)
+        self._places.give_back()
         ending: Deferred[Any] = maybeDeferred(conversation.ended)
         self.endings.add(ending)
         ending.addErrback(lambda failure: _log.failure("a conversation did not end well", failure=failure))
@@ -298,7 +306,7 @@ class Talk(Protocol):
         """
         transport = cast("Server", self.transport)
         transport.unregisterProducer()
-        if len(self._helper.leaving) < CONNECTIONS:
+        if len(self._helper.leaving) < self._helper.peers:
             self._helper.leaving.add(self)
             transport.loseWriteConnection()
         else:

@@ -34,6 +34,7 @@ from torknock.helper import DIAL_SOCKET
 from torknock.isn.token import epoch_at
 from torknock.line import LineError, parse_arguments
 from torknock.linux import may_administer_network
+from torknock.places import OF_A_REQUEST, of_transport
 from torknock.transport.bridges import Bridges
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"
@@ -54,11 +55,13 @@ def serve(
     now: Callable[[], float],
     version: str,
     helper: str,
+    files: int,
     socks_users: Collection[int] = (),
 ) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
-    *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN; *socks_users* see `pluggable.run`.
+    *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN; *files* may be open at once;
+    *socks_users* see `pluggable.run`.
     """
     main(
         reactor,
@@ -68,6 +71,7 @@ def serve(
         clients={"torknock": lambda environment: KnockClient(reactor, environment, now, helper)},
         proxy_error=PROXY_ERROR,
         socks_users=socks_users,
+        places=of_transport(files, OF_A_REQUEST),
     )
 
 

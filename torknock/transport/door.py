@@ -34,6 +34,7 @@ from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.keyring import POSTURE, Keyring, LineUnknown
+from torknock.places import Places
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics
 from torknock.transport.monitor import Monitor
@@ -63,6 +64,8 @@ class Wanted:
     """Where Prometheus finds the counts, if anywhere."""
     helper: str
     """The socket of `torknock gate`, for a process without CAP_NET_ADMIN."""
+    places: Places
+    """Those of all doors of this process."""
     version: str
 
 
@@ -85,7 +88,7 @@ class GuardedDoor:
         self._reactor, self._wanted, self._keyring, self._factory, self._now = reactor, wanted, keyring, factory, now
         self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), self._nothing)
         self._raw = Raw()
-        self._listener = Listener(reactor, wanted.port, self._welcome)
+        self._listener = Listener(reactor, wanted.port, self._welcome, wanted.places)
         self._upstream = Upstream(reactor, factory.probe)
         self._refresh: Refresh | None = None
         self._spent: tuple[SpentTokens, SpentKnocks] | tuple[()] = ()

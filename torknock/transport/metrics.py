@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -22,6 +23,9 @@ from torknock.status import Status, Trouble
 from torknock.transport.monitor import Monitor
 
 _log = Logger()
+
+_ASKERS = 16
+"""Connections at once."""
 
 _PATIENCE = 5.0
 """So long somebody who connects may be silent."""
@@ -55,12 +59,22 @@ def parse_metrics(text: str) -> Metrics:
     return Metrics(str(address), port)
 
 
-def site(reactor: Any, monitor: Monitor) -> Site:
-    """The web site that has what *monitor* counts at `/metrics`."""
+def site(reactor: Any, monitor: Monitor) -> WrappingFactory:
+    """The web site that has what *monitor* counts at `/metrics`, for so many at once that descriptors remain."""
     root = Resource()
     root.putChild(b"metrics", _MetricsPage(monitor))
-    made: Site = _Site(root, reactor=reactor, timeout=_PATIENCE)  # type: ignore[no-untyped-call]  # Twisted's
-    return made
+    return _Few(_Site(root, reactor=reactor, timeout=_PATIENCE))  # type: ignore[no-untyped-call]  # Twisted's
+
+
+class _Few(WrappingFactory):
+    """Talks to `_ASKERS` at once; further connections are closed."""
+
+    noisy = False
+
+    def registerProtocol(self, p: ProtocolWrapper) -> None:
+        super().registerProtocol(p)  # type: ignore[no-untyped-call]  # Twisted's
+        if len(self.protocols) > _ASKERS:
+            p.abortConnection()
 
 
 class _Site(Site):

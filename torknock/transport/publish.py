@@ -11,8 +11,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.server import Site
 
 from torknock.helper.listener import Accepting, bound
 from torknock.status import SOCKET, to_json
@@ -39,7 +39,7 @@ class Publication:
         self._path = directory / SOCKET
         self._accepting: list[Accepting] = []
         self._port: IListeningPort | None = None
-        self._site: Site | None = None
+        self._site: WrappingFactory | None = None
 
     async def start(self) -> None:
         """Begin, the monitor too."""

@@ -25,6 +25,7 @@ from torknock.gate.spent import SpentUnusable
 from torknock.helper import GATE_SOCKET
 from torknock.keyring import Keyring
 from torknock.linux import is_served
+from torknock.places import OF_A_CLIENT, Places, of_transport
 from torknock.transport.door import GuardedDoor, Wanted, address
 from torknock.transport.metrics import parse_metrics
 from torknock.transport.reopening import ReopeningDoor
@@ -41,17 +42,20 @@ _OPTIONS = {
 }
 
 
-def serve(reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str) -> NoReturn:
+def serve(
+    reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str, files: int
+) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
-    *helper* is the socket of `torknock gate`, for a process without CAP_NET_ADMIN.
+    *helper* is the socket of `torknock gate`, for a process without CAP_NET_ADMIN; *files* may be open at once.
     """
+    places = of_transport(files, OF_A_CLIENT)
     main(
         reactor,
         environ,
         implementation="torknock",
         version=version,
-        servers={"torknock": lambda environment: KnockServer(reactor, environment, now, version, helper)},
+        servers={"torknock": lambda environment: KnockServer(reactor, environment, now, version, places, helper)},
     )
 
 
@@ -65,12 +69,14 @@ class KnockServer:
         environment: ServerEnvironment,
         now: Callable[[], float],
         version: str,
+        places: Places,
         helper: str = GATE_SOCKET,
     ) -> None:
         self._reactor = reactor
         self._environment = environment
         self._now = now
         self._version = version
+        self._places = places
         self._helper = helper
 
     def endpoint(self, bind_address: tuple[str, int], options: Mapping[str, str]) -> IStreamServerEndpoint:
@@ -97,6 +103,7 @@ class KnockServer:
             directory=keyring,
             metrics=metrics,
             helper=self._helper,
+            places=self._places,
             version=self._version,
         )
         return _Endpoint(self._reactor, wanted, self._now)

@@ -62,7 +62,7 @@ class CommandTests(TestCase):
 
     async def test_how_it_fails(self) -> None:
         """A status, a signal (as of the kernel that lacks memory), and a program that is not there."""
-        self.assertEqual(await self.fails("sh", "-c", "echo no >&2; exit 3"), "sh -c echo no >&2; exit 3 ended with 3: no")
+        self.assertEqual(await self.fails("sh", "-c", "echo no>&2; false"), "sh -c echo no>&2; false ended with 1: no")
         self.assertEqual(await self.fails("sh", "-c", "kill -9 $$"), "sh -c kill -9 $$ was ended by signal 9")
         missing = "the command no-such-program is missing; apt-get install coreutils"
         self.assertEqual(await self.fails("no-such-program"), missing)

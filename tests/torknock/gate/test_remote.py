@@ -22,6 +22,7 @@ from torknock.gate.listener import Listener
 from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Posture
 from torknock.helper.listener import Accepting, listener
+from torknock.places import Places
 
 reactor: Any = _reactor
 
@@ -111,7 +112,7 @@ class LeaseTests(TestCase):
         self.addCleanup(accepting.stop)
 
     def gate(self) -> tuple[RemoteGate, Listener]:
-        heard = Listener(reactor, 443, lambda _syn, _address: Deferred())
+        heard = Listener(reactor, 443, lambda _syn, _address: Deferred(), Places(9, ""))
         gate = RemoteGate(reactor, self.path, "192.0.2.1", 443, Posture.CLOSED, heard, lambda syns: [])
         self.addCleanup(heard.stop)
         self.addCleanup(gate.close)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -23,7 +24,9 @@ from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture
 from torknock.operate.doctor import access, host, log, port, processes, tor
-from torknock.operate.doctor.processes import Listening, Process
+from torknock.operate.doctor.files import files
+from torknock.operate.doctor.files import judge as judge_files
+from torknock.operate.doctor.processes import Listening, Process, may_open_files, process
 from torknock.operate.finding import State
 from torknock.redact import redact
 from torknock.status import Trouble, Warned
@@ -97,9 +100,10 @@ class LogTests(SynchronousTestCase):
         lost = f"{said}the gate was lost: its service ended, or a program changed nftables; it is made anew\n"
         closed = f"{said}the port is closed to everyone until this is mended: keyring: database or disk is full\n"
         again = f"{said}port open again: that is mended\n"
-        for text in (advice, lost, closed + again, closed + lost + again + advice):
+        full, room = f"{said}connections turned away: all 9 places are taken\n", f"{said}connections accepted again\n"
+        for text in (advice, lost, closed + again, closed + lost + again + advice, full + room):
             self.assertEqual(log.judge(anew + text).state, State.OK, text)
-        for text in (closed, again + closed, 9 * lost):
+        for text in (closed, again + closed, 9 * lost, full, room + full):
             self.assertEqual(log.judge(anew + text).state, State.NOT_OK, text)
 
     def test_the_journal_is_read_like_a_file(self) -> None:
@@ -382,6 +386,32 @@ class HostTests(SynchronousTestCase):
         ):
             rules.write_text(text)
             self.assertEqual(host.apparmor("system_tor (enforce)", rules).state, state, text)
+
+
+class FilesTests(SynchronousTestCase):
+    """How many files may be open."""
+
+    def test_what_a_limit_allows(self) -> None:
+        """A bridge with the usual soft limit is short of them; its gate service, and a client, are not."""
+        for limits, state, said in (
+            ([("server", 65_536), ("gate", 1_024)], State.OK, "65,536, enough for 32,704 clients"),
+            ([("server", 1_024), ("gate", 1_024)], State.NOT_OK, "1,024, enough for 448 clients"),
+            ([("server", 65_536), ("gate", 256)], State.NOT_OK, "256, enough for 16 programs"),
+            ([("client", 1_024), ("dial", 65_536)], State.OK, "65,536, enough for 256 programs"),
+            ([("client", 200)], State.NOT_OK, "200, enough for 18 connections of tor's"),
+        ):
+            finding = judge_files(limits)
+            self.assertEqual((finding.state, "LimitNOFILE=" in finding.remedy), (state, state is State.NOT_OK))
+            self.assertIn(said, finding.why)
+
+    def test_the_limit_of_a_process(self) -> None:
+        """The kernel tells it of each; of what does not run nothing is said."""
+        with subprocess.Popen(["prlimit", "--nofile=300:300", "cat"], stdin=subprocess.PIPE) as running:
+            while may_open_files(running.pid) != 300:
+                time.sleep(0.01)
+            [finding] = files([("server", process(running.pid)), ("gate", None)])
+            self.assertIn("torknock server may open 300, enough for 86 clients at once", finding.why)
+        self.assertEqual(files([("client", None), ("dial", None)]), [])
 
 
 class AccessTests(SynchronousTestCase):

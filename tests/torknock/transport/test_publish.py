@@ -258,6 +258,22 @@ class MetricsTests(PublicationCase):
             self.check(await self.page(TCP4ClientEndpoint(reactor, "127.0.0.1", port)))
         self.assertEqual([event for event in logged if "127.0.0.1" in str(event)], [])
 
+    async def test_connections_are_few(self) -> None:
+        """Any local user may connect: 16 of theirs are kept, and no more, so that descriptors remain."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        await self.publish(parse_metrics(f"127.0.0.1:{port}"))
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        held = []
+        for _ in range(16):
+            held.append(socket.create_connection(("127.0.0.1", port)))
+            self.addCleanup(held[-1].close)
+        request = b"GET /metrics HTTP/1.0\r\n\r\n"
+        self.assertEqual(await told(endpoint, request), b"")
+        held[0].close()
+        while not await told(endpoint, request):
+            pass
+
     async def test_a_port_that_is_taken(self) -> None:
         """The log says so, the bridge and its status do without; and nothing is left of the try."""
         with socket.create_server(("127.0.0.1", 0)) as taken, capturedLogs() as logged:

@@ -20,6 +20,7 @@ from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.line import LineError, parse_address
 from torknock.linux import has_ipv6
 from torknock.operate.doctor import access, host, log, port, tor
+from torknock.operate.doctor.files import files
 from torknock.operate.doctor.own import own_tor
 from torknock.operate.doctor.processes import (
     Listening,
@@ -105,7 +106,8 @@ async def _client(
     findings = [powered.finding, host.choosing()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
-    findings.append(host.versions("client", transport, service_here("dial")))
+    service = service_here("dial")
+    findings += [host.versions("client", transport, service), *files([("client", transport), ("dial", service)])]
     if facts is None:
         return findings
     if tor.uses_knocks(facts):
@@ -141,7 +143,8 @@ async def _bridge(
         findings += [host.knock_lines(posture, filtering), host.timestamps()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
-    findings.append(host.versions("bridge", transport, service_here("gate")))
+    service = service_here("gate")
+    findings += [host.versions("bridge", transport, service), *files([("server", transport), ("gate", service)])]
     findings += host.keyring(directory, tor_process, now())
     if facts is not None:
         findings += tor.bridge_options(facts)

@@ -25,7 +25,8 @@ _COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed tr
 _OPEN_AGAIN = re.compile(r"port open again")
 _CLOSED = re.compile(r"port (?:is )?closed|the tokens run out within")
 _RELOADED = re.compile(r"the gate was lost|rules missing or changed by another program")
-"""The transport's own words: what `_OPEN_AGAIN` follows is over, and `_RELOADED` has mended itself."""
+_FULL, _ROOM_AGAIN = re.compile(r"connections turned away"), re.compile(r"connections accepted again")
+"""The transport's own words: what `_OPEN_AGAIN` or `_ROOM_AGAIN` follows is over, and `_RELOADED` has mended itself."""
 
 _RELOADS = 3
 """A table that is missing more often than this is removed by something that goes on."""
@@ -70,7 +71,7 @@ def from_journal(entries: str) -> str:
 def judge(text: str) -> Finding:
     """What the log *text* says of the transport that runs now."""
     lines = text.splitlines()
-    begun = max((number for number, line in enumerate(lines) if _ANEW.search(line)), default=-1)
+    begun = _last(_ANEW, lines)
     complaints = [redact(_without_date(line)) for line in _unmended(lines[begun + 1 :])]
     if not complaints:
         return ok("tor's log", "tor complains of nothing about the transport")
@@ -81,16 +82,23 @@ def judge(text: str) -> Finding:
 
 def _unmended(lines: list[str]) -> list[str]:
     """The complaints in *lines* about what has not mended itself since."""
-    opened = max((number for number, line in enumerate(lines) if _OPEN_AGAIN.search(line)), default=-1)
+    opened = _last(_OPEN_AGAIN, lines)
+    had_room = _last(_ROOM_AGAIN, lines)
     reloads = sum(_RELOADED.search(line) is not None for line in lines)
     return [
         line
         for number, line in enumerate(lines)
         if _COMPLAINT.search(line)
-        and not (is_advice(line) or _OPEN_AGAIN.search(line))
+        and not (is_advice(line) or _OPEN_AGAIN.search(line) or _ROOM_AGAIN.search(line))
         and not (_CLOSED.search(line) and number < opened)
+        and not (_FULL.search(line) and number < had_room)
         and not (_RELOADED.search(line) and reloads <= _RELOADS)
     ]
+
+
+def _last(words: re.Pattern[str], lines: list[str]) -> int:
+    """The last of *lines* that has *words*; -1 if none has."""
+    return max((number for number, line in enumerate(lines) if words.search(line)), default=-1)
 
 
 def _without_date(line: str) -> str:

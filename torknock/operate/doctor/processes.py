@@ -96,6 +96,14 @@ def processes_of(uid: int) -> Iterator[Process]:
                     yield found
 
 
+def may_open_files(pid: int) -> int:
+    """How many files the process may open at once (RLIMIT_NOFILE, the soft limit)."""
+    for line in (_PROC / str(pid) / "limits").read_text().splitlines():
+        if line.startswith("Max open files"):
+            return int(line.split()[3])
+    raise ValueError("no limit of open files is told")
+
+
 def confinement(pid: int) -> str:
     """The AppArmor profile of the process and its mode, such as `system_tor (enforce)`; "" where there is none."""
     try:
