@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from zlib import crc32
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, execute, maybeDeferred
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
@@ -263,7 +263,10 @@ class GroupSync:
             syncing.addBoth(self._done, served)
 
     def _sync(self, handle: int) -> Deferred[None]:
-        return self._in_thread(self._records.sync, handle)
+        try:
+            return self._in_thread(self._records.sync, handle)
+        except RuntimeError:  # no thread can be had now: the reactor waits for the disk
+            return execute(self._records.sync, handle)
 
     def _done(self, result: Failure | None, served: list[Deferred[None]]) -> None:
         for each in served:

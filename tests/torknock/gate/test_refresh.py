@@ -404,6 +404,20 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(0.6)
         self.assertFalse(self.gate.standing)
 
+    def test_a_connection_is_answered_for_where_no_thread_can_be_had(self) -> None:
+        """The reactor syncs its record, and no descriptor is left open."""
+
+        def no_thread(_sync: object, handle: int) -> Deferred[None]:
+            handles.append(handle)
+            raise RuntimeError("can't start new thread")
+
+        handles: list[int] = []
+        self.refresh = self.another(in_thread=no_thread)
+        self.started()
+        served = self.successResultOf(self.asked(min(self.tokens_of(self.alice, E))))
+        self.assertEqual([issued.name for issued in served], ["alice"])
+        self.assertRaises(OSError, os.fstat, handles[0])
+
     def test_a_token_brings_its_epochs_key(self) -> None:
         """What a connection is proved by is derived from the epoch of its token, whatever the present one is."""
         self.started()
