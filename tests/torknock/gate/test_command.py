@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from torknock.firewall import look
+from torknock.firewall.listed import FirewallUnreadable
 from torknock.gate import command as room
 from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
@@ -99,7 +100,7 @@ class FirewallTests(TestCase):
     def test_a_program_that_hangs_is_killed(self) -> None:
         """One message says so."""
         self.patch(look, "_ENDS_WITHIN", 0.3)
-        with self.assertRaises(look.FirewallUnreadable) as caught:
+        with self.assertRaises(FirewallUnreadable) as caught:
             look._command("sleep", "61", package="coreutils")
         self.assertEqual(str(caught.exception), "sleep 61 has not ended within 0 s, and was killed")
         self.assertNotIn("sleep", _children())
