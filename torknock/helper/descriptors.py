@@ -1,9 +1,11 @@
 """Descriptors that peers pass to a service, which wants none: refused, or closed where a wait does no harm.
 
-close(2) can wait for as long as a peer has chosen, for example for a TCP socket with SO_LINGER and unsent data. That
-holds for descriptors that were received, and for those that are still in a Unix socket when it is closed. So the
-reactor closes neither. A child that has them open too exits after this process has closed its own: the kernel does not
-linger in a process that exits. A thread does this, since closing a descriptor may still wait for its file system.
+close(2) can wait for as long as a peer has chosen, for example for a TCP socket with SO_LINGER and unsent data, or for
+a file system that a user serves. So on kernels that cannot refuse descriptors none is received: what a peer has sent is
+looked at first, and a connection that brings some is ended. What is in a Unix socket when it is closed is closed with
+it. So the reactor's close is not the last one. A child that has the socket open too exits after this process has closed
+its own: the kernel does not linger in a process that exits, and a file that was never received is not flushed. A thread
+waits for that.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from collections.abc import Sequence
 from torknock.linux import SO_PASSRIGHTS
 
 _THREADS = 4
-"""A thread may be held by a file system of a user who may ask; the others go on."""
+"""Each waits for one child at a time: so many children at most."""
+
+READ_AT_MOST = 65_536
+"""Octets that are looked at, and then read, at once."""
 
 
 def refuse(receiving: socket.socket) -> None:
@@ -34,6 +39,15 @@ def refuses(receiving: socket.socket) -> bool:
         return receiving.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS) == 0
     except OSError:
         return False
+
+
+def readable(receiving: socket.socket, at_most: int = READ_AT_MOST) -> int | None:
+    """How many octets can be read from *receiving* without receiving descriptors; None if some come with the next ones.
+
+    0 when the peer has ended the connection. Raises `OSError`, as `recv` does.
+    """
+    seen, _, flags, _ = receiving.recvmsg(at_most, 0, socket.MSG_PEEK)  # what is only looked at stays where it is
+    return None if flags & socket.MSG_CTRUNC else len(seen)
 
 
 class Closing:

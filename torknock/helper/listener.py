@@ -123,13 +123,14 @@ class Accepting:
                 self._reactor.adoptStreamConnection(accepted.fileno(), accepted.family, self._factory)
             return
         descriptors.refuse(accepted)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # else reading may drop MSG_OOB's descriptors
         held = accepted.detach()  # so that the reactor's close is not the last one, which could wait
         try:
             server = self._reactor.adoptStreamConnection(held, self._listening.family, self._factory)
         except BaseException:
             descriptors.closing.close(held)
             raise
-        lost = server.connectionLost
+        lost, read = server.connectionLost, server.doRead
 
         def connection_lost(reason: Failure) -> None:
             try:
@@ -137,7 +138,20 @@ class Accepting:
             finally:
                 descriptors.closing.close(held)
 
-        server.connectionLost = connection_lost
+        def do_read() -> Any:
+            try:
+                size = descriptors.readable(server.socket)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return read()  # the peer has gone: nothing more can come
+            if size is None:
+                return server.abortConnection()
+            if size == 0:
+                return read()
+            return server.protocol.dataReceived(server.socket.recv(size))
+
+        server.connectionLost, server.doRead = connection_lost, do_read
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gives the listening socket up."""

@@ -16,7 +16,6 @@ from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
-    IFileDescriptorReceiver,
     IPushProducer,
     IReactorTime,
     IUNIXTransport,
@@ -116,7 +115,7 @@ class Helper(Factory):
         return Talk(self)
 
 
-@implementer(IFileDescriptorReceiver, IPushProducer)
+@implementer(IPushProducer)
 class Talk(Protocol):
     """One peer: what comes from him goes to his conversation, which may also ask him something."""
 
@@ -142,8 +141,6 @@ class Talk(Protocol):
         except OSError:
             return self._refuse("refused", "this service cannot tell who asks")
         if not self._helper.may_ask(self.peer):
-            if not descriptors.refuses(transport.getHandle()):
-                transport.pauseProducing()  # what is not read brings no descriptors
             return self._refuse("refused", "this service is not for this user; root says who may ask")
         if not self._helper.has_room(self.peer.uid):
             return self._refuse("busy", f"this service talks to {self._helper.a_user} programs of a user at most")
@@ -164,11 +161,6 @@ class Talk(Protocol):
             self._refuse("bad", str(error))
         if not self._over and self._patience is None and self._lines.partial:
             self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
-
-    def fileDescriptorReceived(self, descriptor: int) -> None:
-        """None is wanted: it is closed, and the conversation ends."""
-        descriptors.closing.close(descriptor)
-        self._refuse("bad", "this service takes no descriptors")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Whoever ended it."""
@@ -219,7 +211,9 @@ class Talk(Protocol):
             handle.send(octets(line))
             if not waiting.poll(seconds * 1000):
                 return None
-            self._lines.feed(handle.recv(256))
+            if (size := descriptors.readable(handle, 256)) is None:
+                return None
+            self._lines.feed(handle.recv(size))
         except OSError:
             return None
         return self._lines.line()

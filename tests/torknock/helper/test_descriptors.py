@@ -7,6 +7,8 @@ import os
 import shutil
 import socket
 import struct
+import threading
+from array import array
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -101,26 +103,55 @@ class PassedTests(TestCase):
             self.guest(b"one\n")
         await self.serves()
 
-    async def test_of_who_may_ask(self) -> None:
-        """They are closed, each of them, and their peer is sent away."""
-        for text in (b"one\n", b"on"):
-            self.begin(older=True)
+    async def test_none_is_received(self) -> None:
+        """Of peers that may ask and that may not, alone, after a request, in hundreds, and inside each other.
+
+        The connection ends, and all of a message are closed.
+        """
+        for may_ask in (True, False):
+            self.begin(may_ask, older=True)
             reading, writing = os.pipe()
-            with self.guest(text, writing) as guest:
-                os.close(writing)
-                await deferLater(reactor, 0.05)
-                guest.setblocking(False)
-                self.assertIn(b"no bad this service takes no descriptors", guest.recv(200))
+            sockets = self.hostile(writing)
+            os.close(writing)
+            for guest in sockets:
+                guest.settimeout(LINGERS)
+                with contextlib.suppress(ConnectionError):
+                    while await deferToThread(guest.recv, 200):
+                        pass
+                guest.close()
             await self.serves()
             self.assertEqual(await deferToThread(os.read, reading, 1), b"")
             os.close(reading)
+            self.assertLessEqual(sum(thread.name == "closing" for thread in threading.enumerate()), 4)
 
-    async def test_of_who_may_not(self) -> None:
-        """The peer is refused; what it passed goes with its connection."""
-        self.begin(may_ask=False, older=True)
-        with self.guest(b"one\n"):
-            await deferLater(reactor, 0.05)
-        await self.serves()
+    def hostile(self, writing: int) -> list[socket.socket]:
+        """Peers that have passed *writing* and sockets that linger, in each way that there is."""
+        guests = [self.guest(b"one\n", writing), self.guest(b"on", writing)]
+        guests += [self.guest(b"one\n", *[writing] * 252) for _ in range(20)]
+        with self.lingering() as passed, contextlib.ExitStack() as stack:
+            guests.append(self.come(b"one\none\n"))
+            socket.send_fds(guests[-1], [b"one\n"], [passed.fileno(), writing])
+            guests.append(self.come(b""))
+            urgent = array("i", [passed.fileno(), writing])
+            guests[-1].sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, urgent)], socket.MSG_OOB)
+            guests[-1].send(b"one\n")
+            inner: tuple[int, ...] = (passed.fileno(), writing)
+            for _ in range(4):  # the kernel passes sockets in sockets so deep (net/core/scm.c)
+                near, far = socket.socketpair()
+                stack.enter_context(near)
+                stack.enter_context(far)
+                socket.send_fds(near, [b"!"], inner)
+                inner = (far.fileno(),)
+            guests.append(self.come(b""))
+            socket.send_fds(guests[-1], [b"one\n"], inner)
+        return guests
+
+    def come(self, text: bytes) -> socket.socket:
+        """A peer that has said *text*."""
+        guest = socket.socket(socket.AF_UNIX)
+        guest.connect(self.path)
+        guest.send(text)
+        return guest
 
     async def test_before_the_service_listens(self) -> None:
         """What waits in the queue of a socket of systemd's may bring some, whatever the kernel refuses later."""

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.strategies import pieces
-from torknock.helper import unix
+from torknock.helper import descriptors, unix
 from torknock.helper.grammar import LINE_AT_MOST, Malformed
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Peer
@@ -401,6 +401,17 @@ class ExchangeTests(Case):
         self.far.close()
         self.assertIsNone(self.talk.exchange("tsval 5", 60))
         self.assertIsNone(self.talk.exchange("tsval 5", 60))
+
+    def test_descriptors(self) -> None:
+        """An answer that brings some is none, and is not received: its close could wait."""
+        reading, writing = os.pipe()
+        socket.send_fds(self.far, [b"isn 7\n"], [writing])
+        os.close(writing)
+        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+        self.assertIsNone(descriptors.readable(self.near))
+        self.near.close()
+        self.assertEqual(os.read(reading, 1), b"")
+        os.close(reading)
 
     def test_no_line(self) -> None:
         """`Malformed`."""
