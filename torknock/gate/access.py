@@ -66,7 +66,7 @@ class Entry:
         """As it stands in the file."""
         return (
             f'[[door]]\naddress = "{self.address}"\nport = {self.port}\nposture = "{self.posture.value}"\n'
-            f'user = "{self.user}"\n'
+            f'user = "{_escaped(self.user)}"\n'
         )
 
 
@@ -82,7 +82,7 @@ def parse(text: str, name: str = "the access list") -> tuple[Entry, ...]:
     """The entries of the list *text*, which errors call *name*. Raises `AccessDenied` if anything about it is wrong."""
     try:
         said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers and of lists that no list of doors has
         raise AccessDenied(f"{name} is no TOML: {error}; {_MEND}, or mend it") from error
     listed = said.get("door", [])
     if set(said) - {"door"} or not isinstance(listed, list):
@@ -208,7 +208,14 @@ def _entry(said: Any, name: str) -> Entry:
     postures = [posture for posture in Posture if posture.value == said["posture"]]
     if not postures:
         raise AccessDenied(f"{name}: posture must be closed, filtered or decoy")
+    if not said["user"].isprintable():
+        raise AccessDenied(f"{name}: user must be the name of a user")
     return Entry(address, said["port"], postures[0], said["user"])
+
+
+def _escaped(text: str) -> str:
+    """*text*, which is printable, as it stands in quotation marks."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _overlap(one: Entry, other: Entry) -> bool:

@@ -202,6 +202,8 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 def _parse(octets: bytes) -> tuple[int, int, bytes] | None:
     """Id, mark and datagram of a queued packet; None for any other message."""
+    if len(octets) < _MESSAGE.size:
+        return None
     length, kind = struct.unpack_from("=IH", octets)
     if kind != _PACKET:
         return None
@@ -209,11 +211,12 @@ def _parse(octets: bytes) -> tuple[int, int, bytes] | None:
     at, end = _MESSAGE.size, min(length, len(octets))
     while at + 4 <= end:
         size, attribute = _ATTRIBUTE.unpack_from(octets, at)
-        if attribute == _PACKET_HDR:
-            packet_id = int(struct.unpack_from("!I", octets, at + 4)[0])
+        value = octets[at + 4 : at + size]
+        if attribute == _PACKET_HDR and len(value) >= 4:
+            packet_id = int.from_bytes(value[:4])
         elif attribute == _MARK:
-            mark = int(struct.unpack_from("!I", octets, at + 4)[0])
+            mark = int.from_bytes(value[:4])
         elif attribute == _PAYLOAD:
-            datagram = octets[at + 4 : at + size]
+            datagram = value
         at += max(size + 3 & ~3, 4)
     return None if packet_id is None else (packet_id, mark, datagram)

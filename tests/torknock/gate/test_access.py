@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -46,6 +47,12 @@ class ParseTests(SynchronousTestCase):
         except AccessDenied as error:
             self.assertTrue(str(error).strip())
 
+    def test_a_user_of_another_domain(self) -> None:
+        """What must be escaped in TOML is, as in the names that a directory service has for users."""
+        for user in ("DOMAIN\\alice", 'a"b', "\u00e4"):
+            entry = replace(LISTED, user=user)
+            self.assertEqual(parse(str(entry)), (entry,))
+
     def test_every_address_has_one_name(self) -> None:
         """`::` and `0.0.0.0` are the same."""
         self.assertEqual(parse(str(LISTED).replace(EVERYWHERE, "::")), (LISTED,))
@@ -66,6 +73,9 @@ class ParseTests(SynchronousTestCase):
             (text.replace(EVERYWHERE, "fe80::1%lo"), "an IP address"),
             (text.replace(EVERYWHERE, "example.org"), "an IP address"),
             (text.replace('"root"', "0"), "user must be a text"),
+            (text.replace("root", r"ro\not"), "the name of a user"),
+            (text.replace("443", "9" * 5000), "no TOML"),
+            ("door = " + "[" * 30_000, "no TOML"),
             (text + text, "port 443 twice"),
             (text + text.replace(EVERYWHERE, "192.0.2.7"), "port 443 twice"),
         ):
