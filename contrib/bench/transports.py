@@ -18,6 +18,9 @@ from tests.support.netns import Namespace, end
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 CHUNK = 1 << 18
+_ANSWERS_WITHIN = 60.0
+"""Seconds for each answer of a SOCKS port; a transport gives up before."""
+
 _PUBLIC = "192.0.2.7"
 """The bridge's address, on the namespace's loopback interface: no line is made for 127.0.0.1."""
 
@@ -66,19 +69,31 @@ class Pair:
         self._where, self._target, self._arguments = where, target, arguments
 
     def connect(self) -> socket.socket:
-        """A connection through both (RFC 1928, RFC 1929). Raises `OSError` if there is none."""
-        host, _, port = self.client.method[3].rpartition(":")
-        with self._where.enter():
-            connection = socket.create_connection((host, int(port)))
+        """A connection through both. Raises `OSError` if there is none."""
+        return connect(self._where, self.client, self._target, self._arguments)
+
+
+def connect(where: Namespace, client: Child, target: tuple[str, int], arguments: str) -> socket.socket:
+    """A connection through *client* to the bridge *target* (RFC 1928, RFC 1929). Raises `OSError` if there is none."""
+    host, _, port = client.method[3].rpartition(":")
+    with where.enter():
+        connection = socket.socket()
+    try:
+        connection.settimeout(_ANSWERS_WITHIN)
+        connection.connect((host, int(port)))
         connection.sendall(b"\5\1\2")
         _expect(connection, b"\5\2")
-        user, rest = self._arguments[:255].encode(), self._arguments[255:].encode() or b"\0"
+        user, rest = arguments[:255].encode(), arguments[255:].encode() or b"\0"
         connection.sendall(b"\1" + bytes([len(user)]) + user + bytes([len(rest)]) + rest)
         _expect(connection, b"\1\0")
-        connection.sendall(b"\5\1\0\1" + socket.inet_aton(self._target[0]) + struct.pack("!H", self._target[1]))
+        connection.sendall(b"\5\1\0\1" + socket.inet_aton(target[0]) + struct.pack("!H", target[1]))
         _expect(connection, b"\5\0")
         _read(connection, 8)
-        return connection
+        connection.settimeout(None)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
@@ -128,7 +143,7 @@ def torknock(where: Namespace, or_port: int, channel: str = "tls") -> Iterator[P
              "--fingerprint", "0" * 40, "--keyring", f"{directory}/server/torknock"]
         ).stdout  # fmt: skip
         arguments = ";".join(word for word in line.split() if "=" in word)
-        client = _client(where, [TORKNOCK, "client"], "torknock", f"{directory}/client")
+        client = torknock_client(where, f"{directory}/client")
         try:
             yield Pair(where, client, server, (_PUBLIC, 443), arguments)
         finally:
@@ -152,6 +167,11 @@ def obfs4(where: Namespace, or_port: int) -> Iterator[Pair]:
 def torknock_server(where: Namespace, state: str, or_port: int) -> Child:
     """`torknock server` on port 443 of loopback; its keyring is in `torknock` below *state*."""
     return _server(where, [TORKNOCK, "server"], "torknock", "127.0.0.1:443", state, or_port)
+
+
+def torknock_client(where: Namespace, state: str) -> Child:
+    """`torknock client`; it remembers in *state*."""
+    return _client(where, [TORKNOCK, "client"], "torknock", state)
 
 
 def plain_server(where: Namespace, state: str, or_port: int) -> Child:

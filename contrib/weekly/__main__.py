@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contrib.bench.table import Figure
-from contrib.weekly import fuzz
+from contrib.weekly import faults, fuzz, kills, soak
 
-PARTS: dict[str, float] = {"fuzz": 120.0}
-"""Each part, a module of its name, and the minutes that it takes unless `--minutes` says otherwise."""
+PARTS: dict[str, float] = {
+    "soak": 12.0, "kills": 5.0, "flush": 5.0, "link": 5.0, "loss": 5.0, "mtu": 4.0, "stop": 2.0, "revoke": 3.0,
+    "fuzz": 120.0,
+}  # fmt: skip
+"""Each part, and the minutes that it takes unless `--minutes` says otherwise."""
+
+_SINGLE: dict[str, Callable[[float], Iterator[Figure]]] = {
+    "soak": soak.figures, "kills": kills.figures, "flush": faults.flush, "link": faults.link, "loss": faults.loss,
+    "mtu": faults.mtu, "stop": faults.stop, "revoke": faults.revoke,
+}  # fmt: skip
 
 
 def figures(name: str, minutes: float | None, corpus: Path | None) -> Iterator[Figure]:
@@ -20,15 +27,16 @@ def figures(name: str, minutes: float | None, corpus: Path | None) -> Iterator[F
     if name == "fuzz":
         yield from fuzz.figures(fuzz.names(), minutes or PARTS[name], corpus)
     elif name in PARTS:
-        yield from import_module(f"contrib.weekly.{name}").figures(minutes or PARTS[name])
+        yield from _SINGLE[name](minutes or PARTS[name])
     else:
         yield from fuzz.figures([name], minutes or PARTS["fuzz"] / len(fuzz.names()), corpus)
 
 
 def line(figure: Figure) -> str:
-    """*figure* as it is printed: part, what, value, bound, and whether it is kept."""
+    """*figure* as it is printed: part, what, value; the bound, and whether it is kept, if there is one."""
     result = "ok" if figure.held else "FAILED"
-    return f"{figure.benchmark:8} {figure.what}: {figure.value:.6g} {figure.unit} ({figure.bound})  {result}"
+    bound = f"({figure.bound})  {result}" if figure.bound else ""
+    return f"{figure.benchmark:8} {figure.what}: {figure.value:.4g} {figure.unit} {bound}".rstrip()
 
 
 def _arguments() -> argparse.Namespace:

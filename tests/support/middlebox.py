@@ -9,13 +9,14 @@ What the client and the bridge send each other is routed into a TUN device, chan
 from __future__ import annotations
 
 import fcntl
+import heapq
+import itertools
 import os
 import select
 import struct
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,9 @@ _DEVICE, _TABLE = "middle", 77
 
 Change = Callable[[Packet, bool], Packet]
 """What becomes of a packet; the flag says that it goes from the client to the bridge."""
+
+Copies = Callable[[], Sequence[float]]
+"""How often a packet is sent on, and how many seconds later than others each time; not at all if it is lost."""
 
 
 def shift_sequence_numbers(packet: Packet, outward: bool, by: int = 0x12345678) -> Packet:
@@ -65,15 +69,31 @@ def leave_as_it_is(packet: Packet, outward: bool) -> Packet:
     return packet
 
 
+def once() -> Sequence[float]:
+    """No loss, no copy, no other order."""
+    return (0.0,)
+
+
 class Middlebox:
-    """Changes what *client* and *bridge* send each other until it is closed, and holds it back for *delay* seconds."""
+    """Changes what *client* and *bridge* send each other until it is closed, and holds it back for *delay* seconds.
+
+    *copies* is asked about each packet.
+    """
 
     def __init__(
-        self, lab: Lab, client: Host, bridge: Host, change: Change = leave_as_it_is, delay: float = 0.0
+        self,
+        lab: Lab,
+        client: Host,
+        bridge: Host,
+        change: Change = leave_as_it_is,
+        delay: float = 0.0,
+        copies: Copies = once,
     ) -> None:
         self._hub, self._client, self._bridge, self._change = lab.hub, client, bridge, change
-        self._delay = delay
-        self._held: deque[tuple[float, bytes]] = deque()
+        self._delay, self._copies = delay, copies
+        self._numbers = itertools.count()
+        self._held: list[tuple[float, int, bytes]] = []
+        """A heap of what is due when, in the order of arrival where that is the same."""
         self._stop = os.eventfd(0)
         with lab.hub.enter():
             self._tun = os.open("/dev/net/tun", os.O_RDWR)
@@ -97,9 +117,11 @@ class Middlebox:
             if self._stop in ready:
                 return
             if self._tun in ready:
-                self._held.append((time.monotonic() + self._delay, self._changed(os.read(self._tun, 1 << 16))))
+                due, octets = time.monotonic() + self._delay, self._changed(os.read(self._tun, 1 << 16))
+                for later in self._copies():
+                    heapq.heappush(self._held, (due + later, next(self._numbers), octets))
             while self._held and self._held[0][0] <= time.monotonic():
-                os.write(self._tun, self._held.popleft()[1])
+                os.write(self._tun, heapq.heappop(self._held)[2])
 
     def _changed(self, octets: bytes) -> bytes:
         try:
