@@ -15,12 +15,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
-from pluggable.relay import Half
+from pluggable.relay import Half, Single
 
 HANDSHAKE_LIMIT = 5.0
 """So long tor may take from our first SYN to its OKAY."""
@@ -66,7 +65,7 @@ class Introduction:
         self._about = b"" if user is None else _message(_USERADDR, user.encode("ascii"))
         self._about += _message(_TRANSPORT, transport.encode("ascii")) + _message(_DONE)
         self._inbox = bytearray()
-        self._step: Callable[[], bytes | None] = self._auth_types
+        self._step: Callable[[Introduction], bytes | None] = Introduction._auth_types
         self.done = False
 
     def feed(self, octets: bytes) -> bytes:
@@ -76,7 +75,7 @@ class Introduction:
         """
         self._inbox += octets
         answer = b""
-        while not self.done and (said := self._step()) is not None:
+        while not self.done and (said := self._step(self)) is not None:
             answer += said
         return answer
 
@@ -101,7 +100,7 @@ class Introduction:
         offered = self._take(end + 1) or b""
         if _SAFE_COOKIE not in offered:
             raise ORPortError("Extended ORPort: tor does not offer SAFE_COOKIE (type 1)")
-        self._step = self._server_hash
+        self._step = Introduction._server_hash
         return bytes([_SAFE_COOKIE]) + self._client_nonce
 
     def _server_hash(self) -> bytes | None:
@@ -110,7 +109,7 @@ class Introduction:
         server_hash, server_nonce = sent[:32], sent[32:]
         if not hmac.compare_digest(server_hash, self._hash(b"server-to-client", server_nonce)):
             raise ORPortError("Extended ORPort: tor's hash is not made with our cookie")
-        self._step = self._status
+        self._step = Introduction._status
         return self._hash(b"client-to-server", server_nonce)
 
     def _status(self) -> bytes | None:
@@ -118,7 +117,7 @@ class Introduction:
             return None
         if status != b"\x01":
             raise ORPortError("Extended ORPort: tor refused our hash")
-        self._step = self._reply
+        self._step = Introduction._reply
         return self._about
 
     def _reply(self) -> bytes | None:
@@ -190,7 +189,5 @@ async def dial(reactor: Any, environment: ServerEnvironment, transport: str, cli
 async def _connect(reactor: Any, environment: ServerEnvironment, to: tuple[str, int], half: Half) -> Half:
     kind = TCP6ClientEndpoint if ":" in to[0] else TCP4ClientEndpoint
     source = environment.outbound_bind(to[0])
-    factory = Factory.forProtocol(lambda: half)
-    factory.noisy = False
-    await kind(reactor, *to, timeout=HANDSHAKE_LIMIT, bindAddress=(source, 0) if source else None).connect(factory)
+    await kind(reactor, *to, timeout=HANDSHAKE_LIMIT, bindAddress=(source, 0) if source else None).connect(Single(half))
     return half

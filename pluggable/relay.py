@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from pluggable.memory import give_back
 
 _log = Logger()
 
@@ -71,7 +74,7 @@ class Half(protocol.Protocol):
         self._read_ended = False
         self._write_ended = False
         self._heard = False
-        self._deliver = self.opening.received
+        self._deliver: Callable[[bytes], object] = self.opening.received
 
     def connectionMade(self) -> None:
         """Ask the transport for speed, where it has a say in it, and begin the opening."""
@@ -113,6 +116,7 @@ class Half(protocol.Protocol):
         if peer is not None:
             peer._leave()
         self.opening.lost(reason)
+        self.opening, self._deliver = Early(), _drop  # what was there knows this half, and would keep it in memory
 
     def abort(self) -> None:
         """Cut the link at once."""
@@ -144,6 +148,24 @@ class Half(protocol.Protocol):
             self.transport.loseConnection()
 
 
+def _drop(_octets: bytes) -> None:
+    """Nothing arrives at a half that is lost."""
+
+
+class Single(protocol.Factory[Any]):
+    """Gives the one connection that is made the protocol *only*, and neither knows the other afterwards."""
+
+    noisy = False
+
+    def __init__(self, only: protocol.Protocol) -> None:
+        self._only: protocol.Protocol | None = only
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """*only*, once; a second connection is refused."""
+        only, self._only = self._only, None
+        return only
+
+
 def join(one: Half, other: Half) -> None:
     """Let what arrives at *one* leave at *other*, and the other way round; a loss of either closes both.
 
@@ -162,11 +184,16 @@ def join(one: Half, other: Half) -> None:
             half.opening.rest = b""
 
 
+GIVE_BACK_AFTER = 100
+"""After so many links that went, what they have freed is given back to the machine."""
+
+
 class Links:
     """The links that keep a draining transport alive."""
 
     def __init__(self) -> None:
         self._halves: set[Half] = set()
+        self._went = 0
         self._waiting: list[Deferred[None]] = []
 
     def __len__(self) -> int:
@@ -179,6 +206,9 @@ class Links:
     def discard(self, half: Half) -> None:
         """A link has gone."""
         self._halves.discard(half)
+        self._went += 1
+        if self._went % GIVE_BACK_AFTER == 0:
+            give_back()
         if not self._halves:
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:

@@ -27,7 +27,7 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Places, Request
 from pluggable.peers import LocalUsers
-from pluggable.relay import Half, Links, join
+from pluggable.relay import Half, Links, Single, join
 
 _log = Logger()
 
@@ -83,7 +83,7 @@ class SOCKS5:
         self.request: Request | None = None
         self._inbox = bytearray()
         self._arguments: tuple[tuple[str, str], ...] = ()
-        self._step: Callable[[], bytes | None] = self._greeting
+        self._step: Callable[[SOCKS5], bytes | None] = SOCKS5._greeting
 
     def feed(self, octets: bytes) -> bytes:
         """Take what tor sent, in pieces of any size; return what to send now, perhaps nothing.
@@ -92,7 +92,7 @@ class SOCKS5:
         """
         self._inbox += octets
         answer = b""
-        while self.request is None and (said := self._step()) is not None:
+        while self.request is None and (said := self._step(self)) is not None:
             answer += said
         if self.request is not None and self._inbox:
             raise SOCKSError("tor speaks to its bridge before there is one")
@@ -100,9 +100,9 @@ class SOCKS5:
 
     def refusal(self, failure: SOCKSError) -> bytes:
         """How *failure* is said at this point of the conversation."""
-        if self._step == self._greeting:
+        if self._step is SOCKS5._greeting:
             return bytes([5, _NOTHING_ACCEPTABLE])
-        if self._step == self._credentials:
+        if self._step is SOCKS5._credentials:
             return b"\x01\x01"
         return bytes([5, failure.reply, 0, 1]) + bytes(6)
 
@@ -119,10 +119,10 @@ class SOCKS5:
             return None
         offered = self._take(2 + inbox[1])[2:]
         if _USERNAME_PASSWORD in offered:
-            self._step = self._credentials
+            self._step = SOCKS5._credentials
             return bytes([5, _USERNAME_PASSWORD])
         if _NO_AUTHENTICATION in offered:
-            self._step = self._request
+            self._step = SOCKS5._request
             return bytes([5, _NO_AUTHENTICATION])
         raise SOCKSError("SOCKS: no method of authentication that we know")
 
@@ -143,7 +143,7 @@ class SOCKS5:
             self._arguments = parse_socks(name if word == b"\0" else name + word)
         except ArgumentsError as fault:
             raise SOCKSError(f"arguments of the bridge line: {fault}") from fault
-        self._step = self._request
+        self._step = SOCKS5._request
         return b"\x01\x00"
 
     def _request(self) -> bytes | None:
@@ -223,9 +223,7 @@ class _Reception:
 
     async def _dial(self, request: Request) -> None:
         upstream = self._upstream
-        factory = Factory.forProtocol(lambda: upstream)
-        factory.noisy = False
-        dialling = self._transport.endpoint(request).connect(factory)
+        dialling = self._transport.endpoint(request).connect(Single(upstream))
         await dialling.addTimeout(DIAL_LIMIT, self._clock, _too_late)
         if upstream.lost:
             raise ConnectionRefused("the bridge closed the connection at once")

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from contrib.bench.table import table
 
-BENCHMARKS = ("relay", "gate", "timing", "race", "judge", "knock", "timestamp", "tokens")
+BENCHMARKS = ("relay", "gate", "timing", "race", "judge", "knock", "timestamp", "tokens", "memory")
 
 
 def main() -> int:

@@ -165,8 +165,8 @@ def obfs4(where: Namespace, or_port: int) -> Iterator[Pair]:
 
 
 def torknock_server(where: Namespace, state: str, or_port: int) -> Child:
-    """`torknock server` on port 443 of loopback; its keyring is in `torknock` below *state*."""
-    return _server(where, [TORKNOCK, "server"], "torknock", "127.0.0.1:443", state, or_port)
+    """`torknock server` on port 443 of every address; its keyring is in `torknock` below *state*."""
+    return _server(where, [TORKNOCK, "server"], "torknock", "0.0.0.0:443", state, or_port)
 
 
 def torknock_client(where: Namespace, state: str) -> Child:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -213,6 +215,25 @@ class SOCKSFactoryTests(SynchronousTestCase):
         self.half.dataReceived(b"hello")
         self.assertEqual(bridge.value(), b"hello")
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_connection_that_is_over_leaves_nothing(self) -> None:
+        """Without the garbage collector, which an idle process runs too rarely."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        self.assertEqual([each() for each in self.over()], [None] * 3)
+
+    def over(self) -> list[weakref.ref[Any]]:
+        """What stood between tor and the bridge, and is let go as Twisted's transports do."""
+        self.ask()
+        upstream, _bridge = self.transport.connected()
+        self.transport.connecting.callback(upstream)
+        left: list[weakref.ref[Any]] = [weakref.ref(each) for each in (self.half, self.half.opening, upstream)]
+        for half in (self.half, upstream):
+            half.connectionLost(Failure(error.ConnectionDone()))
+        del self.half, self.transport.connecting, self.transport.factory
+        self.tor.producer = None
+        return left
 
     def test_a_failure_is_said_and_logged(self) -> None:
         """The reply of its cause, one line for the operator, the end."""

@@ -19,6 +19,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torknock.channel.bios import renew
+
 _AT_ONCE = 120 * 1024
 """Octets that are read from the network, or given to OpenSSL, at once. From 128 KiB on, malloc asks the kernel."""
 
@@ -49,6 +51,10 @@ class TLSPump(Protocol):
         self._upper: IProtocol | None = None
         self._handshaking = True
         self._held = b""
+        self._dry = False
+        """Whether OpenSSL has made all that it can of what it was given."""
+        self._swollen = self._busy = False
+        """Whether its BIOs keep room for more than a record, and whether more of that size is likely to come."""
         self._end: Callable[[], None] | None = None
         """What comes after `_held`: the peer's end, or what broke."""
         self._paused = False
@@ -117,6 +123,8 @@ class TLSPump(Protocol):
         if self._deaf:
             return
         self.ssl.bio_write(data)
+        self._dry = False
+        self._held_at_once(len(data))
         if self._handshaking:
             self._advance()
         else:
@@ -172,27 +180,40 @@ class TLSPump(Protocol):
                 elif self._end is not None:
                     end, self._end = self._end, None
                     end()
-                elif not self._decrypt():
+                elif self._dry:
                     break
+                else:
+                    self._decrypt()
         finally:
             self._reading = False
+        self._shrink()
 
-    def _decrypt(self) -> bool:
-        """Take what there is from OpenSSL, however many records it came in; whether there was anything."""
+    def _held_at_once(self, size: int) -> None:
+        """OpenSSL's BIOs have had to hold *size* octets."""
+        self._busy = size >= _AT_ONCE
+        self._swollen = self._swollen or size > _RECORD + _OVERHEAD
+
+    def _shrink(self) -> None:
+        """Give back the room that OpenSSL's BIOs keep, once they are empty."""
+        if self._swollen and self._dry and not (self._busy or self._deaf):
+            self._swollen = False
+            renew(self.ssl)
+
+    def _decrypt(self) -> None:
+        """Take what there is from OpenSSL, however many records it came in."""
         pieces, size = [], 0
         try:
             while size < _AT_ONCE:
                 pieces.append(self.ssl.recv(_RECORD))
                 size += len(pieces[-1])
         except SSL.WantReadError:
-            pass
+            self._dry = True
         except SSL.ZeroReturnError:
             self._end = self._peer_finished
         except SSL.Error as error:
             self._end = partial(self._break, error)
         self._held = b"".join(pieces)
         self._answer()
-        return bool(self._held) or self._end is not None
 
     def _answer(self) -> None:
         """Give TCP what OpenSSL has written of its own accord; read no further if the peer leaves too much of it."""
@@ -252,6 +273,8 @@ class TLSPump(Protocol):
                 return flushed
             self.transport.write(octets)
             flushed += len(octets)
+            if len(octets) < about:
+                return flushed
 
     # The upper protocol's transport.
 
@@ -268,6 +291,8 @@ class TLSPump(Protocol):
         if not self._write_ended:
             self.ssl.sendall(data)
             self._flush(len(data) + (len(data) // _RECORD + 1) * _OVERHEAD)
+            self._held_at_once(len(data))
+            self._shrink()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send the octets in *data*, one after the other."""

@@ -160,7 +160,7 @@ class _Client(TLSPump):
         super().__init__()
         self.opened: Deferred[None] = Deferred(lambda _: self.abortConnection())
         self._context, self._line, self._isn, self._host, self._padding = context, line, isn, host, padding
-        self._waiting = upper
+        self._waiting: IProtocol | None = upper
 
     def begin(self) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
@@ -178,7 +178,9 @@ class _Client(TLSPump):
         exported = self.ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._isn))
         key = proof_key(self._line.secret, self._line.bridge_name)
         self.write(hello(proof(key, exported), self._padding))
-        self.carry(self._waiting)
+        upper, self._waiting = self._waiting, None
+        assert upper is not None  # noqa: S101  a handshake is done once
+        self.carry(upper)
         self.opened.callback(None)
 
     def broken(self, reason: str) -> None:
@@ -200,6 +202,7 @@ def _too_late(result: object, timeout: float) -> None:
 def _client_context(verify: int) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_alpn_protos(ALPN)
     context.set_verify(verify)
     return context
@@ -389,6 +392,7 @@ class _Server(TLSPump):
 def _server_context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     choose_protocol(context, ALPN[-1])
     return context

@@ -22,10 +22,12 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from pluggable.relay import Single
 
 _log = Logger()
 
@@ -135,10 +137,8 @@ class _Link(Protocol):
     def _dial(self) -> None:
         if self._producer is not None:
             self._producer.pauseProducing()
-        factory: Factory[_Link] = Factory.forProtocol(lambda: self)
-        factory.noisy = False
         self._said = [b"".join(self._said)]
-        self._dialling = self._dialled(self._said[0][: self._size]).connect(factory)
+        self._dialling = self._dialled(self._said[0][: self._size]).connect(Single(self))
         self._dialling.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
