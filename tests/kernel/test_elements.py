@@ -52,6 +52,13 @@ class Elements(Case):
     def held(self) -> int:
         return self.nft("list", "set", *TABLE.split(), "tokens").count("expires")
 
+    def is_back(self, held: int) -> bool:
+        """Whether there is a table with so many tokens."""
+        return TABLE in self.nft("list", "tables") and self.held() == held
+
+    def is_said(self) -> bool:
+        return any("the gate was lost" in told for told in self.hidden.said)
+
     def test_flushed_tokens(self) -> None:
         """All are gone at once: the present epoch's open again, and what was spent does not."""
         spent, before = self.spent(), self.held()
@@ -79,6 +86,17 @@ class Elements(Case):
         """What the bridge did not admit is taken out."""
         self.nft("add", "element", *TABLE.split(), "tokens", "{ 4711 timeout 600s }")
         self.assertTrue(wait_for(lambda: "4711" not in self.nft("list", "set", *TABLE.split(), "tokens")))
+
+    def test_removed_tables(self) -> None:
+        """The whole table is gone, alone or with all others: it is back with its tokens, and each time that is said."""
+        spent, before = self.spent(), self.held()
+        for words in (["delete", "table", *TABLE.split()], ["flush", "ruleset"]):
+            self.hidden.said.clear()
+            self.nft(*words)
+            self.assertTrue(wait_for(lambda: self.is_back(before), 3), words)
+            self.assertEqual(self.knock(spent), "refused")
+            self.assertTrue(wait_for(self.is_said, 3), self.hidden.said)
+        self.assertTrue(self.opens())
 
     def test_changes_that_are_none_of_ours(self) -> None:
         """Another table is added, with tokens used and not: the gate is not made again."""
