@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 
 from torknock.errors import TorknockError
 from torknock.files import as_owner
@@ -21,8 +22,11 @@ from torknock.lock import alone_in
 FILE = "keyring.sqlite"
 
 _VERSION = 3
-_PATIENCE = 10.0
-"""Seconds that another process may hold a file."""
+PATIENCE = 10.0
+"""Seconds for which a command waits while another program holds the file."""
+
+_MOMENT = 1.0
+"""Seconds after which a command says that it waits."""
 
 _SCHEMA = """
     PRAGMA journal_mode = DELETE;
@@ -93,6 +97,14 @@ class KeyringUnreadable(TorknockError):
         self.path, self.reason, self.remedy = path, reason, remedy
 
 
+class KeyringLocked(KeyringUnreadable):
+    """Another program holds the keyring: at this moment it cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        remedy = "wait until that program, such as a backup, has ended, or end it, and try again"
+        super().__init__(path, "another program holds it", remedy)
+
+
 class KeyringMissing(TorknockError):
     """There is no keyring where one was expected."""
 
@@ -101,20 +113,29 @@ class KeyringMissing(TorknockError):
         self.path = path
 
 
-def opened(directory: Path, create: bool, new_key: Callable[[], bytes]) -> sqlite3.Connection:
+def opened(
+    directory: Path,
+    create: bool,
+    new_key: Callable[[], bytes],
+    patience: float,
+    waits: Callable[[], object] | None = None,
+) -> sqlite3.Connection:
     """The database in *directory*, made with a *new_key* if it is not there and *create* says so.
+
+    Each of its statements waits *patience* seconds for another program that holds the file; *waits*: see `refusals`.
+    It may be used in one thread after the other.
 
     A directory that is made is 0700, the files are 0600. What root makes below a directory of tor's user belongs to
     that user (`refusals`), so that tor's transport can use it. Raises `KeyringMissing` and `KeyringUnreadable`.
     """
     path = directory / FILE
-    with refusals(directory):
+    with refusals(directory, waits):
         if not path.exists():
             if not create:
                 raise KeyringMissing(directory)
             _make_directory(directory)
-            _build(path, new_key)
-        return _connect(path)
+            _build(path, new_key, wait=patience > 0)
+        return _connect(path, patience)
 
 
 def _make_directory(directory: Path) -> None:
@@ -124,9 +145,9 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
-def _build(path: Path, new_key: Callable[[], bytes]) -> None:
+def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:
     """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
-    with alone_in(path.parent) as directory:
+    with alone_in(path.parent, wait) as directory:
         if path.exists():
             return
         draft = path.with_suffix(".draft")
@@ -141,7 +162,7 @@ def _build(path: Path, new_key: Callable[[], bytes]) -> None:
         os.fsync(directory)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, patience: float) -> sqlite3.Connection:
     """The database at *path*, which nobody else can read."""
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
     try:
@@ -160,7 +181,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         read_only = os.statvfs(path).f_flag & os.ST_RDONLY
         number = errno.EROFS if read_only else errno.EACCES
         raise OSError(number, os.strerror(number))
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None)
+    where = f"{path.absolute().as_uri()}?mode=rw"
+    database = sqlite3.connect(where, patience, uri=True, isolation_level=None, check_same_thread=False)
     try:
         database.executescript(_PRIVATE)
         version = database.execute("PRAGMA user_version").fetchone()[0]
@@ -212,21 +234,40 @@ def writing(database: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def refusals(directory: Path) -> Iterator[None]:
-    """Touch the keyring in *directory* as its owner, and turn what SQLite and the disk say into `KeyringUnreadable`."""
+def refusals(directory: Path, waits: Callable[[], object] | None = None) -> Iterator[None]:
+    """Touch the keyring in *directory* as its owner, and turn what SQLite and the disk say into `KeyringUnreadable`.
+
+    *waits* is called, in a thread of its own, if that takes more than a moment.
+    """
     try:
-        with as_owner(directory):
+        with as_owner(directory), _called_after_a_moment(waits):
             yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
-        if name == "SQLITE_BUSY":
-            raise KeyringUnreadable(directory, "another process holds it", "end that process") from error
+        if name.startswith("SQLITE_BUSY"):
+            raise KeyringLocked(directory) from error
         said = str(error)  # it may quote what is damaged
         remedies = (remedy for kind, remedy in _SQLITE_REMEDIES.items() if name.startswith(kind))
         reason = said if said.isprintable() else "it is damaged"
         raise KeyringUnreadable(directory, reason, next(remedies, _FROM_BACKUP)) from error
     except UnicodeDecodeError as error:
         raise KeyringUnreadable(directory, "it is damaged") from error
+    except BlockingIOError as error:
+        raise KeyringLocked(directory) from error
     except OSError as error:
         reason = "permission denied" if isinstance(error, PermissionError) else error.strerror or type(error).__name__
         raise KeyringUnreadable(directory, reason, _REMEDIES.get(error.errno or 0, _FROM_BACKUP)) from error
+
+
+@contextmanager
+def _called_after_a_moment(waits: Callable[[], object] | None) -> Iterator[None]:
+    if waits is None:
+        yield
+        return
+    timer = Timer(_MOMENT, waits)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

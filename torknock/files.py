@@ -48,6 +48,11 @@ def _read(path: Path, size: int, from_end: bool) -> bytes:
         return file.read(size)
 
 
+def acts_as_owner(path: Path) -> bool:
+    """Whether `as_owner` changes the identity of this process, and so of all its threads."""
+    return os.geteuid() == 0 and _first_owner(path.absolute()) is not None
+
+
 def as_owner(path: Path) -> AbstractContextManager[None]:
     """As root, act as the first other user along the way to *path*, in none but that user's group.
 

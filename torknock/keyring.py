@@ -6,8 +6,8 @@ import hashlib
 import re
 import secrets
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from torknock.database import FILE, KeyringUnreadable, opened, refusals, writing
+from torknock.database import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
 from torknock.errors import TorknockError
 from torknock.isn.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 from torknock.line import DEFAULT_N, Line, LineError, arguments, parse_arguments
@@ -144,17 +144,34 @@ class Issued:
         return self.revoked is None and not self.erased and (self.expires is None or now < self.expires)
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What `Keyring.news` found."""
+
+    changes: int
+    """What `Keyring.changes` told before the lines were read."""
+    lines: tuple[Issued, ...]
+    """Every line that was ever issued, oldest first."""
+
+
 class Keyring:
     """The keyring in a directory, opened with `open`.
 
     Every method raises `KeyringUnreadable` if SQLite or the disk refuses.
     """
 
-    def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        database: sqlite3.Connection,
+        patience: float = PATIENCE,
+        waits: Callable[[], object] | None = None,
+    ) -> None:
+        self.directory = directory
         self._database = database
+        self._patience, self._waits = patience, waits
         self._replaced = 0
-        with refusals(directory):
+        with self._refusals():
             self._inode = (directory / FILE).stat().st_ino
             self.private_key: bytes = _key_in(database)
         """The bridge's P-256 key, PKCS #8 in DER."""
@@ -165,18 +182,18 @@ class Keyring:
             raise KeyringUnreadable(directory, "the bridge's key in it is damaged") from None
 
     @classmethod
-    def open(cls, directory: Path, create: bool, now: float | None = None) -> Self:
+    def open(
+        cls, directory: Path, create: bool, patience: float = PATIENCE, waits: Callable[[], object] | None = None
+    ) -> Self:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
-        The secrets of lines that have ended before *now* are erased. Whose the keyring is that is made: see
-        `torknock.database.opened`. Raises `KeyringMissing` and `KeyringUnreadable`.
+        While another program holds it, every call waits *patience* seconds, calls *waits*, in another thread, after
+        the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `torknock.database.opened`.
+        Raises `KeyringMissing` and `KeyringUnreadable`.
         """
-        database = opened(directory, create, _new_key)
+        database = opened(directory, create, _new_key, patience, waits)
         try:
-            keyring = cls(directory, database)
-            if now is not None:
-                keyring.erase(now)
-            return keyring
+            return cls(directory, database, patience, waits)
         except BaseException:
             database.close()
             raise
@@ -220,7 +237,7 @@ class Keyring:
         row = (
             name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
         )  # fmt: skip
-        with refusals(self._directory), writing(self._database):
+        with self._refusals(), writing(self._database):
             done = self._database.execute(
                 "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, 0)"
                 " ON CONFLICT (name) DO NOTHING",
@@ -260,14 +277,14 @@ class Keyring:
     def withdraw(self, name: str) -> None:
         """Delete the line, which was never handed out: its name is free again. Raises `BadName` and `LineUnknown`."""
         self.get(name)
-        with refusals(self._directory), writing(self._database):
+        with self._refusals(), writing(self._database):
             self._database.execute("DELETE FROM line WHERE name = ?", (name,))
             self._database.execute("DELETE FROM setting WHERE key = ?", (f"known_at {name}",))
             self._database.execute(_RAISE_REVISION)
 
     def erase(self, now: float) -> int:
         """Erase the secrets of the lines that are revoked or have expired; returns how many there were."""
-        with refusals(self._directory):
+        with self._refusals():
             if self._database.execute(f"SELECT 1 FROM line {_ENDED}", (now,)).fetchone() is None:  # noqa: S608  ours
                 return 0
             with writing(self._database):
@@ -281,7 +298,7 @@ class Keyring:
         """
         if epoch < 0:
             return 0
-        with refusals(self._directory), writing(self._database):
+        with self._refusals(), writing(self._database):
             rows = self._database.execute(
                 "SELECT rowid, secret FROM line"
                 " WHERE scheme = 'token' AND length(secret) = ? AND substr(secret, -8) < ? LIMIT ?",
@@ -309,7 +326,7 @@ class Keyring:
 
     def count(self, used: Mapping[str, int], now: float) -> None:
         """Write down that each line, by its name, has opened so many more connections, and that it was today."""
-        with refusals(self._directory), writing(self._database):
+        with self._refusals(), writing(self._database):
             self._database.executemany(
                 "UPDATE line SET connections = connections + ?, last_used = max(coalesce(last_used, 0), ?)"
                 " WHERE name = ?",
@@ -322,19 +339,27 @@ class Keyring:
         What is counted is no change. A file that was put in the place of this keyring's, such as a backup of it, is
         opened if it has the same key.
         """
-        with refusals(self._directory):
-            if (self._directory / FILE).stat().st_ino != self._inode:
+        with self._refusals():
+            if (self.directory / FILE).stat().st_ino != self._inode:
                 self._open_again()
             row = self._database.execute("SELECT CAST(value AS INTEGER) FROM setting WHERE key = 'revision'").fetchone()
         return (0 if row is None else int(row[0])) + self._replaced * _MOST_REVISIONS
 
+    def news(self, known: int | None) -> News | None:
+        """Every line, if `changes` tells another number than *known*; else None."""
+        changes = self.changes()
+        return None if changes == known else News(changes, tuple(self.lines()))
+
+    def _refusals(self) -> AbstractContextManager[None]:
+        return refusals(self.directory, self._waits)
+
     def _open_again(self) -> None:
-        inode = (self._directory / FILE).stat().st_ino  # before: one that is replaced now is opened the next time
-        database = opened(self._directory, create=False, new_key=_new_key)
+        inode = (self.directory / FILE).stat().st_ino  # before: one that is replaced now is opened the next time
+        database = opened(self.directory, create=False, new_key=_new_key, patience=self._patience)
         try:
             if _key_in(database) != self.private_key:
                 remedy = "put this bridge's own back, or restart tor to serve the lines of the other"
-                raise KeyringUnreadable(self._directory, "the keyring of another bridge was put in its place", remedy)
+                raise KeyringUnreadable(self.directory, "the keyring of another bridge was put in its place", remedy)
         except BaseException:
             database.close()
             raise
@@ -344,13 +369,13 @@ class Keyring:
 
     def setting(self, key: str) -> str | None:
         """What was remembered under *key*."""
-        with refusals(self._directory):
+        with self._refusals():
             row = self._database.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def make_known_at(self, name: str, address: str) -> None:
         """Remember that the line called *name* was printed with *address*. Raises `BadName` and `LineUnknown`."""
-        with refusals(self._directory), writing(self._database):
+        with self._refusals(), writing(self._database):
             known = self.get(name).addresses
             if address not in known:
                 written = (f"known_at {name}", " ".join((*known, address)))
@@ -358,14 +383,16 @@ class Keyring:
                 self._database.execute(_RAISE_REVISION)
 
     def set_setting(self, key: str, value: str) -> None:
-        """Remember *value* under *key*."""
-        with refusals(self._directory), writing(self._database):
+        """Remember *value* under *key*; where it is already, nothing is written."""
+        if self.setting(key) == value:
+            return
+        with self._refusals(), writing(self._database):
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
     def _change(self, name: str, what: str, *values: object, which: str = "") -> None:
         if not _NAME.fullmatch(name):
             raise BadName
-        with refusals(self._directory), writing(self._database):
+        with self._refusals(), writing(self._database):
             done = self._database.execute(
                 f"UPDATE line SET {what} WHERE name = ? {which}",  # noqa: S608  all of it is ours
                 (*values, name),
@@ -375,7 +402,7 @@ class Keyring:
             self._database.execute(_RAISE_REVISION)
 
     def _read(self, which: str, *arguments: object) -> list[Issued]:
-        with refusals(self._directory):
+        with self._refusals():
             rows = self._database.execute(
                 f"SELECT {_COLUMNS} FROM line {which}",  # noqa: S608  all of it is ours
                 arguments,
@@ -394,7 +421,7 @@ class Keyring:
                     line = replace(valid, secret=secret)
                     known = tuple(str(ip_address(each)) for each in addresses.split())
                     return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut), known)
-        raise KeyringUnreadable(self._directory, "a line in it is damaged")
+        raise KeyringUnreadable(self.directory, "a line in it is damaged")
 
 
 def _key_in(database: sqlite3.Connection) -> bytes:

@@ -15,10 +15,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater, react
+from twisted.internet.threads import deferToThread
 
 from contrib.bench.table import Figure
 from tests.support.netns import Namespace
 from torknock.gate.nftables import NftablesGate
+from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
 from torknock.gate.spent import SpentKnocks, SpentTokens
@@ -57,7 +59,7 @@ async def _measure(reactor: Any, directory: Path) -> None:
 
     keyring = Keyring.open(directory, create=False)
     refresh = Refresh(
-        keyring,
+        KeyringQueue(keyring, reactor, deferToThread),
         SpentTokens(directory / "spent"),
         SpentKnocks(directory / "knocks"),
         lambda ask: NftablesGate(reactor, Door("::", 443, 1, 2), ask, directory / "doors"),

@@ -1,10 +1,11 @@
-"""Tests of what a disk does to a bridge's keyring: full, read-only, put back from a backup. Real file systems."""
+"""Tests of what befalls a bridge's keyring: a disk full or read-only, a backup. Real file systems and processes."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,9 +14,9 @@ from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
-from tests.support.bridge import GREETING, HiddenService, connected, knock
+from tests.support.bridge import GREETING, TORKNOCK, HiddenService, connected, knock
 from tests.support.disk import fill
-from tests.support.netns import Lab
+from tests.support.netns import Lab, end
 from torknock.cli import torknock
 from torknock.isn.token import epoch_at
 from torknock.keyring import Keyring
@@ -23,6 +24,16 @@ from torknock.keyring import Keyring
 needs_root = None if os.geteuid() == 0 else "file systems and network namespaces need root"
 
 WHERE = ["--address", "192.0.2.7:443", "--fingerprint", "0" * 40]
+
+
+HOLDER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute(sys.argv[2])
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""A program that holds a database from when it says so until its stdin ends."""
 
 
 class Mounted(SynchronousTestCase):
@@ -146,6 +157,61 @@ class BridgeTests(Mounted):
         shutil.rmtree(self.keyring)
         away.rename(self.keyring)
         self.assertTrue(wait_for(self.opens), service.said)
+
+    def hold(self, begin: str = "BEGIN EXCLUSIVE") -> subprocess.Popen[str]:
+        """Another process that holds the keyring, as a backup does."""
+        command = [sys.executable, "-c", HOLDER, str(self.keyring / "keyring.sqlite"), begin]
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(end, [holder])
+        assert holder.stdout is not None
+        self.assertEqual(holder.stdout.readline(), "held\n")
+        return holder
+
+    def about_the_keyring(self, service: HiddenService) -> list[str]:
+        return [told for told in service.said if "keyring" in told or "Traceback" in told]
+
+    def test_another_process_holds_it(self) -> None:
+        """Clients get in all the while; it is said once, and once that it is over. A revocation waits, then counts."""
+        service = self.start()
+        self.assertTrue(wait_for(self.opens), service.said)
+        holder = self.hold()
+        self.assertTrue(wait_for(lambda: bool(self.about_the_keyring(service))), service.said)
+        for _ in range(10):
+            self.assertEqual(knock(self.client, self.bridge.address, 443, next(self.fresh), 5.0), GREETING)
+        revoke = [TORKNOCK, "line", "revoke", "alice", "--keyring", str(self.keyring)]
+        revoking = subprocess.Popen(revoke, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(end, [revoking])
+        assert revoking.stderr is not None
+        self.assertIn("waiting for the keyring", revoking.stderr.readline())
+        self.assertIsNone(holder.poll())
+        holder.communicate()
+        self.assertEqual(revoking.communicate(timeout=20), ("alice is revoked\n", ""))
+        self.assertTrue(wait_for(lambda: not self.opens()), service.said)
+        self.assertTrue(wait_for(lambda: len(self.about_the_keyring(service)) == 2), service.said)
+        held, over = self.about_the_keyring(service)
+        self.assertIn("another program", held)
+        self.assertIn("can be used again", over)
+
+    def test_a_start_while_another_process_holds_it(self) -> None:
+        """The port stays closed, and opens by itself once it can be read; nobody who ends the bridge waits."""
+        holder = self.hold()
+        service = self.start()
+        self.assertFalse(self.opens())
+        self.assertEqual(len([told for told in service.said if "port closed" in told and "wait until" in told]), 1)
+        service.process.terminate()
+        self.assertEqual(service.process.wait(10), 0)
+        service.start()
+        holder.communicate()
+        self.assertTrue(wait_for(self.opens, 15), service.said)
+
+    def test_another_process_is_about_to_write(self) -> None:
+        """That hinders neither the bridge nor who is to be let in."""
+        holder = self.hold("BEGIN IMMEDIATE")
+        service = self.start()
+        self.assertTrue(wait_for(self.opens), service.said)
+        service.process.terminate()
+        self.assertEqual(service.process.wait(10), 0)
+        self.assertIsNone(holder.poll())
 
     def test_a_start_while_it_is_read_only(self) -> None:
         """tor would not start the transport again: it waits, closed, and opens by itself."""

@@ -88,10 +88,11 @@ class WhichTests(ISNCase):
                     self.assertTrue(found.startswith(f"{name} epoch {epoch} (now-"))
 
     def test_an_isn_of_a_line_that_ended_is_not_traced(self) -> None:
-        """Its secret is erased, with the first command after that; and that is said."""
+        """Its secret is erased; and that is said."""
         with Keyring.open(self.keyring, create=True) as keyring:
             carol = keyring.add("carol", expires=2, now=1).line
             keyring.revoke("bob", now=2)
+            keyring.erase(3)
         where = ("--keyring", str(self.keyring))
         for name, line, state in (("bob", self.bob, "revoked"), ("carol", carol, "expired")):
             call = ("isn", "which", self.isns(line, EPOCH)[0], "--epoch", str(EPOCH))

@@ -7,12 +7,14 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import termios
 import time
 from base64 import urlsafe_b64encode
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -21,6 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import torknock.cli.waiting
+import torknock.database
 from torknock import cli
 from torknock.cli import line as line_verb
 from torknock.cli.options import duration, until
@@ -349,17 +353,20 @@ class ShowTests(CommandCase):
         said = self.refused(self.line("show", "bob"))
         self.assertIn("expired", said)
         self.assertIn("line add", said)
+        self.assertIn("line expire bob", said)
         with Keyring.open(self.keyring, create=False) as keyring:
-            self.assertTrue(keyring.get("bob").erased)
+            keyring.erase(3)
+        self.assertIn("erased", self.refused(self.line("show", "bob")))
         listed = self.said(self.line("list"))
         self.assertIn("alice", listed)
         self.assertIn("1970-01-01", listed)
 
     def test_a_line_whose_expiry_is_changed_is_shown(self) -> None:
-        """For how long, is said; nothing else is. One that has expired is erased."""
+        """For how long, is said; nothing else is. One whose secret is erased stays closed."""
         with Keyring.open(self.keyring, create=True) as keyring:
             keyring.add("bob", expires=int(time.time()) + 60, now=1)
             keyring.add("carol", expires=2, now=1)
+            keyring.erase(3)
         self.assertIn("erased", self.refused(self.line("expire", "carol", "90d")))
         before = int(time.time())
         self.assertRegex(
@@ -375,6 +382,43 @@ class ShowTests(CommandCase):
             self.assertEqual(self.line("expire", "bob", time_).exit_code, 2)
         self.said(self.line("revoke", "bob"))
         self.assertIn("revoked", self.refused(self.line("expire", "bob", "90d")))
+
+    def test_no_command_erases_by_a_clock_that_is_wrong(self) -> None:
+        """One that is years ahead says that a line has expired; once the clock is set, the line opens as before."""
+        written = self.said(self.line("add", "alice", "--expires", "90d", *WHERE))
+        right = time.time
+        self.patch(time, "time", lambda: right() + 10 * 365 * 86_400)
+        self.assertIn("expired", self.said(self.line("list")))
+        self.assertIn("expired", self.refused(self.line("show", "alice")))
+        self.said(self.line("add", "bob", *WHERE))
+        self.said(self.line("note", "bob", "a note"))
+        self.said(self.line("revoke", "bob"))
+        self.patch(time, "time", right)
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+
+    def test_a_keyring_that_another_program_holds(self) -> None:
+        """That it waits is said once, on stderr; in the end one line says why it gives up, and nothing was changed."""
+        written = self.said(self.line("add", "alice", *WHERE))
+        usual = torknock.database._MOMENT
+        self.patch(torknock.database, "_MOMENT", 0.01)
+        self.patch(torknock.cli.waiting, "PATIENCE", 0.5)
+        with closing(sqlite3.connect(self.keyring / "keyring.sqlite", isolation_level=None)) as holder:
+            for begin, verbs in (
+                ("BEGIN EXCLUSIVE", (["list"], ["show", "alice"], ["add", "bob", *WHERE], ["revoke", "alice"])),
+                ("BEGIN IMMEDIATE", (["add", "bob", *WHERE], ["revoke", "alice"], ["expire", "alice", "1d"])),
+            ):
+                holder.execute(begin)
+                for verb in verbs:
+                    result = self.line(*verb)
+                    self.assertEqual((result.exit_code, result.stdout), (1, ""))
+                    waits, gives_up = result.stderr.splitlines()
+                    self.assertTrue(waits.startswith("torknock: waiting for the keyring"), waits)
+                    self.assertIn("another program holds it; wait until that program", gives_up)
+                self.assertEqual(self.line("list").exit_code, int("EXCLUSIVE" in begin))
+                holder.execute("ROLLBACK")
+        self.patch(torknock.database, "_MOMENT", usual)
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+        self.assertNotIn("bob", self.said(self.line("list")))
 
     def test_a_revocation_may_cut(self) -> None:
         """At once or later; the bridge is told by the keyring."""

@@ -11,11 +11,12 @@ from typing import BinaryIO
 import click
 
 from torknock.cli.options import keyring_option, read_secret, say
+from torknock.cli.waiting import open_keyring
 from torknock.errors import TorknockError
 from torknock.isn.knock import integrity_code
 from torknock.isn.knock import isn as knock_isn
 from torknock.isn.token import NEIGHBOURS, epoch_at
-from torknock.keyring import Keyring, LineErased, LineRevoked
+from torknock.keyring import LineErased, LineRevoked
 from torknock.line import Line
 from torknock.operate.pasted import LONGEST, read
 
@@ -115,7 +116,7 @@ def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, key
     if bridge_line is not None:
         line = _read(bridge_line)
     else:
-        with Keyring.open(keyring, create=False, now=time.time()) as opened:
+        with open_keyring(keyring) as opened:
             issued = opened.get(name or "")
         if issued.erased:
             raise LineErased(issued.name) if issued.revoked is None else LineRevoked(issued.name)
@@ -146,7 +147,7 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
     if bridge_line is not None:
         lines = {"this line": _read(bridge_line)}
     else:
-        with Keyring.open(keyring, create=False, now=time.time()) as opened:
+        with open_keyring(keyring) as opened:
             lines = {issued.name: issued.line for issued in opened.live(time.time()) if issued.line.scheme == "token"}
     present = epoch_at(time.time())
     middle = present if epoch is None else epoch

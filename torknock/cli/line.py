@@ -14,7 +14,17 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
-from torknock.cli.options import address, encoding, fingerprint, keyring_option, read_secret, say, say_code, until
+from torknock.cli.options import (
+    address,
+    encoding,
+    fingerprint,
+    keyring_option,
+    read_secret,
+    say,
+    say_code,
+    until,
+)
+from torknock.cli.waiting import open_keyring
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
@@ -58,8 +68,11 @@ class LineEnded(TorknockError):
     """A line that opens nothing any more."""
 
     def __init__(self, issued: Issued, now: float) -> None:
-        ended = f"the line {issued.name} is {state(issued, now)} and its secret is erased"
-        super().__init__(f"{ended}; issue another with torknock line add")
+        ended = f"the line {issued.name} is {state(issued, now)}"
+        remedy = f"let it open again with torknock line expire {issued.name} TIME, or issue another"
+        if issued.erased:
+            ended, remedy = f"{ended} and its secret is erased", "issue another"
+        super().__init__(f"{ended}; {remedy} with torknock line add")
         self.issued = issued
 
 
@@ -153,7 +166,7 @@ def add(
     secret = None if secret_file is None else read_secret(secret_file)
     now = time.time()
     named = ctx.get_parameter_source("keyring") is not ParameterSource.DEFAULT
-    with Keyring.open(keyring, create=named or keyring.parent.is_dir(), now=now) as opened:
+    with open_keyring(keyring, create=named or keyring.parent.is_dir()) as opened:
         if scheme == "knock":
             _check_posture(opened)
         where = find_address(opened, keyring, address)
@@ -170,8 +183,9 @@ def add(
             secret=secret,
             note=note,
         )
-        opened.make_known_at(name, str(where[0]))
-        remember(opened, address, fingerprint)
+        with printed_or_withdrawn(keyring, name):
+            opened.make_known_at(name, str(where[0]))
+            remember(opened, address, fingerprint)
     text = write_bridge_line(BridgeLine(*where, who, issued.line))
     with printed_or_withdrawn(keyring, name):
         say(text)
@@ -187,7 +201,7 @@ def list_(machine: bool, keyring: Path) -> None:
     Connections and the day of the last use are those that a running bridge has written down, once a minute.
     """
     now = time.time()
-    with Keyring.open(keyring, create=False, now=now) as opened:
+    with open_keyring(keyring) as opened:
         lines = opened.lines()
     if machine:
         say(as_json(lines, now))
@@ -250,7 +264,7 @@ def revoke(name: str, cut: bool, keyring: Path) -> None:
     hears of it within 2 seconds; connections that the line opened live on, unless --cut ends them.
     """
     now = time.time()
-    with Keyring.open(keyring, create=False, now=now) as opened:
+    with open_keyring(keyring) as opened:
         opened.revoke(name, now, cut)
     say(f"{name} is revoked, and its connections are cut" if cut else f"{name} is revoked")
 
@@ -262,10 +276,11 @@ def revoke(name: str, cut: bool, keyring: Path) -> None:
 def expire(name: str, when: int | None, keyring: Path) -> None:
     """Change how long the line called NAME opens.
 
-    For TIME from now on (30m, 12h, 90d, 2w), until DAY is over (2027-01-31, UTC), or for ever. A line that has expired
-    or is revoked stays so: its secret is erased. Connections live on when their line expires.
+    For TIME from now on (30m, 12h, 90d, 2w), until DAY is over (2027-01-31, UTC), or for ever. A line that is revoked
+    stays so, and one that has expired does once the running bridge has erased its secret, within 15 minutes.
+    Connections live on when their line expires.
     """
-    with Keyring.open(keyring, create=False, now=time.time()) as opened:
+    with open_keyring(keyring) as opened:
         opened.set_expiry(name, when)
     say(f"{name} opens for ever" if when is None else f"{name} opens until {minute(when)} UTC")
 
@@ -280,7 +295,7 @@ def note(name: str, text: str, keyring: Path) -> None:
     TEXT, one line of at most 200 characters, takes the place of what was noted before; '' removes it. Only you see it,
     in torknock line list.
     """
-    with Keyring.open(keyring, create=False, now=time.time()) as opened:
+    with open_keyring(keyring) as opened:
         opened.set_note(name, text)
     say(f"the note about {name} is {'written' if text else 'removed'}")
 
@@ -288,7 +303,7 @@ def note(name: str, text: str, keyring: Path) -> None:
 def _look_up(name: str, address: Address | None, fingerprint: str | None, keyring: Path) -> tuple[Issued, str]:
     """The line *name*, and what it is in torrc. Raises `LineEnded` or `KnockNeedsSilence` if it opens nothing."""
     now = time.time()
-    with Keyring.open(keyring, create=False, now=now) as opened:
+    with open_keyring(keyring) as opened:
         issued = opened.get(name)
         if not issued.lives(now):
             raise LineEnded(issued, now)

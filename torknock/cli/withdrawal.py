@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torknock.cli.waiting import open_keyring
 from torknock.errors import TorknockError
-from torknock.keyring import Keyring
 
 
 class LineNotPrinted(TorknockError):
@@ -28,7 +28,7 @@ def printed_or_withdrawn(keyring: Path, name: str) -> Iterator[None]:
     except (OSError, TorknockError, KeyboardInterrupt) as error:
         reason = (error.strerror if isinstance(error, OSError) else str(error)) or "interrupted"
         try:
-            with Keyring.open(keyring, create=False) as opened:
+            with open_keyring(keyring) as opened:
                 opened.withdraw(name)
         except TorknockError as failed:
             raise LineNotPrinted(name, f"{reason}; {failed}", withdrawn=False) from error

@@ -11,15 +11,15 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.database import KeyringUnreadable
+from torknock.database import KeyringLocked, KeyringUnreadable
+from torknock.gate.queue import KeyringQueue
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at
-from torknock.keyring import Keyring
 
 _log = Logger()
 
 _PAUSE = 20.0
 _LINES_A_TURN = 500
-"""Lines of one transaction: the reactor waits for it."""
+"""Lines of one transaction: what else is asked of the keyring waits for it."""
 
 
 class Forgetting:
@@ -29,7 +29,7 @@ class Forgetting:
     is erased, whatever *now*, the date, told in between: a clock that was wrong for a moment costs nothing.
     """
 
-    def __init__(self, keyring: Keyring, clock: IReactorTime, now: Callable[[], float]) -> None:
+    def __init__(self, keyring: KeyringQueue, clock: IReactorTime, now: Callable[[], float]) -> None:
         self._keyring, self._clock, self._now = keyring, clock, now
         self._told: deque[tuple[float, int]] = deque()
         """Steady time and epoch, from the newest that is an epoch old."""
@@ -51,6 +51,8 @@ class Forgetting:
         while True:
             try:
                 await self._look()
+            except KeyringLocked:  # which the queue says
+                pass
             except KeyringUnreadable as error:
                 if str(error) != self._trouble:
                     _log.error("cannot erase the keys of what is over: {reason}", reason=str(error))
@@ -65,11 +67,11 @@ class Forgetting:
         while len(self._told) > 1 and self._told[1][0] <= since:
             self._told.popleft()
         if self._told[0][0] > since:
-            self._keyring.erase(0)
+            await self._keyring.run(self._keyring.keyring.erase, 0)
             return
         oldest = min(epoch for _, epoch in self._told)
-        self._keyring.erase(oldest * EPOCH)
-        while self._keyring.advance(oldest - NEIGHBOURS, _LINES_A_TURN):
+        await self._keyring.run(self._keyring.keyring.erase, oldest * EPOCH)
+        while await self._keyring.run(self._keyring.keyring.advance, oldest - NEIGHBOURS, _LINES_A_TURN):
             await deferLater(self._clock, 0)
 
 

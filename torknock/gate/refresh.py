@@ -14,15 +14,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from torknock.database import KeyringLocked, KeyringUnreadable
 from torknock.errors import TorknockError
 from torknock.gate.ask import SYN, Ask
 from torknock.gate.calendar import ClockBehind
 from torknock.gate.interfaces import IGate
 from torknock.gate.judge import Judge, tag
+from torknock.gate.queue import KeyringQueue
 from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
 from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, seconds_valid
-from torknock.keyring import Issued, Keyring
+from torknock.keyring import Issued, News
 from torknock.line import Line
 
 _log = Logger()
@@ -57,20 +59,22 @@ class Refresh:
 
     *gate* makes the gate, given whom it asks about SYNs without a token. *spent* and *knocks* remember across a new
     start what was used; *in_thread* runs what waits for the disk. *clock* times the waits and *now* tells the date, a
-    `Calendar`'s: when it jumps, the gate is filled anew. *changed* is called when somebody has changed the keyring's
-    lines. *no_knocks* says why lines of scheme `knock` are ignored, and is empty if they are served. *refusing* tells
+    `Calendar`'s: when it jumps, the gate is filled anew. *changed* is called with all lines when one of them was
+    changed. *no_knocks* says why lines of scheme `knock` are ignored, and is empty if they are served. *refusing* tells
     why who is let in could not be served, None if they can: the gate is closed meanwhile.
+
+    While another program holds the keyring, or its disk does not answer, the lines that were read last are served.
     """
 
     def __init__(
         self,
-        keyring: Keyring,
+        keyring: KeyringQueue,
         spent: SpentTokens,
         knocks: SpentKnocks,
         gate: Callable[[Ask], IGate],
         clock: IReactorTime,
         now: Callable[[], float],
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[Collection[Issued]], None] = lambda lines: None,
         no_knocks: str = "",
         in_thread: Callable[..., Deferred[None]] = execute,
         refusing: Callable[[], TorknockError | None] = lambda: None,
@@ -90,7 +94,14 @@ class Refresh:
         self._judge = Judge(remember=knocks.add, warn=lambda told: _log.warn("{told}", told=told))
         self._unusable: SpentUnusable | None = None
         self._live: dict[str, Issued] = {}
+        self._revoked: frozenset[tuple[str, int]] = frozenset()
+        """Names, and when they were issued, of the lines that were revoked when they were read last."""
+        self._knocked: Collection[int] = ()
+        """The tags of the lines of scheme `knock` then, but of those that were erased."""
         self._changes: int | None = None
+        self._reading: Deferred[News | None] | None = None
+        self._unread: KeyringUnreadable | None = None
+        """Why the keyring could not be read when it was last tried, if that was not a lock."""
         self._epoch = 0
         self._ahead = 0.0
         self._trouble = ""
@@ -100,7 +111,7 @@ class Refresh:
 
     async def start(self) -> None:
         """Open the gate and fill it; from now on it is kept so. Raises what `Keyring` and `IGate` raise."""
-        await self._fill()
+        await self._fill(await self._keyring.run(self._keyring.keyring.news, None))
         self._running = Deferred.fromCoroutine(self._keep())
         self._running.addErrback(lambda failure: failure.trap(CancelledError))
 
@@ -112,6 +123,9 @@ class Refresh:
         if self._running is not None:
             self._running.cancel()
             self._running = None
+        if self._reading is not None:
+            self._reading.addErrback(lambda failure: None)
+            self._reading = None
         await self._gate.close()
 
     @property
@@ -218,11 +232,11 @@ class Refresh:
         epoch = epoch_at(now)
         set_by = now - self._clock.seconds() - self._ahead
         if self._trouble or abs(set_by) > _JUMP or not self._epoch <= epoch <= self._epoch + 1:
-            await self._fill()
+            await self._fill_again()
             return
         if not await self._gate.intact():
             _log.warn("the gate was lost: its service ended, or a program changed nftables; it is made anew")
-            await self._fill()
+            await self._fill_again()
             return
         if epoch == self._epoch + 1:
             self._enter(epoch)
@@ -233,18 +247,15 @@ class Refresh:
 
     async def _follow(self, now: float) -> None:
         """Take up the lines that are new, and drop those that were revoked or have expired."""
-        changes = self._keyring.changes()
-        if changes != self._changes:
-            live = self._served(now)
-            self._changes = changes
-            self._changed()
-        elif any(issued.expires is not None and issued.expires <= now for issued in self._live.values()):
-            live = [issued for issued in self._live.values() if issued.expires is None or issued.expires > now]
-        else:
+        before, news = self._live, await self._news()
+        if news is not None:
+            self._take(news, now)
+        elif all(issued.lives(now) for issued in self._live.values()):
             return
-        before, self._live = self._live, {issued.name: issued for issued in live}
+        else:
+            self._live = {name: issued for name, issued in self._live.items() if issued.lives(now)}
         if bool(_knocking(before)) != bool(_knocking(self._live)):
-            await self._fill()
+            await self._fill(None)
             return
         self._judge.lines(_knocking(self._live))
         stay = {name for name, issued in self._live.items() if name in before and _is_same(before[name], issued)}
@@ -262,28 +273,67 @@ class Refresh:
                 await self._derive(come, [epoch])
                 await self._admit_tokens(epoch, set(self._book.unspent(epoch)) - known)
 
-    async def _fill(self) -> None:
-        """Open the gate anew, with exactly what is valid now."""
+    async def _news(self) -> News | None:
+        """What is new in the keyring, as far as it has answered; None also while it is locked.
+
+        Raises `KeyringUnreadable` from when it could not be read to when it could.
+        """
+        if self._reading is None:
+            self._reading = self._keyring.run(self._keyring.keyring.news, self._changes)
+        if self._reading.called:
+            reading, self._reading = self._reading, None
+            try:
+                news = await reading
+            except KeyringLocked:
+                pass
+            except KeyringUnreadable as error:
+                self._unread = error
+            else:
+                self._unread = None
+                return news
+        if self._unread is not None:
+            raise self._unread
+        return None
+
+    def _take(self, news: News, now: float) -> None:
+        """Let the lines be those that were read."""
+        revoked = frozenset((each.name, each.created) for each in news.lines if each.revoked is not None)
+        back = {(each.name, each.created) for each in news.lines} & self._revoked - revoked
+        if back:
+            _log.warn(
+                "an older keyring was put in place: lines that were revoked open again; revoke them again with "
+                "torknock line revoke: {names}",
+                names=", ".join(sorted(name for name, _ in back)),
+            )
+        self._revoked, self._changes = revoked, news.changes
+        self._knocked = {tag(each.line) for each in news.lines if each.line.scheme == "knock" and not each.erased}
+        self._live = {issued.name: issued for issued in self._served(news.lines, now)}
+        self._changed(news.lines)
+
+    async def _fill_again(self) -> None:
+        self._changes = None  # what cannot be read at this moment is read later, whole
+        await self._fill(await self._news())
+
+    async def _fill(self, news: News | None) -> None:
+        """Open the gate anew, with exactly what is valid now: of *news*, or of what is known where there is none."""
         now = self._now()
         self._ahead = now - self._clock.seconds()
         self._enter(epoch_at(now))
         epochs = self._epochs
-        self._changes = self._keyring.changes()
-        self._live = {issued.name: issued for issued in self._served(now)}
-        self._changed()
+        if news is not None:
+            self._take(news, now)
+        self._live = {name: issued for name, issued in self._live.items() if issued.lives(now)}
         knocking = _knocking(self._live)
-        kept = (issued for issued in self._keyring.lines() if not issued.erased)
-        ever = {tag(issued.line) for issued in kept if issued.line.scheme == "knock"}
-        self._judge.lines(knocking, self._knocks.read(ever))
+        self._judge.lines(knocking, self._knocks.read(self._knocked))
         self._knocks.reserve(_KNOCKS_RESERVED if knocking else 0)
         await self._gate.open(bool(knocking))
         self._book.clear()  # until now what the old gate let in was served
         await self._derive(self._live, epochs)
         await self._admit(epochs)
 
-    def _served(self, now: float) -> list[Issued]:
-        """The live lines that open a connection here; that there are others is logged."""
-        live, before = self._keyring.live(now), len(self._ignored)
+    def _served(self, lines: Iterable[Issued], now: float) -> list[Issued]:
+        """Those of *lines* that open a connection here now; that other live ones do not is logged."""
+        live, before = [issued for issued in lines if issued.lives(now)], len(self._ignored)
         if not self._no_knocks:
             return live
         self._ignored = [issued for issued in live if issued.line.scheme == "knock"]

@@ -117,7 +117,7 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not tell its fingerprint yet; try again in a minute")
     directory = facts.data_directory / "pt_state" / "torknock"
-    with Keyring.open(directory, create=True, now=now) as keyring:
+    with Keyring.open(directory, create=True) as keyring:
         before = {issued.name for issued in keyring.lines()}
         issued = _first_living(keyring, wishes.name, now)
         keyring.make_known_at(issued.name, str(wishes.named[0]))

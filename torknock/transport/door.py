@@ -5,15 +5,15 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -24,16 +24,19 @@ from pluggable.arrivals import ORPortFactory
 from torknock.channel.integrity import Integrity
 from torknock.channel.raw import Raw
 from torknock.channel.tls import Refusal, ServerTLS
+from torknock.database import KeyringLocked
 from torknock.errors import TorknockError
+from torknock.files import acts_as_owner
 from torknock.gate.ask import SYN
 from torknock.gate.calendar import HELD, Calendar
 from torknock.gate.forgetting import Forgetting
 from torknock.gate.interfaces import DoorTaken
 from torknock.gate.listener import Listener
+from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
-from torknock.keyring import POSTURE, Keyring, LineUnknown
+from torknock.keyring import POSTURE, Issued, Keyring
 from torknock.places import Places
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics
@@ -69,6 +72,14 @@ class Wanted:
     version: str
 
 
+def in_thread(reactor: Any, directory: Path) -> Callable[..., Deferred[Any]]:
+    """Runs a function, given with its arguments, that touches the keyring in *directory*: in a thread of *reactor*'s.
+
+    But at once where root acts as the owner of *directory*, which the whole process would do meanwhile.
+    """
+    return execute if acts_as_owner(directory) else partial(deferToThreadPool, reactor, reactor.getThreadPool())
+
+
 def address(host: str, port: int) -> IPv4Address | IPv6Address:
     """*host*, an IP literal, and *port*, as Twisted writes them."""
     kind = IPv4Address if ipaddress.ip_address(host).version == 4 else IPv6Address
@@ -85,7 +96,8 @@ class GuardedDoor:
     def __init__(
         self, reactor: Any, wanted: Wanted, keyring: Keyring, factory: ORPortFactory, now: Callable[[], float]
     ) -> None:
-        self._reactor, self._wanted, self._keyring, self._factory, self._now = reactor, wanted, keyring, factory, now
+        self._reactor, self._wanted, self._factory, self._now = reactor, wanted, factory, now
+        self._keyring = KeyringQueue(keyring, reactor, in_thread(reactor, wanted.directory))
         self._tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), self._nothing)
         self._raw = Raw()
         self._listener = Listener(reactor, wanted.port, self._welcome, wanted.places)
@@ -94,7 +106,11 @@ class GuardedDoor:
         self._spent: tuple[SpentTokens, SpentKnocks] | tuple[()] = ()
         self._forgetting: Forgetting | None = None
         self._publication: Publication | None = None
-        self._counting = LoopingCall(self._count)
+        self._posture: Posture | None = None
+        """What is to be written down for `torknock line add`."""
+        self._used: Counter[str] = Counter()
+        """How many connections of which line are to be written down."""
+        self._counting = LoopingCall(lambda: Deferred.fromCoroutine(self._write_down()))
         self._counting.clock = reactor
 
     async def open(self) -> None:
@@ -132,19 +148,12 @@ class GuardedDoor:
         )
         await self._started(refresh)
         self._factory.turned_away = self._upstream.turned_away
-        self._remember(entrance.posture)
+        self._posture = entrance.posture
+        await self._write_down()
         self._publication = Publication(self._reactor, self._monitor, wanted.directory, wanted.metrics)
         await self._publication.start()
         self._counting.start(_COUNTED_EVERY, now=False)
         self._forgetting.start()
-
-    def _remember(self, posture: Posture) -> None:
-        """Write the *posture* down for `torknock line add`."""
-        try:
-            if self._keyring.setting(POSTURE) != posture.value:
-                self._keyring.set_setting(POSTURE, posture.value)
-        except TorknockError as error:
-            _log.error("cannot record the posture: {reason}", reason=str(error))
 
     async def _started(self, refresh: Refresh) -> None:
         gives_up = self._reactor.seconds() + _PATIENCE
@@ -180,8 +189,8 @@ class GuardedDoor:
                 each.close()
             if self._publication is not None:
                 await self._publication.stop()
-                self._count()
-            self._keyring.close()
+                await self._write_down()
+            await self._keyring.run(self._keyring.keyring.close)
 
     def getHost(self) -> IPv4Address | IPv6Address:
         """The public address that is protected."""
@@ -217,20 +226,27 @@ class GuardedDoor:
         self._monitor.given_nothing()
         _log.warn("a connection was let in by its token and then given nothing: {why}", why=str(why))
 
-    def _cut(self) -> None:
-        """End the connections of lines whose revocation was to do so."""
-        for name in self._monitor.in_use():
-            with suppress(LineUnknown):  # a keyring that was put back may be older than the line
-                if self._keyring.get(name).cut and (number := self._monitor.cut(name)):
-                    _log.info("{number} connections of a revoked line are cut", number=number)
+    def _cut(self, lines: Collection[Issued]) -> None:
+        """End the connections of those of *lines* whose revocation was to do so."""
+        for name in self._monitor.in_use() & {issued.name for issued in lines if issued.cut}:
+            if number := self._monitor.cut(name):
+                _log.info("{number} connections of a revoked line are cut", number=number)
 
-    def _count(self) -> None:
-        used = self._monitor.used()
+    async def _write_down(self) -> None:
+        """Tell the keyring the posture and which lines were used; what it cannot take now, it is told the next time."""
+        queue, keyring = self._keyring, self._keyring.keyring
+        used, self._used = self._used + Counter(self._monitor.used()), Counter()
         try:
+            if self._posture is not None:
+                await queue.run(keyring.set_setting, POSTURE, self._posture.value)
+                self._posture = None
             if used:
-                self._keyring.count(used, self._now())
+                await queue.run(keyring.count, used, self._now())
         except TorknockError as error:
-            _log.error("who used which line is not written down: {reason}", reason=str(error))
+            self._used += used
+            if isinstance(error, KeyringLocked):  # which the queue says
+                return
+            _log.error("cannot record the posture and which lines were used: {reason}", reason=str(error))
 
 
 def _stepped(by: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define
@@ -101,7 +101,7 @@ class Monitor:
         """*upper* in a coat that counts its connection as the line *name*'s, from its first moment to its last."""
         return _Counted(self, name, upper)
 
-    def in_use(self) -> Collection[str]:
+    def in_use(self) -> set[str]:
         """The names of the lines that somebody is connected by."""
         return {connection.name for connection in self._connections}
 

@@ -26,7 +26,7 @@ from torknock.helper import GATE_SOCKET
 from torknock.keyring import Keyring
 from torknock.linux import is_served
 from torknock.places import OF_A_CLIENT, Places, of_transport
-from torknock.transport.door import GuardedDoor, Wanted, address
+from torknock.transport.door import GuardedDoor, Wanted, address, in_thread
 from torknock.transport.metrics import parse_metrics
 from torknock.transport.reopening import ReopeningDoor
 
@@ -133,7 +133,8 @@ class _Endpoint:
             raise MethodError(str(error)) from error
 
     async def _opened(self, factory: ORPortFactory) -> GuardedDoor:
-        keyring = Keyring.open(self._wanted.directory, create=True)
+        directory = self._wanted.directory
+        keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, patience=0.0)
         door = GuardedDoor(self._reactor, self._wanted, keyring, factory, self._now)
         try:
             await door.open()

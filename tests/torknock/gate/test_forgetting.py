@@ -11,6 +11,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.gate.forgetting import Forgetting
+from torknock.gate.queue import KeyringQueue
 from torknock.isn.token import EPOCH
 from torknock.keyring import Keyring
 
@@ -25,10 +26,11 @@ class ForgettingTests(SynchronousTestCase):
         self.clock = Clock()
         self.set_by = 0.0
         self.directory = Path(self.mktemp()).absolute()
-        self.keyring = Keyring.open(self.directory, create=True)
+        self.keyring = Keyring.open(self.directory, create=True, patience=0.0)
         self.addCleanup(self.keyring.close)
         self.alice = self.keyring.add("alice", expires=None, now=NOW).line
-        self.forgetting = Forgetting(self.keyring, self.clock, lambda: NOW + self.set_by + self.clock.seconds())
+        queue = KeyringQueue(self.keyring, self.clock)
+        self.forgetting = Forgetting(queue, self.clock, lambda: NOW + self.set_by + self.clock.seconds())
         self.addCleanup(self.forgetting.stop)
 
     def pass_time(self, seconds: float) -> None:
@@ -98,3 +100,19 @@ class ForgettingTests(SynchronousTestCase):
             database.execute("DROP TRIGGER t")
         self.pass_time(60)
         self.assertGreaterEqual(self.begins(), 1)
+
+    def test_a_keyring_that_another_program_holds_is_said_once(self) -> None:
+        """By all who ask together, and once that it is over; what is over is erased then."""
+        self.forgetting.start()
+        self.pass_time(EPOCH)
+        for begin in ("BEGIN EXCLUSIVE", "BEGIN IMMEDIATE"):
+            with closing(sqlite3.connect(self.directory / "keyring.sqlite", isolation_level=None)) as holder:
+                holder.execute(begin)
+                before = holder.execute("SELECT secret FROM line").fetchall()
+                with capturedLogs() as logs:
+                    self.pass_time(3 * EPOCH)
+                    self.assertEqual(holder.execute("SELECT secret FROM line").fetchall(), before)
+                    holder.execute("ROLLBACK")
+                    self.pass_time(60)
+                self.assertEqual([log["log_level"] for log in logs], [LogLevel.warn] * 2)
+                self.assertNotEqual(holder.execute("SELECT secret FROM line").fetchall(), before)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
@@ -16,6 +19,7 @@ from torknock.errors import TorknockError
 from torknock.gate.ask import SYN
 from torknock.gate.calendar import Calendar
 from torknock.gate.interfaces import GateFailed, IGate
+from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.isn.knock import isn
@@ -83,17 +87,22 @@ class RefreshTests(SynchronousTestCase):
         self.set_by = 0.0
         self.refusing: TorknockError | None = None
         self.directory = Path(self.mktemp()).absolute()
-        self.keyring = Keyring.open(self.directory, create=True)
+        self.keyring = Keyring.open(self.directory, create=True, patience=0.0)
         self.addCleanup(self.keyring.close)
         self.alice = self.keyring.add("alice", expires=None, now=NOW)
         self.gate = Remembered(self.clock)
         self.refresh = self.another()
 
-    def another(self, no_knocks: str = "", in_thread: Callable[..., Deferred[None]] = execute) -> Refresh:
+    def another(
+        self,
+        no_knocks: str = "",
+        in_thread: Callable[..., Deferred[None]] = execute,
+        keyring_in: Callable[..., Deferred[Any]] = execute,
+    ) -> Refresh:
         spent, knocks = SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks")
         gate = self.gate
         return Refresh(
-            self.keyring,
+            KeyringQueue(self.keyring, self.clock, keyring_in),
             spent,
             knocks,
             lambda _ask: gate,
@@ -598,6 +607,104 @@ class RefreshTests(SynchronousTestCase):
         self.assertTrue(self.gate.standing)
         self.assertEqual([log["log_level"] for log in logs], [LogLevel.error, LogLevel.warn])  # and open again
         self.assertEqual(self.refresh.judge([syn]), [True])
+
+    def hold(self, begin: str = "BEGIN EXCLUSIVE") -> sqlite3.Connection:
+        """Another program, that has begun to hold the keyring."""
+        holder = sqlite3.connect(self.directory / "keyring.sqlite", isolation_level=None)
+        self.addCleanup(holder.close)
+        holder.execute(begin)
+        return holder
+
+    def test_while_another_program_holds_the_keyring_it_serves_what_it_knows(self) -> None:
+        """Epochs come and go, a gate that was lost is made anew, lines expire; what was revoked since is heard then."""
+        bob = self.keyring.add("bob", expires=int(NOW) + EPOCH, now=NOW)
+        self.started()
+        holder = self.hold()
+        with capturedLogs() as logs:
+            self.pass_time(EPOCH + 60)
+            epoch = int(self.now() // EPOCH)
+            near = epoch - 1, epoch, epoch + 1
+            self.assertEqual(self.gate.opens, self.tokens_of(self.alice, *near))
+            self.assertFalse(self.gate.opens & self.tokens_of(bob, epoch))
+            self.gate.tampered = True
+            self.pass_time(1)
+            self.assertEqual(self.gate.opens, self.tokens_of(self.alice, *near))
+            isn = next(iter(self.tokens_of(self.alice, epoch)))
+            self.assertEqual([each.name for each in self.refresh.spend(isn)], ["alice"])
+            self.assertEqual(self.refresh.trouble, "")
+            holder.execute("UPDATE line SET revoked = 1, secret = x'' WHERE name = 'alice'")
+            holder.execute("UPDATE setting SET value = value + 1 WHERE key = 'revision'")
+            holder.execute("COMMIT")
+            self.pass_time(2)
+            self.assertEqual(self.gate.opens, set())
+        told = [log["log_format"].partition("{")[0] for log in logs if "keyring" in log["log_format"]]
+        self.assertEqual(told, ["keyring ", "keyring "])
+
+    def test_a_moment_in_which_the_keyring_is_held_is_not_said(self) -> None:
+        """A command holds it so; so does who reads a lot, which hinders nobody."""
+        self.started()
+        with capturedLogs() as logs:
+            for begin, seconds in (("BEGIN EXCLUSIVE", 1.5), ("BEGIN IMMEDIATE", 60)):
+                holder = self.hold(begin)
+                self.pass_time(seconds)
+                holder.execute("ROLLBACK")
+                self.pass_time(2)
+        self.assertEqual(logs, [])
+
+    def test_while_the_disk_of_the_keyring_does_not_answer_it_serves_what_it_knows(self) -> None:
+        """One call waits, and none behind it; what it finds in the end is taken up."""
+        calls: list[Callable[[], Deferred[None]]] = []
+
+        def slow(call: Callable[..., object], *arguments: object) -> Deferred[Any]:
+            answer: Deferred[Any] = Deferred()
+            calls.append(lambda: execute(call, *arguments).chainDeferred(answer))
+            return answer
+
+        self.refresh = self.another(keyring_in=slow)
+        starting = Deferred.fromCoroutine(self.refresh.start())
+        calls.pop()()
+        self.pass_time(0.1)
+        self.successResultOf(starting)
+        with capturedLogs() as logs:
+            self.pass_time(EPOCH + 10)
+            epoch = int(self.now() // EPOCH)
+            self.assertEqual(self.gate.opens, self.tokens_of(self.alice, epoch - 1, epoch, epoch + 1))
+            self.keyring.revoke("alice", self.now())
+            (late,) = calls
+            late()
+            self.pass_time(0.6)
+            self.assertEqual(self.gate.opens, set())
+        self.assertEqual([log["log_level"] for log in logs], [LogLevel.warn] * 2)
+        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
+
+    def test_a_keyring_that_cannot_be_read_closes_the_port_however_slow_its_disk_is(self) -> None:
+        """It opens no sooner than the keyring was read, and a lock is no such thing."""
+        self.started()
+        (self.directory / "keyring.sqlite").rename(self.directory / "away")
+        self.pass_time(1)
+        self.assertFalse(self.gate.standing)
+        (self.directory / "away").rename(self.directory / "keyring.sqlite")
+        holder = self.hold()
+        self.pass_time(5)
+        self.assertFalse(self.gate.standing)
+        holder.execute("ROLLBACK")
+        self.pass_time(2)
+        self.assertTrue(self.gate.standing)
+
+    def test_an_older_keyring_that_was_put_in_place_is_said(self) -> None:
+        """Its operator is told which revoked lines open again."""
+        self.started()
+        self.keyring.add("bob", expires=None, now=NOW)
+        file, backup = self.directory / "keyring.sqlite", self.directory / "backup"
+        shutil.copy(file, backup)
+        self.keyring.revoke("alice", NOW)
+        self.pass_time(2)
+        with capturedLogs() as logs:
+            backup.replace(file)
+            self.pass_time(2)
+            self.keyring.revoke("bob", NOW)
+            self.pass_time(2)
+        self.assertEqual([log["names"] for log in logs], ["alice"])
 
     def test_stop_leaves_nothing(self) -> None:
         """The gate is closed, and no call is left waiting."""

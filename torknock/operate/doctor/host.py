@@ -251,7 +251,7 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
     """Whether there is a keyring that tor's user can use, and a line in it that lives."""
     try:
         found = os.stat(directory / "keyring.sqlite")
-        with Keyring.open(directory, create=False, now=now) as opened:
+        with Keyring.open(directory, create=False) as opened:
             lines = opened.lines()
     except (KeyringMissing, FileNotFoundError):
         return [not_ok("keyring", "there is no keyring", "start the bridge once, or name another with --keyring")]

@@ -1,0 +1,20 @@
+"""The keyring, opened by a command: that it has to wait is said."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import click
+
+from torknock.database import PATIENCE
+from torknock.keyring import Keyring
+
+
+def open_keyring(directory: Path, create: bool = False) -> Keyring:
+    """The keyring in *directory*, as `Keyring.open`; once it has waited for a moment, that is said on stderr."""
+    waiting = (
+        f"torknock: waiting for the keyring {click.format_filename(directory)}, which another program, such as a "
+        f"backup, holds, for at most {PATIENCE:.0f} s"
+    )
+    return Keyring.open(directory, create, PATIENCE, functools.cache(lambda: click.echo(waiting, err=True)))
