@@ -77,7 +77,8 @@ def _knocks(octets: bytes) -> None:
 
 
 def _keyring(octets: bytes) -> None:
-    with _file("keyring.sqlite", octets) as path, Keyring.open(path.parent, create=False, now=_NOW) as keyring:
+    with _file("keyring.sqlite", octets) as path, Keyring.open(path.parent, create=False) as keyring:
+        keyring.erase(_NOW)
         for issued in keyring.live(_NOW):
             if issued.line.scheme == "token":
                 issued.line.forward(max(_EPOCH, issued.line.first_epoch)) if issued.line.ratchets else None
