@@ -23,7 +23,7 @@ from torknock.dial.attempts import (
     unused,
 )
 from torknock.dial.interfaces import CannotKnock, IDialer
-from torknock.dial.memory import Memory, line_id
+from torknock.dial.memory import Memory, MemoryHeld, line_id
 from torknock.dial.rounds import (
     FAILURES,
     SEARCH_AGAIN_AFTER,
@@ -48,6 +48,15 @@ _CLOCK_SET = EPOCH / 2
 
 _PORT_TRIES = 3
 """How often a source port is asked for when another program is quicker to take it."""
+
+_HELD_AT_MOST = 10.0
+"""Seconds for which a knock waits while another program holds the file of used tokens."""
+
+_HELD_ASKED = 0.25
+"""Seconds between two looks whether it is free."""
+
+_HELD_MOMENT = 1.0
+"""Seconds after which it is said that a knock waits."""
 
 _WHY = (
     "the line may be revoked, its tokens used by another device, this clock wrong, or a network on the way may "
@@ -144,7 +153,7 @@ class Knocker:
             for place, offset in enumerate(places):
                 await rounds.pause(place)
                 await self._leave_the_end_alone()
-                token = self._claimed(line, near, offset, any_valid=not place)
+                token = await self._claim(line, near, offset, any_valid=not place)
                 if token is None:
                     if not rounds.attempts:
                         raise TokensSpent
@@ -176,6 +185,21 @@ class Knocker:
             bridge.near = line
         bridge.near = bridge.near.forward(epoch)
         return bridge.near
+
+    async def _claim(self, line: Line, near: Line, offset: int, any_valid: bool) -> tuple[int, int] | None:
+        """See `_claimed`; waits while another program holds the file of used tokens, and then raises `CannotKnock`."""
+        began, said = self._clock.seconds(), False
+        while True:
+            try:
+                return self._claimed(line, near, offset, any_valid)
+            except MemoryHeld as error:
+                waited = self._clock.seconds() - began
+                if waited >= _HELD_AT_MOST:
+                    raise CannotKnock(f"no knock is sent: {error}") from error
+                if waited >= _HELD_MOMENT and not said:
+                    said = True
+                    _log.warn("a knock waits for at most {most} s: {why}", most=round(_HELD_AT_MOST), why=str(error))
+            await deferLater(self._clock, _HELD_ASKED)
 
     def _claimed(self, line: Line, near: Line, offset: int, any_valid: bool) -> tuple[int, int] | None:
         """An unused token of the epoch at *offset*, or of one beside it if *any_valid*: its epoch and ISN.

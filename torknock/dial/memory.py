@@ -17,7 +17,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from torknock.dial.stored import is_damage, opened
+from torknock.dial.stored import is_damage, is_held, opened
+from torknock.errors import TorknockError
 from torknock.isn.token import epoch_at
 from torknock.line import Line
 from torknock.lock import alone_in
@@ -35,6 +36,17 @@ That is within two hours of its use, as tokens of the next epoch may be used; of
 """
 
 
+class MemoryHeld(TorknockError):
+    """Another program holds the file at *path*: whether a token was used cannot be known at this moment."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is held by another program, such as a backup, and without it a token could be used twice; wait "
+            "until that program has ended, or end it"
+        )
+        self.path = path
+
+
 def line_id(line: Line) -> bytes:
     """A name for *line* that tells nothing of its secret: 16 bytes of SHA-256 over a label and what names the line."""
     return hashlib.sha256(b"torknock/1 memory\0" + line.secret + line.bridge_name).digest()[:16]
@@ -44,7 +56,7 @@ class Memory:
     """The used tokens, in the file `knocks.sqlite` of *directory*, which two processes may share.
 
     A damaged file, or one that is too large, is put aside. Where none can be kept, what this process used is still
-    remembered while it lives.
+    remembered while it lives. While another program holds the file, `claim`, `used` and `start` raise `MemoryHeld`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -56,25 +68,31 @@ class Memory:
         """Whether the write-ahead log may hold what was forgotten."""
         self._inode = 0
         """Of the file that was opened; 0 before there was one."""
-        try:
-            with alone_in(directory):
-                self._open()
-        except Exception as error:  # noqa: BLE001  a damaged file may raise anything
-            self._failed(error)
+        self._untried = True
+        """Whether the file is to be opened yet, because another program has held it since the beginning."""
+        with contextlib.suppress(MemoryHeld):
+            self._begin()
 
     def claim(self, line: bytes, epoch: int, isn: int) -> bool:
         """Write a token down as used; False if it was before, perhaps by another process at this moment."""
         token = (epoch, line, isn)
         if token in self._own:
             return False
+        if self._untried:
+            self._begin()
         self._own.add(token)
-        inserted = self._execute(_CLAIM, token)
+        try:
+            inserted = self._execute(_CLAIM, token)
+        except MemoryHeld:
+            self._own.discard(token)
+            raise
         return inserted is None or bool(inserted)
 
     def unclaim(self, line: bytes, epoch: int, isn: int) -> None:
-        """The token was not sent after all."""
-        self._own.discard((epoch, line, isn))
-        self._execute("DELETE FROM used WHERE (epoch, line, isn) = (?, ?, ?)", (epoch, line, isn))
+        """The token was not sent after all. It stays used if another program holds the file."""
+        with contextlib.suppress(MemoryHeld):
+            self._execute("DELETE FROM used WHERE (epoch, line, isn) = (?, ?, ?)", (epoch, line, isn))
+            self._own.discard((epoch, line, isn))
 
     def used(self, line: bytes) -> set[int]:
         """The ISNs that were used with *line*, as far as they are not forgotten."""
@@ -100,27 +118,31 @@ class Memory:
     def forget(self, epoch: int) -> None:
         """Forget what was used `KEPT` epochs before *epoch*, the present one, or earlier.
 
-        No file of the directory holds it afterwards, unless another process reads at this moment: then the next call
-        sees to that.
+        No file of the directory holds it afterwards, unless another process reads or writes at this moment: then the
+        next call sees to that.
         """
         oldest = epoch - KEPT
         self._own = {token for token in self._own if token[0] > oldest}
-        gone = self._execute("DELETE FROM used WHERE epoch <= ? RETURNING isn", (oldest,))
-        if gone or self._left_over:
-            busy = self._execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
-            self._left_over = not busy or bool(busy[0][0])
+        with contextlib.suppress(MemoryHeld):
+            self._left_over |= bool(self._execute("DELETE FROM used WHERE epoch <= ? RETURNING isn", (oldest,)))
+            if self._left_over:
+                busy = self._execute("PRAGMA wal_checkpoint(TRUNCATE)", ())
+                self._left_over = not busy or bool(busy[0][0])
         with contextlib.suppress(OSError):
             if epoch_at(self._aside.stat().st_mtime) <= oldest:
                 self._aside.unlink()
 
     def close(self) -> None:
         """Let go of the file."""
+        self._untried = False
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any]] | None:
         """The rows that *statement* yields; None where there is no file, or none any more."""
+        if self._untried:
+            self._begin()
         if self._file is None:
             return None
         try:
@@ -129,12 +151,26 @@ class Memory:
             self._failed(error)
             return None
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
+        """Open the file, and write down in it what this process has used."""
         self._file = opened(self._path)
         self._inode = self._path.stat().st_ino
-        return self._file
+        for token in self._own:
+            self._file.execute(_CLAIM, token)
+        if self._device is not None:
+            self._file.execute(_DEVICE, (self._device,))
+
+    def _begin(self) -> None:
+        try:
+            with alone_in(self._path.parent, wait=False):
+                self._open()
+        except Exception as error:  # noqa: BLE001  a damaged file may raise anything
+            self._failed(error)
+        self._untried = False
 
     def _failed(self, error: Exception) -> None:
+        if is_held(error):
+            raise MemoryHeld(self._path) from error
         self.close()
         if is_damage(error):
             self._begin_again(error)
@@ -148,15 +184,14 @@ class Memory:
     def _begin_again(self, error: Exception) -> None:
         """Go on in a new file, with what this process has used. Another process may have begun it already."""
         try:
-            with alone_in(self._path.parent):
+            with alone_in(self._path.parent, wait=False):
                 if self._inode in (0, self._path.stat().st_ino):
                     self._put_aside(error)
-                fresh = self._open()
-            for token in self._own:
-                fresh.execute(_CLAIM, token)
-            if self._device is not None:
-                fresh.execute(_DEVICE, (self._device,))
-        except Exception as also:  # noqa: BLE001  as above
+                self._open()
+        except Exception as also:
+            if is_held(also):
+                self._untried = True
+                raise MemoryHeld(self._path) from also
             self._go_without(also)
 
     def _put_aside(self, error: Exception) -> None:

@@ -7,8 +7,8 @@ import sqlite3
 import stat
 from pathlib import Path
 
-_PATIENCE = 1.0
-"""Seconds that another process may hold the file; the reactor waits with us."""
+_PATIENCE = 0.05
+"""Seconds that another process may hold the file; the reactor waits with us. Ours hold it for less than 1 ms."""
 
 _LARGEST = 8 * 1024 * 1024
 """Octets, with the write-ahead log: 100,000 tokens, and as much log as a process that was killed leaves behind.
@@ -28,9 +28,18 @@ _NOT_ITS_FAULT = {
 }  # fmt: skip
 """Primary result codes of a file that may be good: it is locked, the disk is full or broken, we may not open it."""
 
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
 
 class Damaged(Exception):
     """The file is no file of used tokens."""
+
+
+def is_held(error: Exception) -> bool:
+    """Whether *error* tells that another program has the file, or its directory, to itself at this moment."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _HELD
+    return isinstance(error, BlockingIOError)
 
 
 def is_damage(error: Exception) -> bool:
@@ -48,7 +57,7 @@ def opened(path: Path) -> sqlite3.Connection:
 
     SQLite itself refuses at once, rather than wait, where two begin to write ahead in one new file.
 
-    Raises `Damaged`, and any other error: see `is_damage`.
+    Raises `Damaged`, and any other error: see `is_damage` and `is_held`.
     """
     _check_size(path)
     database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)

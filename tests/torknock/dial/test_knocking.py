@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,7 @@ class Case(SynchronousTestCase):
         self.network = Network(self.clock)
         directory = Path(self.mktemp())
         directory.mkdir()
+        self.directory = directory
         self.memory = Memory(directory)
         self.addCleanup(self.memory.close)
         self.knocker = Knocker(self.network, self.clock, self.now, Random(1), self.memory)  # noqa: S311
@@ -805,3 +807,37 @@ class DownTests(Case):
         self.in_vain(40)
         error = self.in_vain(0)
         self.assertIn(f"next attempt in {error.again_in:.0f} s (it refused)", str(error))
+
+
+class HeldTests(Case):
+    """Another program holds the file of used tokens."""
+
+    def hold(self, begin: str) -> sqlite3.Connection:
+        holder = sqlite3.connect(self.directory / "knocks.sqlite", isolation_level=None)
+        self.addCleanup(holder.close)
+        holder.execute(begin)
+        return holder
+
+    def test_a_knock_waits_until_it_lets_go(self) -> None:
+        """The token is written down before anything is sent; that the knock waits is said once."""
+        self.network.answers = self.bridge()
+        for begin in ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"):
+            holder, sent = self.hold(begin), len(self.network.isns)
+            with capturedLogs() as logs:
+                knocking = self.knock(5)
+                self.assertNoResult(knocking)
+                self.assertEqual(len(self.network.isns), sent)
+                holder.execute("ROLLBACK")
+                self.clock.pump([0.1] * 20)
+                self.successResultOf(knocking)
+            self.assertEqual(len([log for log in logs if "waits" in log["log_format"]]), 1)
+
+    def test_a_knock_that_waited_in_vain_sends_nothing(self) -> None:
+        """It says why; the next one gets in once the file is free."""
+        self.network.answers = self.bridge()
+        holder = self.hold("BEGIN IMMEDIATE")
+        error = self.failureResultOf(self.knock(12), CannotKnock).value
+        self.assertIn("held by another program", str(error))
+        self.assertEqual(self.network.isns, [])
+        holder.execute("ROLLBACK")
+        self.successResultOf(self.knock(1))

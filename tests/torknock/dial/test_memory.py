@@ -14,7 +14,7 @@ from pathlib import Path
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial.memory import KEPT, Memory, line_id
+from torknock.dial.memory import KEPT, Memory, MemoryHeld, line_id
 from torknock.isn.token import EPOCH
 from torknock.line import Line
 
@@ -25,13 +25,19 @@ ROOT = Path(__file__).parent.parent.parent.parent
 CLAIM = """
 import os, signal, sys
 from pathlib import Path
-from torknock.dial.memory import Memory
+from torknock.dial.memory import Memory, MemoryHeld
 memories = []
+def claims(memory, isn):
+    while True:
+        try:
+            return memory.claim(bytes(16), 7, isn)
+        except MemoryHeld:
+            pass
 for directory in sys.argv[1:]:
     print("ready", flush=True)
     sys.stdin.readline()
     memories.append(Memory(Path(directory)))
-claimed = [[isn for isn in range(1, 301) if memory.claim(bytes(16), 7, isn)] for memory in memories]
+claimed = [[isn for isn in range(1, 301) if claims(memory, isn)] for memory in memories]
 print(claimed, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -178,6 +184,22 @@ class MemoryTests(SynchronousTestCase):
         for directory, one, other in zip(directories, *claimed, strict=True):
             self.assertEqual(sorted(one + other), list(range(1, 301)))
             self.assertEqual(self.opened(directory).used(bytes(16)), set(range(1, 301)))
+
+    def test_no_token_is_claimed_while_another_program_holds_the_file(self) -> None:
+        """From the beginning, or later: it is not done without; once the file is free, the token goes to one."""
+        one = self.opened()
+        with contextlib.closing(sqlite3.connect(self.file, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            with capturedLogs() as logs:
+                late = self.opened()
+                for memory in (one, late):
+                    self.assertRaises(MemoryHeld, memory.claim, NAME, E, 7)
+                    memory.forget(E)
+                    memory.unclaim(NAME, E, 7)
+            self.assertEqual(logs, [])
+            holder.execute("COMMIT")
+        self.assertEqual([memory.claim(NAME, E, 7) for memory in (late, one, late)], [True, False, False])
+        self.assertFalse(self.opened().claim(NAME, E, 7))
 
     def test_damaged_file_is_put_aside(self) -> None:
         """It is kept for whoever wants to look, a new one is begun, and one line says so."""
