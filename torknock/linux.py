@@ -33,6 +33,7 @@ SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 SO_MEMINFO = 55  # asm-generic/socket.h
 SO_PASSRIGHTS = 83  # asm-generic/socket.h, since Linux 6.16
 SK_MEMINFO_DROPS = 8  # linux/sock_diag.h
+STA_UNSYNC = 0x40  # linux/timex.h
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 NO_CAPABILITY = (
@@ -127,3 +128,18 @@ def may_administer_network() -> bool:
                 return False
             raise
     return True
+
+
+class _Timex(ctypes.Structure):
+    """The beginning of `struct timex` (adjtimex(2)), and more room than the rest takes."""
+
+    _fields_ = [
+        ("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("freq", ctypes.c_long), ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long), ("status", ctypes.c_int), ("rest", ctypes.c_char * 256),
+    ]  # fmt: skip
+
+
+def is_clock_synchronized() -> bool:
+    """Whether NTP has set the wall clock, as the kernel is told; true where it does not say (a sandbox)."""
+    told = _Timex()
+    return ctypes.CDLL(None).adjtimex(ctypes.byref(told)) < 0 or not told.status & STA_UNSYNC

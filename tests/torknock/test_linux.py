@@ -6,7 +6,7 @@ import resource
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.linux import raise_descriptor_limit
+from torknock.linux import is_clock_synchronized, raise_descriptor_limit
 
 
 class DescriptorTests(SynchronousTestCase):
@@ -20,3 +20,11 @@ class DescriptorTests(SynchronousTestCase):
         self.assertEqual(raise_descriptor_limit(), min(hard, 65_536))
         self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE), (min(hard, 65_536), hard))
         self.assertEqual(raise_descriptor_limit(), min(hard, 65_536))
+
+
+class ClockTests(SynchronousTestCase):
+    """`is_clock_synchronized`."""
+
+    def test_the_kernel_is_asked(self) -> None:
+        """It answers whoever asks."""
+        self.assertIsInstance(is_clock_synchronized(), bool)

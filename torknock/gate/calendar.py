@@ -20,8 +20,26 @@ STEP = 5.0
 HELD = 60.0
 """Seconds for which a step must last to be believed."""
 
+SETTLED = 120.0
+"""Seconds after boot in which NTP sets a clock that no battery kept; later a clock is believed as it is."""
+
 _LAST_TIME = 253_402_300_799
 """The last second of the year 9999: later ones cannot be written as dates."""
+
+
+class ClockUnsure(TorknockError):
+    """The host has just been started, and its clock may be that of another day: its date must not be served."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the host was started less than {SETTLED:.0f} s ago, and NTP has not set its clock yet, which may be wrong"
+        )
+
+
+def assert_sure(uptime: float, synchronized: bool) -> None:
+    """Raise `ClockUnsure` if a clock that NTP has set, or has not, may be wrong *uptime* seconds after the start."""
+    if uptime < SETTLED and not synchronized:
+        raise ClockUnsure
 
 
 class ClockBehind(TorknockError):

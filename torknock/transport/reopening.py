@@ -1,4 +1,4 @@
-"""A door whose files cannot be used yet: it stays closed, and opens by itself once they can."""
+"""A door that cannot open yet, for its files or the host's clock: it stays closed, and opens by itself later."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ReopeningDoor:
             except TorknockError as error:
                 self._say(error)
             else:
-                _log.warn("port open again: its files can be used")
+                _log.warn("port open again: what had closed it is mended")
 
     def _say(self, error: TorknockError) -> None:
         if str(error) != self._trouble:

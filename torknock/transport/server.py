@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -20,11 +21,12 @@ from pluggable.interfaces import IServerTransport
 from pluggable.managed import main
 from torknock.database import KeyringUnreadable
 from torknock.errors import TorknockError
+from torknock.gate.calendar import ClockUnsure, assert_sure
 from torknock.gate.ruleset import Posture
 from torknock.gate.spent import SpentUnusable
 from torknock.helper import GATE_SOCKET
 from torknock.keyring import Keyring
-from torknock.linux import is_served
+from torknock.linux import is_clock_synchronized, is_served
 from torknock.places import OF_A_CLIENT, Places, of_transport
 from torknock.transport.door import GuardedDoor, Wanted, address, in_thread
 from torknock.transport.metrics import parse_metrics
@@ -126,13 +128,14 @@ class _Endpoint:
     async def _guard(self, factory: ORPortFactory) -> IListeningPort:
         try:
             return await self._opened(factory)
-        except (KeyringUnreadable, SpentUnusable) as error:  # a disk that is full or read-only, a file that is damaged
+        except (KeyringUnreadable, SpentUnusable, ClockUnsure) as error:  # a full disk, a damaged file, a host's start
             host = address(self._wanted.host, self._wanted.port)
             return ReopeningDoor(self._reactor, lambda: self._opened(factory), error, host)
         except TorknockError as error:
             raise MethodError(str(error)) from error
 
     async def _opened(self, factory: ORPortFactory) -> GuardedDoor:
+        assert_sure(time.clock_gettime(time.CLOCK_BOOTTIME), is_clock_synchronized())
         directory = self._wanted.directory
         keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, patience=0.0)
         door = GuardedDoor(self._reactor, self._wanted, keyring, factory, self._now)
