@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from torknock.database import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
 from torknock.errors import TorknockError
-from torknock.isn.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
-from torknock.line import DEFAULT_N, Line, LineError, arguments, parse_arguments
+from torknock.protocol.bridge_line import DEFAULT_N, Line, LineError, arguments, parse_arguments
+from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 

@@ -21,11 +21,11 @@ from twisted.internet.task import react
 from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood
-from torknock.gate.ask import SYN
 from torknock.gate.judge import Judge
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.ruleset import Door
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.syn import SYN
 
 SECONDS = 3.0
 RUNS = 3

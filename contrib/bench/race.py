@@ -14,7 +14,7 @@ from tests.support.netns import Lab
 from tests.support.race import connections, syn_acks
 from torknock.gate import listener
 from torknock.gate.ruleset import Posture, admit, load
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 RACES = 5_000
 _AT_ONCE = 250

@@ -24,8 +24,8 @@ from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
 from torknock.gate.spent import SpentKnocks, SpentTokens
-from torknock.isn.token import EPOCH
 from torknock.keyring import Keyring
+from torknock.protocol.token import EPOCH
 
 LINES = 8_000
 _BEAT = 0.001

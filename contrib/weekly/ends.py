@@ -16,7 +16,7 @@ from typing import Self
 from contrib.bench.transports import connect, torknock_client
 from tests.support.bridge import GREETING, HiddenService
 from tests.support.netns import Lab, end
-from torknock.line import arguments
+from torknock.protocol.bridge_line import arguments
 
 _PATIENCE = 40.0
 """Seconds in which a client that tries on, as `torknock client` does, has an answer for tor."""

@@ -13,8 +13,8 @@ from contrib.weekly.ends import Ends, Traffic, every
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.middlebox import Middlebox
 from tests.support.netns import Host, Lab, Namespace
-from torknock.isn.token import epoch_at
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import epoch_at
 
 _AGAIN_WITHIN = 150.0
 """Seconds: a client that was refused in vain tries a bridge again after two minutes."""

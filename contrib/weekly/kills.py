@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contrib.bench.table import Figure
-from torknock.isn.token import epoch_at
 from torknock.keyring import Keyring
+from torknock.protocol.token import epoch_at
 
 KILLS = 160
 _SECONDS = 0.15

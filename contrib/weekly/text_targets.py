@@ -16,10 +16,10 @@ from torknock.errors import TorknockError
 from torknock.gate import access
 from torknock.gate import requests as gate_requests
 from torknock.helper.grammar import LINE_AT_MOST, Lines, Malformed, no, octets
-from torknock.line import LineError, parse_arguments, parse_bridge_line, write_bridge_line
 from torknock.operate import pasted
 from torknock.operate.doctor import log
 from torknock.operate.doors import door_of
+from torknock.protocol.bridge_line import LineError, parse_arguments, parse_bridge_line, write_bridge_line
 from torknock.redact import redact
 from torknock.status import LineInUse, Status, StatusError, Trouble, Warned
 from torknock.tor.reasons import why_failed, why_refused

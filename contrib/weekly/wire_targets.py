@@ -26,12 +26,12 @@ from tests.torknock.channel import peer
 from tests.torknock.channel.wire import CLIENT, SERVER, End
 from torknock.channel import tls
 from torknock.channel.integrity import Integrity
-from torknock.channel.proof import HelloReader, WrongHello, hello
 from torknock.channel.tls import ClientTLS, ServerTLS
 from torknock.gate import netlink, nfqueue
 from torknock.gate.syn import SYNReader
-from torknock.isn.knock import integrity_code
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import integrity_code
+from torknock.protocol.proof import HelloReader, WrongHello, hello
 from torknock.segment import BadDatagram
 from torknock.tor.link import HELLO, Greeting, NotTor, proved
 

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import Lab
-from torknock.isn.token import epoch_at
 from torknock.linux import is_clock_synchronized
+from torknock.protocol.token import epoch_at
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

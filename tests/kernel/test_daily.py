@@ -19,8 +19,8 @@ from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.netns import Lab, end
 from tests.support.packets import flood
-from torknock.isn.token import epoch_at, tokens
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import epoch_at, tokens
 
 TORKNOCK = Path(sys.executable).with_name("torknock")
 METRICS = "127.0.0.1:9142"

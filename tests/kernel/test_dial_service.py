@@ -31,9 +31,9 @@ from torknock.dial.knocking import BridgeSilent, Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.remote import JOIN, RESTART, RemoteDialer
 from torknock.dial.stealth import StealthKnocker
-from torknock.isn.knock import isn
-from torknock.isn.token import EPOCH, tokens
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import isn
+from torknock.protocol.token import EPOCH, tokens
 
 reactor: Any = _reactor
 

@@ -28,8 +28,8 @@ from torknock.dial import rounds
 from torknock.dial.budget import PORTS, SYNS
 from torknock.dial.knocking import BridgeSilent, Knocker
 from torknock.dial.memory import Memory, line_id
-from torknock.isn.token import EPOCH, epoch_at, tokens
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import EPOCH, epoch_at, tokens
 from torknock.transport.bridges import Bridges
 
 reactor: Any = _reactor

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 PORT = 8443
 TABLE = f"inet torknock-{PORT}"

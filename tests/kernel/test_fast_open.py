@@ -12,7 +12,7 @@ from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.capture import Control
 from tests.support.netns import Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, exchange, packet_from, probe
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 _ASKS = LINUX_SYN_OPTIONS + bytes.fromhex("2202 0101")
 _HAS = LINUX_SYN_OPTIONS + bytes.fromhex("220a 0123456789abcdef 0101")

@@ -19,7 +19,7 @@ from tests.support.capture import Capture
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from tests.support.race import connections
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

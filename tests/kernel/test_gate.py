@@ -16,8 +16,8 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from torknock.gate.ruleset import Door, admit, listing, load
-from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.keyring import Issued
+from torknock.protocol.token import EPOCH, epoch_at, tokens
 
 
 def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:

@@ -15,7 +15,7 @@ from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import PRIVILEGE, ROOT, Case
 from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.netns import end
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 
 class DyingTests(Case):

@@ -22,9 +22,9 @@ from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
 from torknock.gate.access import EVERYWHERE, Entry
 from torknock.gate.ruleset import Posture
-from torknock.isn.knock import isn as knock_isn
-from torknock.isn.token import epoch_at, tokens
 from torknock.keyring import Issued
+from torknock.protocol.knock import isn as knock_isn
+from torknock.protocol.token import epoch_at, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

@@ -12,7 +12,7 @@ from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.capture import Control
 from tests.support.netns import end
 from tests.support.packets import probe
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 PORT = 8443
 TABLE = ["inet", f"torknock-{PORT}"]

@@ -33,7 +33,7 @@ from torknock.dial.knocking import BridgeSilent
 from torknock.dial.repair import RepairDialer
 from torknock.dial.stealth import StealthKnocker
 from torknock.dial.timestamp import NOT_HELD_BACK
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 from torknock.transport.bridges import _Bridge, _named
 from torknock.transport.first import FirstOctets
 

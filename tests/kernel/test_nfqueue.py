@@ -23,9 +23,9 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.capture import Capture, Control, Packet, build, checksum
 from tests.support.netns import Host, Lab
 from tests.support.packets import MATRIX, exchange, flood, fragments, packet_from, probe, reply, send
-from torknock.isn.knock import integrity_code, isn
-from torknock.isn.token import epoch_at, tokens
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import integrity_code, isn
+from torknock.protocol.token import epoch_at, tokens
 
 PAYLOAD = b"the first octets that a client says"
 PATIENCE = 1.0

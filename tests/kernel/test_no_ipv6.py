@@ -16,8 +16,8 @@ from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case as ServiceCase
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import CommandFailed, Lab
-from torknock.isn.token import epoch_at, tokens
-from torknock.line import BridgeLine, write_bridge_line
+from torknock.protocol.bridge_line import BridgeLine, write_bridge_line
+from torknock.protocol.token import epoch_at, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

@@ -39,8 +39,8 @@ from tests.support.packets import (
     resets,
 )
 from torknock.gate.ruleset import SAMPLE, Door, Posture, admit, load, load_posture, posture_table, remove, rest
-from torknock.isn.knock import isn as knock_isn
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.knock import isn as knock_isn
+from torknock.protocol.token import epoch_at, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

@@ -33,9 +33,9 @@ from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Tuples
-from torknock.isn.token import EPOCH, tokens
-from torknock.line import Line
 from torknock.linux import NO_CAPABILITY, TCP_REPAIR
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import EPOCH, tokens
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

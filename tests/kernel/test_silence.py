@@ -18,7 +18,7 @@ from tests.support.netns import end
 from tests.support.packets import flood
 from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture, posture_table
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 FILTERED = Entry(EVERYWHERE, 443, Posture.FILTERED, "root")
 TABLE = posture_table(EVERYWHERE, 443)

@@ -16,7 +16,7 @@ from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.disk import fill
 from torknock.gate.spent import SpentTokens, SpentUnusable
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 NOWHERE = Path("/nonexistent/gate.sock")
 PORT = 8443

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import TORKNOCK, HiddenService, connected
 from tests.support.netns import Lab
-from torknock.isn.token import epoch_at, tokens
+from torknock.protocol.token import epoch_at, tokens
 
 BEHIND_NAT = "203.0.113.9"
 """An address in a line that the bridge's host does not have."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from click.testing import Result
 
 from tests.torknock.test_cli_line import CommandCase
-from torknock.isn.token import epoch_at, tokens
 from torknock.keyring import Keyring
-from torknock.line import BridgeLine, Line, write_bridge_line
+from torknock.protocol.bridge_line import BridgeLine, Line, write_bridge_line
+from torknock.protocol.token import epoch_at, tokens
 
 VECTOR = json.loads((Path(__file__).parents[1] / "data" / "token_vectors.json").read_text())[0]
 LINE = Line(bytes.fromhex(VECTOR["secret"]), bytes.fromhex(VECTOR["pin"]))

@@ -29,8 +29,8 @@ from torknock import cli
 from torknock.cli import line as line_verb
 from torknock.cli.options import duration, until
 from torknock.keyring import Keyring
-from torknock.line import parse_bridge_line, write_bridge_line
 from torknock.operate.card import qr_text
+from torknock.protocol.bridge_line import parse_bridge_line, write_bridge_line
 
 FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
 WHERE = ("--address", "192.0.2.7:443", "--fingerprint", FINGERPRINT)

@@ -27,18 +27,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import torknock.database
 from torknock.database import KeyringLocked, KeyringMissing, KeyringUnreadable
-from torknock.isn.token import epoch_at, tokens
-from torknock.keyring import (
-    BadName,
-    BadNote,
-    Issued,
-    Keyring,
-    LineErased,
-    LineExists,
-    LineRevoked,
-    LineUnknown,
-)
-from torknock.line import Line, LineError
+from torknock.keyring import BadName, BadNote, Issued, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
+from torknock.protocol.bridge_line import Line, LineError
+from torknock.protocol.token import epoch_at, tokens
 
 NOW = 1_795_446_300.5
 ADDED = """

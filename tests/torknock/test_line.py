@@ -1,4 +1,4 @@
-"""Tests of torknock.line."""
+"""Tests of torknock.protocol.bridge_line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.isn.token import ratchet
-from torknock.line import (
+from torknock.protocol.bridge_line import (
     BridgeLine,
     Line,
     LineError,
@@ -21,6 +20,7 @@ from torknock.line import (
     write_address,
     write_bridge_line,
 )
+from torknock.protocol.token import ratchet
 
 SECRET = bytes(range(32))
 PIN = bytes(range(100, 132))

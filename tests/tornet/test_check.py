@@ -17,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.capture import Capture, Control
 from tests.support.netns import end
 from tests.support.tornet import Tor, shared_network, until
-from torknock.isn.token import epoch_at, tokens
-from torknock.line import parse_bridge_line
+from torknock.protocol.bridge_line import parse_bridge_line
+from torknock.protocol.token import epoch_at, tokens
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 HIDDEN = f"ServerTransportPlugin torknock exec {TORKNOCK} server\nServerTransportListenAddr torknock 0.0.0.0:443\n"

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.isn.knock import integrity_code
+from torknock.protocol.knock import integrity_code
 
 ANNOUNCED_WITHIN = 15.0
 """Seconds that the client has, from the TCP handshake on, to send what its SYN announced."""

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from zope.interface import Interface
 
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 
 class ChannelFailed(Exception):

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from torknock.channel.interfaces import IClientChannel, IServerChannel
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 
 @implementer(IClientChannel, IServerChannel)

@@ -34,7 +34,10 @@ from zope.interface import implementer
 from torknock.channel.alpn import choose_protocol
 from torknock.channel.certificate import certificate, certified
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
-from torknock.channel.proof import (
+from torknock.channel.pump import TLSPump
+from torknock.errors import TorknockError
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.proof import (
     EXPORTED,
     EXPORTER_LABEL,
     PAD_AT_MOST,
@@ -45,10 +48,7 @@ from torknock.channel.proof import (
     proof,
     whose,
 )
-from torknock.channel.pump import TLSPump
-from torknock.errors import TorknockError
-from torknock.isn.token import proof_key
-from torknock.line import Line
+from torknock.protocol.token import proof_key
 
 ALPN = [b"h2", b"http/1.1"]
 """What the client offers; the bridge chooses the last."""

@@ -13,12 +13,12 @@ import click
 from torknock.cli.options import keyring_option, read_secret, say
 from torknock.cli.waiting import open_keyring
 from torknock.errors import TorknockError
-from torknock.isn.knock import integrity_code
-from torknock.isn.knock import isn as knock_isn
-from torknock.isn.token import NEIGHBOURS, epoch_at
 from torknock.keyring import LineErased, LineRevoked
-from torknock.line import Line
 from torknock.operate.pasted import LONGEST, read
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import integrity_code
+from torknock.protocol.knock import isn as knock_isn
+from torknock.protocol.token import NEIGHBOURS, epoch_at
 
 _LAST_EPOCH = 2**64 - 1
 _PAYLOAD_AT_MOST = 65_535

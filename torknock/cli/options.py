@@ -15,9 +15,9 @@ from typing import BinaryIO
 import click
 
 from torknock.errors import TorknockError
-from torknock.line import BridgeLine, LineError, parse_address, parse_fingerprint
 from torknock.operate.addresses import refusal
 from torknock.operate.pasted import LONGEST, read
+from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, parse_fingerprint
 from torknock.tor import CONTROL
 
 KEYRING = Path("/var/lib/tor/pt_state/torknock")
@@ -63,7 +63,7 @@ def until(text: str) -> int:
 
 
 def address(text: str) -> tuple[IPv4Address | IPv6Address, int]:
-    """The address and port that *text* is (`torknock.line.parse_address`). Raises `click.BadParameter`."""
+    """The address and port that *text* is (`torknock.protocol.bridge_line.parse_address`). Raises `click.BadParameter`."""
     try:
         where = parse_address(text)
     except LineError as error:

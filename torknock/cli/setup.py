@@ -336,9 +336,9 @@ def _found_posture() -> str:
 
 def _named(facts: TorFacts, address: IPv4Address | IPv6Address, port: int, yes: bool) -> Address:
     """Where lines are to say that the bridge is. A person is asked before those that were handed out go stale."""
-    from torknock.line import write_address
     from torknock.operate.lines import handed_out
     from torknock.operate.plan import configured_port
+    from torknock.protocol.bridge_line import write_address
 
     out = None
     if facts.data_directory is not None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from torknock.errors import TorknockError
 from torknock.files import read_file
 from torknock.keyring import Keyring
-from torknock.line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
 from torknock.operate.addresses import refusal
+from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
 
 Address = tuple[IPv4Address | IPv6Address, int]
 

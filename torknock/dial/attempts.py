@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
-from torknock.isn.token import EPOCH
+from torknock.protocol.token import EPOCH
 
 PAUSES = ((0.0, 0.0), (0.3, 1.0), (15.0, 30.0))
 """The shortest and the longest pause in seconds before each SYN of a round: a used token is passed over soon, a bridge

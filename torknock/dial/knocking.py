@@ -36,8 +36,8 @@ from torknock.dial.rounds import (
     WrongPeer,
 )
 from torknock.errors import TorknockError
-from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at
 
 __all__ = ["BridgeSilent", "Knocked", "Knocker", "NotTheBridge", "TokensSpent", "WrongPeer"]
 

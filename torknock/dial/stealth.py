@@ -18,8 +18,8 @@ from torknock.dial.attempts import PAUSES, Chance
 from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.dial.memory import line_id
 from torknock.dial.rounds import FAILURES, Knocked, Opener, Rounds, T, WrongPeer
-from torknock.isn.knock import integrity_code, isn
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import integrity_code, isn
 
 PATIENCE = 0.9
 """Seconds that a SYN-ACK is waited for: Linux sends a SYN again after 1 s."""

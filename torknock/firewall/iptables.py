@@ -9,20 +9,7 @@ import shlex
 from collections.abc import Container
 from itertools import pairwise
 
-from torknock.firewall.fate import (
-    SYN,
-    Back,
-    Chain,
-    Fate,
-    Perhaps,
-    Place,
-    Rule,
-    To,
-    Unsaid,
-    Verdict,
-    both,
-    opposite,
-)
+from torknock.firewall.fate import SYN, Back, Chain, Fate, Perhaps, Place, Rule, To, Unsaid, Verdict, both, opposite
 from torknock.firewall.nftables import came_in_by, is_ours, names_everybody
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}  # linux/netfilter_ipv4.h

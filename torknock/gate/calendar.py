@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from torknock.errors import TorknockError
-from torknock.isn.token import EPOCH, NEIGHBOURS
+from torknock.protocol.token import EPOCH, NEIGHBOURS
 
 STEP = 5.0
 """Seconds by which the wall clock must leave the steady one to have been stepped; less is a clock that is slewed."""

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from torknock.database import KeyringLocked, KeyringUnreadable
 from torknock.gate.queue import KeyringQueue
-from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at
+from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at
 
 _log = Logger()
 

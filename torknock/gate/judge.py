@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import define, field
 
-from torknock.gate.ask import SYN
-from torknock.isn.knock import Authenticators
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import Authenticators
+from torknock.protocol.syn import SYN
 
 KNOCKS_AT_MOST = 262_144
 """Connections that one secret opens in its life: 4 MiB on disk, and about 25 MiB here."""

@@ -17,12 +17,12 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.gate.ask import SYN
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
 from torknock.gate.syn import SYNReader
 from torknock.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
 from torknock.places import Places
+from torknock.protocol.syn import SYN
 from torknock.segment import BadDatagram
 
 _log = Logger()

@@ -19,9 +19,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.gate.ask import SYN, AskLater
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.syn import SYNReader
+from torknock.protocol.syn import SYN, AskLater
 from torknock.segment import BadDatagram
 
 _log = Logger()

@@ -16,16 +16,16 @@ from twisted.logger import Logger
 
 from torknock.database import KeyringLocked, KeyringUnreadable
 from torknock.errors import TorknockError
-from torknock.gate.ask import SYN, Ask
 from torknock.gate.calendar import ClockBehind
 from torknock.gate.interfaces import IGate
 from torknock.gate.judge import Judge, tag
 from torknock.gate.queue import KeyringQueue
 from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
-from torknock.isn.token import EPOCH, NEIGHBOURS, epoch_at, seconds_valid
 from torknock.keyring import Issued, News
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.syn import SYN, Ask
+from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at, seconds_valid
 
 _log = Logger()
 

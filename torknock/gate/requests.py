@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from torknock.gate.ask import SYN
 from torknock.gate.ruleset import Posture
 from torknock.helper.grammar import Malformed, address, number
+from torknock.protocol.syn import SYN
 
 TOKENS_A_LINE = 1_024
 SYNS_A_LINE = 128

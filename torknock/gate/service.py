@@ -21,7 +21,6 @@ from zope.interface import implementer
 
 from torknock.gate import requests
 from torknock.gate.access import DOORS_A_USER, AccessDenied, AccessList
-from torknock.gate.ask import SYN
 from torknock.gate.claim import claim
 from torknock.gate.claimed import keep_claimed
 from torknock.gate.command import command
@@ -36,6 +35,7 @@ from torknock.helper.grammar import Malformed, no
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.unix import Helper, Talk
 from torknock.linux import is_served
+from torknock.protocol.syn import SYN
 
 _log = Logger()
 

@@ -28,7 +28,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate.ask import SYN
 from torknock.gate.claim import claim
 from torknock.gate.filter import TOKENS_AT_MOST, assembled, program
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
@@ -46,6 +45,7 @@ from torknock.linux import (
     TCP_SAVE_SYN,
     is_served,
 )
+from torknock.protocol.syn import SYN
 
 _log = Logger()
 

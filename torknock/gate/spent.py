@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, execute, maybeDeferred
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
-from torknock.isn.token import NEIGHBOURS
+from torknock.protocol.token import NEIGHBOURS
 
 _CHECK = struct.Struct("!I")
 _HEADER = struct.Struct("!8sQ")

@@ -6,7 +6,7 @@ import socket
 
 from zope.interface import implementer
 
-from torknock.gate.ask import SYN
+from torknock.protocol.syn import SYN
 from torknock.segment import TCP, IPv4Protocol, IPv6Protocol, ISegmentProtocol, Segment, TCPProtocol
 
 

@@ -26,8 +26,8 @@ from twisted.internet.task import deferLater
 
 from torknock.dial.knocking import BridgeSilent
 from torknock.errors import TorknockError
-from torknock.line import BridgeLine
 from torknock.operate.finding import State
+from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.link import NotTor, Relay, asking
 
 PATIENCE = 5.0

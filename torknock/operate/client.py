@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torknock.errors import TorknockError
-from torknock.line import BridgeLine
 from torknock.operate import resting
 from torknock.operate.changes import PATH, Change, File, Reader
 from torknock.operate.place import Place
 from torknock.operate.plan import CannotSetUp
 from torknock.operate.record import Record
 from torknock.operate.setup import configured, start_transport, undo, until, verify
+from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.control import RunningTor
 
 _USED_WITHIN = 60.0

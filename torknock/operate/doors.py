@@ -12,8 +12,8 @@ from attrs import define, evolve
 from torknock.files import read_file
 from torknock.gate.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence
 from torknock.gate.ruleset import Posture
-from torknock.line import LineError, parse_address
 from torknock.operate.changes import AT_MOST, Change, File, Unit, draft, write
+from torknock.protocol.bridge_line import LineError, parse_address
 
 FILTERED = Path("/etc/torknock/filtered.nft")
 """The rules of every filtered door, for nft."""

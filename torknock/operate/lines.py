@@ -17,7 +17,7 @@ from rich.text import Text
 
 from torknock.database import KeyringMissing
 from torknock.keyring import DAY, Issued, Keyring
-from torknock.line import LineError, parse_address
+from torknock.protocol.bridge_line import LineError, parse_address
 
 _WIDEST = 1000
 """Columns that any table of lines fits in."""

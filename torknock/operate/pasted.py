@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from attrs import define, field
 
-from torknock.line import BridgeLine, LineError, parse_bridge_line, write_bridge_line
+from torknock.protocol.bridge_line import BridgeLine, LineError, parse_bridge_line, write_bridge_line
 
 LONGEST = 4096
 """Characters that are looked at."""

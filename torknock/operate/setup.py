@@ -20,7 +20,6 @@ from torknock.gate.access import ACCESS, AccessDenied, read, uid_of
 from torknock.gate.ruleset import Posture, posture_table, table_name
 from torknock.gate.sources import sources_table
 from torknock.keyring import Issued, Keyring, LineUnknown
-from torknock.line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.operate.changes import PATH, Block, Change, File, Reader, run
 from torknock.operate.doctor.processes import Process as Running
 from torknock.operate.doctor.processes import transport_of
@@ -29,6 +28,7 @@ from torknock.operate.place import Place
 from torknock.operate.plan import BridgeWishes, CannotSetUp, known_options
 from torknock.operate.processes import is_outdated
 from torknock.operate.record import Record
+from torknock.protocol.bridge_line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 from torknock.tor.reasons import why_refused

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from torknock.files import read_file
-from torknock.line import LineError, parse_address
+from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.tor import CONTROL
 from torknock.tor.reasons import is_advice
 from torknock.tor.refusing import DISABLED, HIBERNATING, INTERVAL_END, refusing

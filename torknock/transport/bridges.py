@@ -19,7 +19,7 @@ from torknock.channel.tls import ClientTLS
 from torknock.dial.knocking import Knocked, Knocker, WrongPeer
 from torknock.dial.memory import Memory
 from torknock.dial.stealth import StealthKnocker
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 from torknock.transport.first import FirstOctets
 from torknock.transport.heard import Heard
 

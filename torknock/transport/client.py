@@ -31,10 +31,10 @@ from torknock.dial.remote import RemoteDialer
 from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
 from torknock.helper import DIAL_SOCKET
-from torknock.isn.token import epoch_at
-from torknock.line import LineError, parse_arguments
 from torknock.linux import may_administer_network
 from torknock.places import OF_A_REQUEST, of_transport
+from torknock.protocol.bridge_line import LineError, parse_arguments
+from torknock.protocol.token import epoch_at
 from torknock.transport.bridges import Bridges
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"

@@ -27,7 +27,6 @@ from torknock.channel.tls import Refusal, ServerTLS
 from torknock.database import KeyringLocked
 from torknock.errors import TorknockError
 from torknock.files import acts_as_owner
-from torknock.gate.ask import SYN
 from torknock.gate.calendar import HELD, Calendar
 from torknock.gate.forgetting import Forgetting
 from torknock.gate.interfaces import DoorTaken
@@ -38,6 +37,7 @@ from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.keyring import POSTURE, Issued, Keyring
 from torknock.places import Places
+from torknock.protocol.syn import SYN
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics
 from torknock.transport.monitor import Monitor

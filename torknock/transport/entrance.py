@@ -11,7 +11,6 @@ from typing import Any
 from twisted.logger import Logger
 
 from torknock.errors import TorknockError
-from torknock.gate.ask import Ask
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.listener import Listener, door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
@@ -22,6 +21,7 @@ from torknock.gate.sieve import FilterGate
 from torknock.helper import doors
 from torknock.helper.connection import HelperMissing, connect
 from torknock.linux import has_ipv6, is_served, may_administer_network
+from torknock.protocol.syn import Ask
 
 _log = Logger()
 

@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from torknock.errors import TorknockError
-from torknock.line import LineError, parse_address
+from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.status import Status, Trouble
 from torknock.transport.monitor import Monitor
 

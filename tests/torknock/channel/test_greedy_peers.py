@@ -21,7 +21,7 @@ from tests.torknock.channel.openssl import Peer
 from tests.torknock.channel.test_tls import Scene, Upper
 from torknock.channel import tls
 from torknock.channel.tls import LEAVE_WITHIN, PROOF_WITHIN, ClientTLS, ServerTLS
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 reactor: Any = _reactor
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.channel.integrity import ANNOUNCED_WITHIN, Integrity
-from torknock.isn.knock import integrity_code
+from torknock.protocol.knock import integrity_code
 
 SECRET = b"a secret"
 PAYLOAD = b"first octets"

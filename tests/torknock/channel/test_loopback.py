@@ -25,7 +25,7 @@ from pluggable.relay import Half, join
 from tests.torknock.channel import peer
 from torknock.channel import tls
 from torknock.channel.tls import ClientTLS, ServerTLS
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 reactor: Any = _reactor
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.channel.proof."""
+"""Tests of torknock.protocol.proof."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.strategies import pieces
 from tests.torknock.channel import peer
-from torknock.channel.proof import (
-    EXPORTER_LABEL,
-    HelloReader,
-    WrongHello,
-    exporter_context,
-    hello,
-    proof,
-    whose,
-)
-from torknock.isn.token import proof_key
+from torknock.protocol.proof import EXPORTER_LABEL, HelloReader, WrongHello, exporter_context, hello, proof, whose
+from torknock.protocol.token import proof_key
 
 PROOF = bytes(range(32))
 

@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 from tests.torknock.channel import peer
 from torknock.channel import tls
 from torknock.channel.tls import ClientTLS, ServerTLS
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 reactor: Any = _reactor
 

@@ -10,7 +10,7 @@ from zope.interface import verify
 from tests.torknock.channel.wire import Wire
 from torknock.channel.interfaces import IClientChannel, IServerChannel
 from torknock.channel.raw import Raw
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 LINE = Line(b"s" * 32, b"p" * 32, channel="raw")
 

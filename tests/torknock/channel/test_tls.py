@@ -33,7 +33,7 @@ from torknock.channel import tls
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
 from torknock.channel.tls import CertificateUnusable, ClientTLS, PublicCertificate, Refusal, ServerTLS
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
 
 ISN = 0xDEADBEEF
 HOST = "192.0.2.7"

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE, nearer_side, offsets, unused
 from torknock.dial.budget import SENT_AT, SYNS
-from torknock.isn.token import EPOCH
+from torknock.protocol.token import EPOCH
 
 E = 5_666_667
 SIDES = st.sampled_from([-1, 1])

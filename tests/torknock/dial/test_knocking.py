@@ -28,8 +28,8 @@ from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.knocking import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.memory import Memory
 from torknock.dial.rounds import REST
-from torknock.isn.token import EPOCH, epoch_at, ratchet, tokens
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import EPOCH, epoch_at, ratchet, tokens
 
 NOW = 1_700_000_100.0
 LINE = Line(secret=bytes(range(32)), pin=bytes(32))

@@ -15,8 +15,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.dial.memory import KEPT, Memory, MemoryHeld, line_id
-from torknock.isn.token import EPOCH
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import EPOCH
 
 E = 5_666_667
 NAME = line_id(Line(secret=bytes(32), pin=bytes(32)))

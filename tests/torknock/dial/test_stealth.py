@@ -20,8 +20,8 @@ from torknock.dial.budget import PORTS, SYNS
 from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.dial.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
 from torknock.dial.stealth import PATIENCE, StealthKnocker
-from torknock.isn.knock import integrity_code, isn
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import integrity_code, isn
 
 LINE = Line(secret=bytes(range(32)), pin=None, scheme="knock", channel="raw")
 BRIDGE = ("192.0.2.7", 443)

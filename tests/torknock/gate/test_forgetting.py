@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.gate.forgetting import Forgetting
 from torknock.gate.queue import KeyringQueue
-from torknock.isn.token import EPOCH
 from torknock.keyring import Keyring
+from torknock.protocol.token import EPOCH
 
 NOW = 1_700_000_100.0
 E = int(NOW // EPOCH)

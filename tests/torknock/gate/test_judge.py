@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.gate import judge as room
-from torknock.gate.ask import SYN
 from torknock.gate.judge import Judge, tag
-from torknock.isn.knock import integrity_code, isn
-from torknock.line import Line
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.knock import integrity_code, isn
+from torknock.protocol.syn import SYN
 
 ALICE = Line(b"a secret of alice", None, sni="example.net", scheme="knock")
 BOB = Line(b"a secret of bob", None, sni="example.net", scheme="knock")

@@ -16,15 +16,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
-from torknock.gate.ask import SYN
 from torknock.gate.calendar import Calendar
 from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
-from torknock.isn.knock import isn
-from torknock.isn.token import EPOCH, epoch_at, tokens
 from torknock.keyring import Issued, Keyring
+from torknock.protocol.knock import isn
+from torknock.protocol.syn import SYN
+from torknock.protocol.token import EPOCH, epoch_at, tokens
 
 NOW = 1_700_000_100.0
 E = int(NOW // EPOCH)

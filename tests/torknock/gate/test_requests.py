@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ask import SYN
 from torknock.gate.requests import (
     INTACT,
     LEAVE,
@@ -29,6 +28,7 @@ from torknock.gate.requests import (
 )
 from torknock.gate.ruleset import Posture
 from torknock.helper.grammar import Malformed, octets
+from torknock.protocol.syn import SYN
 
 hosts = st.ip_addresses().filter(lambda host: getattr(host, "scope_id", None) is None)
 isns = st.integers(0, 2**32 - 1)

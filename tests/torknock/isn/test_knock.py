@@ -1,4 +1,4 @@
-"""Tests of torknock.isn.knock."""
+"""Tests of torknock.protocol.knock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.isn.knock import Authenticators, integrity_code, isn
+from torknock.protocol.knock import Authenticators, integrity_code, isn
 
 VECTORS = json.loads((Path(__file__).parents[2] / "data" / "knock_vectors.json").read_text())
 U32 = st.integers(0, 2**32 - 1)

@@ -1,4 +1,4 @@
-"""Tests of torknock.isn.token."""
+"""Tests of torknock.protocol.token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.isn.token import (
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import (
     EPOCH,
     FARTHEST,
     epoch_at,
@@ -25,7 +26,6 @@ from torknock.isn.token import (
     seconds_valid,
     tokens,
 )
-from torknock.line import Line
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "token_vectors.json").read_text())
 VECTORS_2: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "token_vectors_2.json").read_text())

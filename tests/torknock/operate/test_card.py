@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from torknock.line import BridgeLine, Line, parse_address, parse_bridge_line, write_bridge_line
 from torknock.operate.card import CannotDraw, qr_text, write_card, write_png, write_svg
+from torknock.protocol.bridge_line import BridgeLine, Line, parse_address, parse_bridge_line, write_bridge_line
 
 FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
 LINE = write_bridge_line(

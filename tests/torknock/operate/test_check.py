@@ -22,9 +22,9 @@ from torknock.cli import torknock
 from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
 from torknock.errors import TorknockError
-from torknock.line import BridgeLine, Line
 from torknock.operate.check import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
 from torknock.operate.finding import State, exit_status
+from torknock.protocol.bridge_line import BridgeLine, Line
 from torknock.tor.link import Relay
 
 LINE = BridgeLine(IPv4Address("192.0.2.7"), 443, "A" * 40, Line(b"s" * 32, b"p" * 32))

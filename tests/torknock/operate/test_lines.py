@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.keyring import Issued
-from torknock.line import Line
 from torknock.operate.lines import as_json, as_table, state
+from torknock.protocol.bridge_line import Line
 
 NOW = 20_000 * 86_400.0
 LINE = Line(bytes(32), bytes(32))

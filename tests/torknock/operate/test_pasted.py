@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.torknock.test_line import BRIDGE_LINES, FINGERPRINT, KEY, PIN_TEXT, WRITTEN
 from torknock.cli.options import read_bridge_line
-from torknock.line import BridgeLine, LineError, parse_bridge_line, write_bridge_line
 from torknock.operate.pasted import LONGEST, read
+from torknock.protocol.bridge_line import BridgeLine, LineError, parse_bridge_line, write_bridge_line
 
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u202a\ufe0f\x00\x1b"
 

@@ -17,7 +17,6 @@ from torknock.firewall.look import Firewall, look, routed
 from torknock.gate.access import Entry, canonical
 from torknock.gate.ruleset import Door, Posture
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
-from torknock.line import LineError, parse_address
 from torknock.linux import has_ipv6
 from torknock.operate.doctor import access, host, log, port, tor
 from torknock.operate.doctor.files import files
@@ -35,6 +34,7 @@ from torknock.operate.doctor.processes import (
 )
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.status import BridgeUnheard, ask
+from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.status import StatusError
 from torknock.tor import CONTROL
 from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor

@@ -20,13 +20,13 @@ from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Door, Judging, Posture
-from torknock.isn.token import NEIGHBOURS
 from torknock.keyring import Keyring
-from torknock.line import Line
 from torknock.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
 from torknock.operate.doctor.processes import Process, answers, may_open
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.processes import is_outdated
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import NEIGHBOURS
 from torknock.status import odds
 
 _NFT = (0, 9, 8)

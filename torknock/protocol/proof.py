@@ -24,7 +24,7 @@ def exporter_context(isn: int) -> bytes:
 
 
 def proof(key: bytes, exported: bytes) -> bytes:
-    """HMAC-SHA256 of the exported keying material under the line's `torknock.isn.token.proof_key`."""
+    """HMAC-SHA256 of the exported keying material under the line's `torknock.protocol.token.proof_key`."""
     return hmac.digest(key, exported, "sha256")
 
 

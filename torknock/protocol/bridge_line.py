@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 
 from torknock.errors import TorknockError
-from torknock.isn.token import RATCHETED, first_epoch, forward, ratchet, tokens
+from torknock.protocol.token import RATCHETED, first_epoch, forward, ratchet, tokens
 
 DEFAULT_N = 8
 """Tokens per epoch of a line that does not say (protocol.md §2.1)."""
@@ -42,7 +42,7 @@ class Line:
     """The pluggable-transport arguments of a bridge line (protocol.md §4)."""
 
     secret: bytes = field(repr=False)
-    """Of scheme `token`: 32 bytes, `key=` alone, or 72, `key=` and `epoch=`; see `torknock.isn.token`.
+    """Of scheme `token`: 32 bytes, `key=` alone, or 72, `key=` and `epoch=`; see `torknock.protocol.token`.
     Of scheme `knock`: 1..64 bytes."""
     pin: bytes | None
     """32 bytes, SHA-256 of the bridge's SubjectPublicKeyInfo; None where a public certificate for `sni` replaces it."""
@@ -73,7 +73,7 @@ class Line:
         return first_epoch(self.secret)
 
     def forward(self, epoch: int) -> Line:
-        """What a line of scheme `token` has become in *epoch*; see `torknock.isn.token.forward`."""
+        """What a line of scheme `token` has become in *epoch*; see `torknock.protocol.token.forward`."""
         return replace(self, secret=forward(self.secret, epoch))
 
     def tokens(self, epoch: int) -> tuple[int, ...]:
