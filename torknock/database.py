@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Timer
 
 from torknock.errors import TorknockError
-from torknock.files import as_owner
-from torknock.lock import alone_in
+from torknock.kernel.files import as_owner
+from torknock.kernel.lock import alone_in
 
 FILE = "keyring.sqlite"
 

@@ -28,8 +28,8 @@ from torknock.dial.interfaces import CannotKnock
 from torknock.dial.repair import RepairDialer
 from torknock.dial.timestamp import clock, stamps
 from torknock.errors import TorknockError
-from torknock.linux import NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
-from torknock.segment import BadDatagram, parse_segment, without_extensions, without_options
+from torknock.kernel.linux import NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
+from torknock.kernel.segment import BadDatagram, parse_segment, without_extensions, without_options
 
 _log = Logger()
 

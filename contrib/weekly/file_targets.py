@@ -19,7 +19,6 @@ from contrib.weekly.altered import altered
 from contrib.weekly.target import Fault, Target, same, text
 from pluggable.errors import ORPortError
 from pluggable.extorport import read_cookie
-from torknock import linux
 from torknock.dial.memory import Memory
 from torknock.errors import TorknockError
 from torknock.firewall import iptables
@@ -27,10 +26,10 @@ from torknock.firewall.fate import SYN, judge
 from torknock.firewall.listed import items
 from torknock.firewall.look import Firewall
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
+from torknock.kernel import linux, proc
 from torknock.keyring import Keyring
 from torknock.operate import place
 from torknock.operate.changes import Block
-from torknock.operate.doctor import processes
 from torknock.operate.doctor.tor import bridge_options, client_options, is_exposed, takes_clients
 from torknock.operate.record import Record
 from torknock.tor.asked import Asked
@@ -170,9 +169,9 @@ def _process(octets: bytes) -> None:
     (root / "7").mkdir(parents=True, exist_ok=True)
     (root / "7" / "status").write_bytes(b"Name:\t" + visible + _STATUS)
     (root / "7" / "cmdline").write_bytes(arguments)
-    with mock.patch.object(processes, "_PROC", root):
-        found = processes.process(7)
-        processes.transport_of(1, "server")
+    with mock.patch.object(proc, "_PROC", root):
+        found = proc.process(7)
+        proc.transport_of(1, "server")
     if (found.parent, found.uid, found.may_administer_network) != (1, 1000, False):
         raise Fault("the name of a process has changed what is told of it")
 
@@ -183,7 +182,7 @@ def _listeners(octets: bytes) -> None:
     for host, name in ((octets[:4], "tcp"), (octets[:16], "tcp6")):
         row = f"0: {host.hex().upper()}:{octets[16:18].hex()} {host.hex()}:0000 {octets[18]:02X} 0:0 00:0 0 0 0"
         with mock.patch.object(Path, "read_text", lambda *_, row=row: f"sl\n{row} {octets[19]} 1\n"):
-            list(processes._listening(name))
+            list(proc._listening(name))
             linux.is_served("0.0.0.0", 443)  # noqa: S104  looked up
 
 

@@ -55,7 +55,7 @@ import json, sys
 from twisted.internet import reactor
 from twisted.internet.task import react
 from torknock.dial.remote import RemoteDialer
-from torknock.linux import may_administer_network
+from torknock.kernel.linux import may_administer_network
 
 async def knock(reactor):
     assert not may_administer_network()

@@ -33,7 +33,7 @@ from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Tuples
-from torknock.linux import NO_CAPABILITY, TCP_REPAIR
+from torknock.kernel.linux import NO_CAPABILITY, TCP_REPAIR
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, tokens
 

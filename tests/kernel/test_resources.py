@@ -15,8 +15,8 @@ from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import SERVICE, Case, needs_root
 from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.netns import Lab
+from torknock.kernel.descriptor_limit import OF_A_CLIENT, places
 from torknock.keyring import Issued
-from torknock.places import OF_A_CLIENT, places
 from torknock.protocol.token import epoch_at
 
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.files: what another user may put where root looks."""
+"""Tests of torknock.kernel.files: what another user may put where root looks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from torknock.files import as_owner, directory_of_others, read_end, read_file
+from torknock.kernel.files import as_owner, directory_of_others, read_end, read_file
 
 USER, GROUP = 12345, 12346
 
@@ -103,7 +103,7 @@ class OwnerTests(FilesCase):
         """With that user's group alone."""
         self.need_root()
         program = (
-            "import os, sys; from pathlib import Path; from torknock.files import as_owner\n"
+            "import os, sys; from pathlib import Path; from torknock.kernel.files import as_owner\n"
             "before = os.getresuid(), os.getresgid(), os.getgroups()\n"
             "with as_owner(Path(sys.argv[1])): print(os.geteuid(), os.getegid(), os.getgroups())\n"
             "print((os.getresuid(), os.getresgid(), os.getgroups()) == before)\n"

@@ -1,4 +1,4 @@
-"""Tests of torknock.linux: what a process may have."""
+"""Tests of torknock.kernel.linux: what a process may have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import resource
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.linux import is_clock_synchronized, raise_descriptor_limit
+from torknock.kernel.linux import is_clock_synchronized, raise_descriptor_limit
 
 
 class DescriptorTests(SynchronousTestCase):

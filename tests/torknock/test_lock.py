@@ -1,4 +1,4 @@
-"""Tests of torknock.lock: one at a time."""
+"""Tests of torknock.kernel.lock: one at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.lock import alone_in, try_lock
+from torknock.kernel.lock import alone_in, try_lock
 
 
 class AloneTests(SynchronousTestCase):

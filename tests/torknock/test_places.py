@@ -1,11 +1,11 @@
-"""Tests of torknock.places: how many connections leave descriptors for everything else."""
+"""Tests of torknock.kernel.descriptor_limit: how many connections leave descriptors for everything else."""
 
 from __future__ import annotations
 
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.places import OF_A_CLIENT, RESERVE, Places, places
+from torknock.kernel.descriptor_limit import OF_A_CLIENT, RESERVE, Places, places
 
 
 class PlacesTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""Tests of torknock.segment: datagrams as friends and others make them."""
+"""Tests of torknock.kernel.segment: datagrams as friends and others make them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from tests.support.capture import Control as Bits
 from tests.support.capture import Packet, build
-from torknock.segment import (
+from torknock.kernel.segment import (
     TCP,
     BadDatagram,
     Control,

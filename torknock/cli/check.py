@@ -74,7 +74,7 @@ def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[An
     from torknock.dial.memory import Memory
     from torknock.dial.remote import RemoteDialer
     from torknock.dial.repair import RepairDialer
-    from torknock.linux import may_administer_network
+    from torknock.kernel.linux import may_administer_network
     from torknock.operate.check import check, check_as_stranger
     from torknock.transport.bridges import Bridges
 

@@ -11,7 +11,7 @@ import click
 
 from torknock.cli.options import helper_option
 from torknock.helper import DIAL_SOCKET
-from torknock.linux import raise_descriptor_limit
+from torknock.kernel.linux import raise_descriptor_limit
 
 
 def uid(name: str) -> int:

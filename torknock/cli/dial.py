@@ -13,8 +13,8 @@ from torknock.helper import DIAL_SOCKET
 from torknock.helper.listener import listener
 from torknock.helper.peers import Guests
 from torknock.helper.serving import serve
-from torknock.linux import raise_descriptor_limit
-from torknock.places import OF_A_PEER, places
+from torknock.kernel.descriptor_limit import OF_A_PEER, places
+from torknock.kernel.linux import raise_descriptor_limit
 
 
 @click.command(epilog="Example: torknock dial --user debian-tor --group torknock")

@@ -14,8 +14,8 @@ from torknock.gate.service import helper
 from torknock.helper import GATE_SOCKET, doors
 from torknock.helper.listener import listener
 from torknock.helper.serving import serve
-from torknock.linux import raise_descriptor_limit
-from torknock.places import OF_A_PEER, places
+from torknock.kernel.descriptor_limit import OF_A_PEER, places
+from torknock.kernel.linux import raise_descriptor_limit
 
 
 @click.command(epilog="Example: torknock gate --access /etc/torknock/gate.toml")

@@ -9,7 +9,7 @@ import click
 
 from torknock.cli.options import say
 from torknock.errors import TorknockError
-from torknock.linux import NO_IPV6
+from torknock.kernel.linux import NO_IPV6
 from torknock.path import reflect as reflecting
 from torknock.protocol.bridge_line import LineError, parse_address, write_address
 

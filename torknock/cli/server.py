@@ -11,7 +11,7 @@ import click
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.cli.options import helper_option
 from torknock.helper import GATE_SOCKET
-from torknock.linux import raise_descriptor_limit
+from torknock.kernel.linux import raise_descriptor_limit
 
 
 @click.command(epilog="In torrc: ServerTransportPlugin torknock exec /usr/local/bin/torknock server")

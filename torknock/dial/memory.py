@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from torknock.dial.stored import is_damage, is_held, opened
 from torknock.errors import TorknockError
-from torknock.lock import alone_in
+from torknock.kernel.lock import alone_in
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import epoch_at
 

@@ -24,7 +24,7 @@ from torknock.dial.ports import Ports, local_ports
 from torknock.dial.timestamp import Foresight, Stamp
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Name, NoneFree, Pair, Tuples
 from torknock.dial.waiting import Waiting
-from torknock.linux import (
+from torknock.kernel.linux import (
     NO_CAPABILITY,
     NO_IPV6,
     TCP_QUEUE_SEQ,

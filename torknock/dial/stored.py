@@ -53,7 +53,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def opened(path: Path) -> sqlite3.Connection:
-    """The database at *path*, made if it is not there. To be called by one process at a time (`torknock.lock`).
+    """The database at *path*, made if it is not there. To be called by one process at a time (`torknock.kernel.lock`).
 
     SQLite itself refuses at once, rather than wait, where two begin to write ahead in one new file.
 

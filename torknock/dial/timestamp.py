@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torknock.dial.interfaces import CannotKnock, Slipped
-from torknock.linux import (
+from torknock.kernel.linux import (
     TCP_FASTOPEN_CONNECT,
     TCP_FASTOPEN_NO_COOKIE,
     TCP_REPAIR,

@@ -25,10 +25,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from torknock.files import directory_of_others
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Posture, load_posture
 from torknock.helper.peers import Peer
+from torknock.kernel.files import directory_of_others
 
 ACCESS = Path("/etc/torknock/gate.toml")
 """Where it is."""

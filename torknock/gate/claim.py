@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.ruleset import Door
-from torknock.linux import network_namespace
-from torknock.lock import try_lock
+from torknock.kernel.linux import network_namespace
+from torknock.kernel.lock import try_lock
 
 
 def claim(door: Door, directory: Path) -> int:

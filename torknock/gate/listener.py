@@ -19,11 +19,11 @@ from twisted.python.failure import Failure
 
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
-from torknock.gate.syn import SYNReader
-from torknock.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
-from torknock.places import Places
+from torknock.kernel.descriptor_limit import Places
+from torknock.kernel.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
+from torknock.kernel.segment import BadDatagram
+from torknock.kernel.syn_reader import SYNReader
 from torknock.protocol.syn import SYN
-from torknock.segment import BadDatagram
 
 _log = Logger()
 

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.gate.interfaces import GateFailed
-from torknock.gate.syn import SYNReader
+from torknock.kernel.segment import BadDatagram
+from torknock.kernel.syn_reader import SYNReader
 from torknock.protocol.syn import SYN, AskLater
-from torknock.segment import BadDatagram
 
 _log = Logger()
 

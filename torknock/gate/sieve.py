@@ -33,7 +33,7 @@ from torknock.gate.filter import TOKENS_AT_MOST, assembled, program
 from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 from torknock.gate.listener import Listener
 from torknock.gate.ruleset import Door
-from torknock.linux import (
+from torknock.kernel.linux import (
     IP_MINTTL,
     IPV6_MINHOPCOUNT,
     NO_IPV6,

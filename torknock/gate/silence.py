@@ -14,11 +14,11 @@ from twisted.logger import Logger
 
 from torknock.gate import ruleset
 from torknock.gate.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
-from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
-from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Posture
 from torknock.gate.sources import sources_listing, sources_table
+from torknock.kernel.netlink import ruleset_generation
+from torknock.kernel.program import command
 
 _log = Logger()
 

@@ -6,8 +6,8 @@ import contextlib
 from typing import Any
 
 from torknock.gate import ruleset
-from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
+from torknock.kernel.program import command
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
 

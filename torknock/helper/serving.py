@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from torknock.errors import TorknockError
 from torknock.helper.listener import Accepting
 from torknock.helper.unix import Helper
-from torknock.linux import may_administer_network
+from torknock.kernel.linux import may_administer_network
 
 LACKS_CAPABILITY = "this service lacks CAP_NET_ADMIN in its network namespace; start it by the units of contrib/systemd"
 

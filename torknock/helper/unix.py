@@ -31,7 +31,7 @@ from torknock.helper import descriptors
 from torknock.helper.grammar import Lines, Malformed, no, octets
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Peer, peer
-from torknock.places import Places
+from torknock.kernel.descriptor_limit import Places
 
 _log = Logger()
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 from attrs import define, evolve, field
 
 from torknock.errors import TorknockError
-from torknock.files import read_file
+from torknock.kernel.files import read_file
 from torknock.operate import processes
 from torknock.operate.processes import Started
 

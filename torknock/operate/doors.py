@@ -9,9 +9,9 @@ from pathlib import Path
 
 from attrs import define, evolve
 
-from torknock.files import read_file
 from torknock.gate.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence
 from torknock.gate.ruleset import Posture
+from torknock.kernel.files import read_file
 from torknock.operate.changes import AT_MOST, Change, File, Unit, draft, write
 from torknock.protocol.bridge_line import LineError, parse_address
 

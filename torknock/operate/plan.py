@@ -14,9 +14,9 @@ from pathlib import Path
 from attrs import frozen
 
 from torknock.errors import TorknockError
-from torknock.files import read_file
 from torknock.firewall.look import taken
-from torknock.linux import is_served
+from torknock.kernel.files import read_file
+from torknock.kernel.linux import is_served
 from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User, run
 from torknock.operate.doors import FILTERED_UNIT, access_changes, door_of
 from torknock.operate.place import SNIPPET, TORRC, Place, includes

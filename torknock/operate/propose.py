@@ -9,9 +9,9 @@ from attrs import frozen
 from torknock.firewall.listed import FirewallUnreadable
 from torknock.firewall.look import look, routed
 from torknock.gate.ruleset import Posture
+from torknock.kernel.proc import listening
 from torknock.operate.addresses import Address, own_address, refusal
 from torknock.operate.doctor.port import LIKE
-from torknock.operate.doctor.processes import listening
 
 
 @frozen

@@ -17,8 +17,8 @@ from typing import Any
 
 from attrs import asdict
 
-from torknock.files import directory_of_others
-from torknock.lock import alone_in
+from torknock.kernel.files import directory_of_others
+from torknock.kernel.lock import alone_in
 from torknock.operate.changes import KINDS as OF_CHANGES
 from torknock.operate.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, sync, write
 from torknock.operate.doors import FILTERED_UNIT, Door

@@ -14,9 +14,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from torknock.kernel.proc import process, same_network
 from torknock.operate.changes import PATH, run, write
 from torknock.operate.doctor.log import from_journal
-from torknock.operate.doctor.processes import process, same_network
 from torknock.operate.place import TORRC
 from torknock.operate.plan import SYSTEMD, TOR_USER, CannotSetUp, shipped
 from torknock.operate.setup import until

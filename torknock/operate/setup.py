@@ -19,10 +19,10 @@ from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate.access import ACCESS, AccessDenied, read, uid_of
 from torknock.gate.ruleset import Posture, posture_table, table_name
 from torknock.gate.sources import sources_table
+from torknock.kernel.proc import Process as Running
+from torknock.kernel.proc import transport_of
 from torknock.keyring import Issued, Keyring, LineUnknown
 from torknock.operate.changes import PATH, Block, Change, File, Reader, run
-from torknock.operate.doctor.processes import Process as Running
-from torknock.operate.doctor.processes import transport_of
 from torknock.operate.doors import Door
 from torknock.operate.place import Place
 from torknock.operate.plan import BridgeWishes, CannotSetUp, known_options

@@ -14,7 +14,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, U
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from torknock.files import read_file
+from torknock.kernel.files import read_file
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.tor import CONTROL
 from torknock.tor.reasons import is_advice

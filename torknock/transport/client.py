@@ -31,8 +31,8 @@ from torknock.dial.remote import RemoteDialer
 from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
 from torknock.helper import DIAL_SOCKET
-from torknock.linux import may_administer_network
-from torknock.places import OF_A_REQUEST, of_transport
+from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
+from torknock.kernel.linux import may_administer_network
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at
 from torknock.transport.bridges import Bridges

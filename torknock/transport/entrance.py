@@ -20,7 +20,7 @@ from torknock.gate.service import served
 from torknock.gate.sieve import FilterGate
 from torknock.helper import doors
 from torknock.helper.connection import HelperMissing, connect
-from torknock.linux import has_ipv6, is_served, may_administer_network
+from torknock.kernel.linux import has_ipv6, is_served, may_administer_network
 from torknock.protocol.syn import Ask
 
 _log = Logger()

@@ -1,4 +1,4 @@
-"""Tests of `torknock.gate.command`, with real programs."""
+"""Tests of `torknock.kernel.program`, with real programs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from twisted.trial.unittest import TestCase
 
 from torknock.firewall import look
 from torknock.firewall.listed import FirewallUnreadable
-from torknock.gate import command as room
-from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
+from torknock.kernel import program as room
+from torknock.kernel.program import command
 
 _WITHOUT = """
 import resource, sys
 from twisted.internet import reactor, task
 from twisted.internet.defer import ensureDeferred
-from torknock.gate.command import command
+from torknock.kernel.program import command
 
 async def main(_reactor):
     resource.setrlimit(getattr(resource, sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3])))

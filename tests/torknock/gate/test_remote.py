@@ -22,7 +22,7 @@ from torknock.gate.listener import Listener
 from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Posture
 from torknock.helper.listener import Accepting, listener
-from torknock.places import Places
+from torknock.kernel.descriptor_limit import Places
 
 reactor: Any = _reactor
 

@@ -23,10 +23,11 @@ from torknock.firewall.fate import SYN, Fate, Judgement, judge
 from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture
-from torknock.operate.doctor import access, host, log, port, processes, tor
+from torknock.kernel import proc
+from torknock.kernel.proc import Listening, Process, may_open_files, process
+from torknock.operate.doctor import access, host, log, port, tor
 from torknock.operate.doctor.files import files
 from torknock.operate.doctor.files import judge as judge_files
-from torknock.operate.doctor.processes import Listening, Process, may_open_files, process
 from torknock.operate.finding import State
 from torknock.redact import redact
 from torknock.status import Trouble, Warned
@@ -307,8 +308,8 @@ class ProcessTests(SynchronousTestCase):
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
                 assert other.stdout is not None
                 other.stdout.readline()
-                found, own = processes.process(other.pid), processes.process(os.getpid())
-                self.assertIsNone(processes.transport_of(other.pid, "server"))
+                found, own = proc.process(other.pid), proc.process(os.getpid())
+                self.assertIsNone(proc.transport_of(other.pid, "server"))
                 other.communicate(b"\n")
             self.assertEqual(replace(found, pid=own.pid, parent=own.parent, words=own.words), own)
             self.assertEqual((found.parent, found.words[-1]), (own.pid, name.hex()))

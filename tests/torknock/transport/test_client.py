@@ -47,7 +47,7 @@ from torknock.channel.raw import Raw
 from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.rounds import Opener, T
-from torknock.linux import NO_CAPABILITY
+from torknock.kernel.linux import NO_CAPABILITY
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import epoch_at
 from torknock.transport import client as module

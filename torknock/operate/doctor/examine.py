@@ -17,11 +17,8 @@ from torknock.firewall.look import Firewall, look, routed
 from torknock.gate.access import Entry, canonical
 from torknock.gate.ruleset import Door, Posture
 from torknock.helper import DIAL_SOCKET, GATE_SOCKET
-from torknock.linux import has_ipv6
-from torknock.operate.doctor import access, host, log, port, tor
-from torknock.operate.doctor.files import files
-from torknock.operate.doctor.own import own_tor
-from torknock.operate.doctor.processes import (
+from torknock.kernel.linux import has_ipv6
+from torknock.kernel.proc import (
     Listening,
     Process,
     confinement,
@@ -32,6 +29,9 @@ from torknock.operate.doctor.processes import (
     sockets_of,
     transport_of,
 )
+from torknock.operate.doctor import access, host, log, port, tor
+from torknock.operate.doctor.files import files
+from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.status import BridgeUnheard, ask
 from torknock.protocol.bridge_line import LineError, parse_address

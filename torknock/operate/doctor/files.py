@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torknock.helper.unix import CONNECTIONS
-from torknock.operate.doctor.processes import Process, may_open_files
+from torknock.kernel.descriptor_limit import OF_A_CLIENT, OF_A_PEER, OF_A_REQUEST, places
+from torknock.kernel.proc import Process, may_open_files
 from torknock.operate.finding import Finding, not_ok, ok, unknown
-from torknock.places import OF_A_CLIENT, OF_A_PEER, OF_A_REQUEST, places
 
 _NAME = "open files"
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate import ruleset
-from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
-from torknock.gate.netlink import ruleset_generation
 from torknock.gate.ruleset import Door, Judging, Posture
+from torknock.kernel.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
+from torknock.kernel.netlink import ruleset_generation
+from torknock.kernel.proc import Process, answers, may_open
+from torknock.kernel.program import command
 from torknock.keyring import Keyring
-from torknock.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
-from torknock.operate.doctor.processes import Process, answers, may_open
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.processes import is_outdated
 from torknock.protocol.bridge_line import Line

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torknock.files import read_end
-from torknock.gate.command import command
 from torknock.gate.interfaces import GateFailed
+from torknock.kernel.files import read_end
+from torknock.kernel.program import command
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.redact import redact
 from torknock.tor.reasons import is_advice

@@ -9,8 +9,8 @@ import pwd
 from pathlib import Path
 
 from torknock.helper import DIAL_SOCKET
+from torknock.kernel.proc import Process, answers, confinement, processes_of, service_here, transport_of
 from torknock.operate.doctor import host, tor
-from torknock.operate.doctor.processes import Process, answers, confinement, processes_of, service_here, transport_of
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 
 _GROUP = "torknock"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from torknock.operate.doctor.processes import Listening, Process
+from torknock.kernel.proc import Listening, Process
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.pasted import read
 from torknock.protocol.bridge_line import LineError, parse_bridge_line

@@ -6,8 +6,8 @@ import socket
 
 from zope.interface import implementer
 
+from torknock.kernel.segment import TCP, IPv4Protocol, IPv6Protocol, ISegmentProtocol, Segment, TCPProtocol
 from torknock.protocol.syn import SYN
-from torknock.segment import TCP, IPv4Protocol, IPv6Protocol, ISegmentProtocol, Segment, TCPProtocol
 
 
 @implementer(ISegmentProtocol)

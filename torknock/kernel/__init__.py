@@ -1,0 +1,1 @@
+"""What Linux provides and how it is asked. Knows nothing of knocking."""
