@@ -20,11 +20,11 @@ from twisted.internet.threads import deferToThread
 from contrib.bench.table import Figure
 from tests.support.netns import Namespace
 from torknock.gate.nftables import NftablesGate
-from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Door
 from torknock.gate.spent import SpentKnocks, SpentTokens
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
+from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.token import EPOCH
 
 LINES = 8_000

@@ -27,7 +27,7 @@ from torknock.firewall.listed import items
 from torknock.firewall.look import Firewall
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.kernel import linux, proc
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.operate import place
 from torknock.operate.changes import Block
 from torknock.operate.doctor.tor import bridge_options, client_options, is_exposed, takes_clients

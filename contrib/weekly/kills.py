@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contrib.bench.table import Figure
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.protocol.token import epoch_at
 
 KILLS = 160

@@ -16,7 +16,7 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from torknock.gate.ruleset import Door, admit, listing, load
-from torknock.keyring import Issued
+from torknock.keyring.lines import Issued
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 
 

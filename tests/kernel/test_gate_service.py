@@ -22,7 +22,7 @@ from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
 from torknock.gate.access import EVERYWHERE, Entry
 from torknock.gate.ruleset import Posture
-from torknock.keyring import Issued
+from torknock.keyring.lines import Issued
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
 

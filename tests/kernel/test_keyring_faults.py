@@ -18,7 +18,7 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, connected, k
 from tests.support.disk import fill
 from tests.support.netns import Lab, end
 from torknock.cli import torknock
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.protocol.token import epoch_at
 
 needs_root = None if os.geteuid() == 0 else "file systems and network namespaces need root"

@@ -10,7 +10,7 @@ from pathlib import Path
 from click.testing import Result
 
 from tests.torknock.test_cli_line import CommandCase
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.protocol.bridge_line import BridgeLine, Line, write_bridge_line
 from torknock.protocol.token import epoch_at, tokens
 

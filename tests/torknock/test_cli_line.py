@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 import torknock.cli.waiting
-import torknock.database
+import torknock.keyring.file
 from torknock import cli
 from torknock.cli import line as line_verb
 from torknock.cli.options import duration, until
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.operate.card import qr_text
 from torknock.protocol.bridge_line import parse_bridge_line, write_bridge_line
 
@@ -399,8 +399,8 @@ class ShowTests(CommandCase):
     def test_a_keyring_that_another_program_holds(self) -> None:
         """That it waits is said once, on stderr; in the end one line says why it gives up, and nothing was changed."""
         written = self.said(self.line("add", "alice", *WHERE))
-        usual = torknock.database._MOMENT
-        self.patch(torknock.database, "_MOMENT", 0.01)
+        usual = torknock.keyring.file._MOMENT
+        self.patch(torknock.keyring.file, "_MOMENT", 0.01)
         self.patch(torknock.cli.waiting, "PATIENCE", 0.5)
         with closing(sqlite3.connect(self.keyring / "keyring.sqlite", isolation_level=None)) as holder:
             for begin, verbs in (
@@ -416,7 +416,7 @@ class ShowTests(CommandCase):
                     self.assertIn("another program holds it; wait until that program", gives_up)
                 self.assertEqual(self.line("list").exit_code, int("EXCLUSIVE" in begin))
                 holder.execute("ROLLBACK")
-        self.patch(torknock.database, "_MOMENT", usual)
+        self.patch(torknock.keyring.file, "_MOMENT", usual)
         self.assertEqual(self.said(self.line("show", "alice")), written)
         self.assertNotIn("bob", self.said(self.line("list")))
 

@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-import torknock.database
-from torknock.database import KeyringLocked, KeyringMissing, KeyringUnreadable
-from torknock.keyring import BadName, BadNote, Issued, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
+import torknock.keyring.file
+from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadable
+from torknock.keyring.lines import BadName, BadNote, Issued, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
 from torknock.protocol.bridge_line import Line, LineError
 from torknock.protocol.token import epoch_at, tokens
 
@@ -35,7 +35,7 @@ NOW = 1_795_446_300.5
 ADDED = """
 import sys
 from pathlib import Path
-from torknock.keyring import Keyring, LineExists
+from torknock.keyring.lines import Keyring, LineExists
 prefix, count = sys.argv[2], int(sys.argv[3])
 with Keyring.open(Path(sys.argv[1]), create=True) as keyring:
     print(keyring.pin.hex(), flush=True)
@@ -54,7 +54,7 @@ with Keyring.open(Path(sys.argv[1]), create=True) as keyring:
 COUNTED = """
 import sys
 from pathlib import Path
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 with Keyring.open(Path(sys.argv[1]), create=False) as keyring:
     for _ in range(50):
         keyring.count({"alice": 2, "bob": 1}, now=86_400)
@@ -64,7 +64,7 @@ with Keyring.open(Path(sys.argv[1]), create=False) as keyring:
 KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 
 class Connection(sqlite3.Connection):
     def __init__(self, *arguments, **options):
@@ -667,7 +667,7 @@ class MigrationTests(KeyringCase):
 
     def test_a_failure_leaves_what_was_there(self) -> None:
         """All of it happens or nothing."""
-        self.patch(torknock.database, "_FROM_VERSION_1", f"{torknock.database._FROM_VERSION_1}SELECT nothing;\n")
+        self.patch(torknock.keyring.file, "_FROM_VERSION_1", f"{torknock.keyring.file._FROM_VERSION_1}SELECT nothing;\n")
         before = self.dump()
         self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create=False)
         self.assertEqual((self.dump(), self.version()), (before, 1))

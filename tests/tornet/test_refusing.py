@@ -18,7 +18,7 @@ from tests.support.bridge import connected
 from tests.support.netns import Lab
 from tests.support.tornet import Tor, until
 from tests.tornet.test_watch import HIBERNATING, OFFLINE, needs_root
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.protocol.token import epoch_at
 
 TORKNOCK = Path(sys.executable).with_name("torknock")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from torknock.database import PATIENCE
-from torknock.keyring import Keyring
+from torknock.keyring.file import PATIENCE
+from torknock.keyring.lines import Keyring
 
 
 def open_keyring(directory: Path, create: bool = False) -> Keyring:

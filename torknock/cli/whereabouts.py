@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torknock.errors import TorknockError
 from torknock.kernel.files import read_file
-from torknock.keyring import Keyring
+from torknock.keyring.lines import Keyring
 from torknock.operate.addresses import refusal
 from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
 

@@ -14,15 +14,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torknock.database import KeyringLocked, KeyringUnreadable
 from torknock.errors import TorknockError
 from torknock.gate.calendar import ClockBehind
 from torknock.gate.interfaces import IGate
 from torknock.gate.judge import Judge, tag
-from torknock.gate.queue import KeyringQueue
 from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
-from torknock.keyring import Issued, News
+from torknock.keyring.file import KeyringLocked, KeyringUnreadable
+from torknock.keyring.lines import Issued, News
+from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.syn import SYN, Ask
 from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at, seconds_valid

@@ -15,8 +15,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from torknock.database import KeyringMissing
-from torknock.keyring import DAY, Issued, Keyring
+from torknock.keyring.file import KeyringMissing
+from torknock.keyring.lines import DAY, Issued, Keyring
 from torknock.protocol.bridge_line import LineError, parse_address
 
 _WIDEST = 1000

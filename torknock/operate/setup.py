@@ -15,13 +15,13 @@ from pathlib import Path
 from attrs import frozen
 from stem import ControllerError
 
-from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate.access import ACCESS, AccessDenied, read, uid_of
 from torknock.gate.ruleset import Posture, posture_table, table_name
 from torknock.gate.sources import sources_table
 from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
-from torknock.keyring import Issued, Keyring, LineUnknown
+from torknock.keyring.file import KeyringMissing, KeyringUnreadable
+from torknock.keyring.lines import Issued, Keyring, LineUnknown
 from torknock.operate.changes import PATH, Block, Change, File, Reader, run
 from torknock.operate.doors import Door
 from torknock.operate.place import Place

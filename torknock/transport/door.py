@@ -24,19 +24,19 @@ from pluggable.arrivals import ORPortFactory
 from torknock.channel.integrity import Integrity
 from torknock.channel.raw import Raw
 from torknock.channel.tls import Refusal, ServerTLS
-from torknock.database import KeyringLocked
 from torknock.errors import TorknockError
 from torknock.gate.calendar import HELD, Calendar
-from torknock.gate.forgetting import Forgetting
 from torknock.gate.interfaces import DoorTaken
 from torknock.gate.listener import Listener
-from torknock.gate.queue import KeyringQueue
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.files import acts_as_owner
-from torknock.keyring import POSTURE, Issued, Keyring
+from torknock.keyring.erasure import Forgetting
+from torknock.keyring.file import KeyringLocked
+from torknock.keyring.lines import POSTURE, Issued, Keyring
+from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.syn import SYN
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics

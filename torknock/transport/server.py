@@ -19,7 +19,6 @@ from pluggable.environment import ServerEnvironment
 from pluggable.errors import MethodError
 from pluggable.interfaces import IServerTransport
 from pluggable.managed import main
-from torknock.database import KeyringUnreadable
 from torknock.errors import TorknockError
 from torknock.gate.calendar import ClockUnsure, assert_sure
 from torknock.gate.ruleset import Posture
@@ -27,7 +26,8 @@ from torknock.gate.spent import SpentUnusable
 from torknock.helper import GATE_SOCKET
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
 from torknock.kernel.linux import is_clock_synchronized, is_served
-from torknock.keyring import Keyring
+from torknock.keyring.file import KeyringUnreadable
+from torknock.keyring.lines import Keyring
 from torknock.transport.door import GuardedDoor, Wanted, address, in_thread
 from torknock.transport.metrics import parse_metrics
 from torknock.transport.reopening import ReopeningDoor

@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.forgetting: what the keyring can still derive, and when it cannot any more."""
+"""Tests of torknock.keyring.erasure: what the keyring can still derive, and when it cannot any more."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.forgetting import Forgetting
-from torknock.gate.queue import KeyringQueue
-from torknock.keyring import Keyring
+from torknock.keyring.erasure import Forgetting
+from torknock.keyring.lines import Keyring
+from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.token import EPOCH
 
 NOW = 1_700_000_100.0

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torknock.database import KeyringMissing, KeyringUnreadable
 from torknock.gate import ruleset
 from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Judging, Posture
@@ -22,7 +21,8 @@ from torknock.kernel.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
 from torknock.kernel.netlink import ruleset_generation
 from torknock.kernel.proc import Process, answers, may_open
 from torknock.kernel.program import command
-from torknock.keyring import Keyring
+from torknock.keyring.file import KeyringMissing, KeyringUnreadable
+from torknock.keyring.lines import Keyring
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.processes import is_outdated
 from torknock.protocol.bridge_line import Line

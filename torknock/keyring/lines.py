@@ -1,4 +1,4 @@
-"""The lines that a bridge has issued, and its key (`torknock.database`)."""
+"""The lines that a bridge has issued, and its key (`torknock.keyring.file`)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from torknock.database import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
 from torknock.errors import TorknockError
+from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
 from torknock.protocol.bridge_line import DEFAULT_N, Line, LineError, arguments, parse_arguments
 from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 
@@ -188,7 +188,7 @@ class Keyring:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
         While another program holds it, every call waits *patience* seconds, calls *waits*, in another thread, after
-        the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `torknock.database.opened`.
+        the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `torknock.keyring.file.opened`.
         Raises `KeyringMissing` and `KeyringUnreadable`.
         """
         database = opened(directory, create, _new_key, patience, waits)

@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.database import KeyringLocked
-from torknock.keyring import Keyring
+from torknock.keyring.file import KeyringLocked
+from torknock.keyring.lines import Keyring
 
 _log = Logger()
 

@@ -11,8 +11,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.database import KeyringLocked, KeyringUnreadable
-from torknock.gate.queue import KeyringQueue
+from torknock.keyring.file import KeyringLocked, KeyringUnreadable
+from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at
 
 _log = Logger()

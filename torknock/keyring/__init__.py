@@ -1,0 +1,1 @@
+"""The lines that a bridge has issued, and its key."""
