@@ -26,11 +26,11 @@ from twisted.trial.unittest import TestCase
 from tests.support.capture import Capture, Packet
 from tests.support.knocks import as_it_is
 from tests.support.netns import Lab, end
-from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.dial.knocking import BridgeSilent, Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.remote import JOIN, RESTART, RemoteDialer
 from torknock.dial.stealth import StealthKnocker
+from torknock.interfaces import CannotKnock, Slipped
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import isn
 from torknock.protocol.token import EPOCH, tokens

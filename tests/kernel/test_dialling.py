@@ -23,10 +23,10 @@ from tests.support.bridge import GREETING, HiddenService
 from tests.support.capture import Capture, Control
 from tests.support.middlebox import Middlebox
 from tests.support.netns import Host, Lab
-from torknock.dial.interfaces import IDialer
 from torknock.dial.knocking import BridgeSilent
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
+from torknock.interfaces import IDialer
 from torknock.transport.bridges import Bridges
 
 reactor: Any = _reactor

@@ -28,11 +28,11 @@ from zope.interface import implementer
 from tests.support.capture import Capture, Control, Packet
 from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
-from torknock.dial.interfaces import CannotKnock, IDialer, Slipped
 from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
 from torknock.dial.repair import RepairDialer
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Tuples
+from torknock.interfaces import CannotKnock, IDialer, Slipped
 from torknock.kernel.linux import NO_CAPABILITY, TCP_REPAIR
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, tokens

@@ -11,7 +11,7 @@ SYNS = 11
 """SYNs at most, with those that the kernel sends again: as many as a plain connect that is never answered."""
 
 PORTS = 3
-"""Source ports at most; those of SYNs that slipped (`torknock.dial.interfaces.Slipped`) come in addition."""
+"""Source ports at most; those of SYNs that slipped (`torknock.interfaces.Slipped`) come in addition."""
 
 SENT_AT = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 11.0, 19.0, 35.0, 67.0)
 """Seconds after `connect` at which Linux sends an unanswered SYN (net.ipv4.tcp_syn_linear_timeouts=4, 6.5 and newer).

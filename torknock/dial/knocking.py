@@ -22,7 +22,6 @@ from torknock.dial.attempts import (
     to_the_next_epoch,
     unused,
 )
-from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.memory import Memory, MemoryHeld, line_id
 from torknock.dial.rounds import (
     FAILURES,
@@ -36,6 +35,7 @@ from torknock.dial.rounds import (
     WrongPeer,
 )
 from torknock.errors import TorknockError
+from torknock.interfaces import CannotKnock, IDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at
 

@@ -14,10 +14,10 @@ from twisted.internet.error import ConnectError, getConnectError
 from zope.interface import implementer
 
 from torknock.dial import requests
-from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.helper import DIAL_SOCKET
 from torknock.helper.connection import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
 from torknock.helper.grammar import Malformed
+from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 
 START = "as root: systemctl enable --now torknock-dial.socket"
 RESTART = "as root: systemctl restart torknock-dial"

@@ -19,11 +19,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
-from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.dial.ports import Ports, local_ports
 from torknock.dial.timestamp import Foresight, Stamp
 from torknock.dial.tuples import SAME_TUPLE_AFTER, Name, NoneFree, Pair, Tuples
 from torknock.dial.waiting import Waiting
+from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.kernel.linux import (
     NO_CAPABILITY,
     NO_IPV6,

@@ -15,8 +15,8 @@ from twisted.internet.task import deferLater
 
 from torknock.dial.attempts import PATIENCE, PAUSES, Chance
 from torknock.dial.budget import Budget
-from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.errors import TorknockError
+from torknock.interfaces import CannotKnock, Slipped
 
 T = TypeVar("T")
 

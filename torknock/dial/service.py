@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from zope.interface import implementer
 
-from torknock.dial.interfaces import CannotKnock, Slipped
 from torknock.dial.quotas import Quotas
 from torknock.dial.repair import RepairDialer
 from torknock.dial.requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
@@ -18,6 +17,7 @@ from torknock.helper.grammar import no
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.peers import Guests
 from torknock.helper.unix import Helper, Talk
+from torknock.interfaces import CannotKnock, Slipped
 
 EACH = 2_048
 """4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""

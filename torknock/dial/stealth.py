@@ -15,9 +15,9 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime
 
 from torknock.dial.attempts import PAUSES, Chance
-from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.dial.memory import line_id
 from torknock.dial.rounds import FAILURES, Knocked, Opener, Rounds, T, WrongPeer
+from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn
 

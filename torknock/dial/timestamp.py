@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torknock.dial.interfaces import CannotKnock, Slipped
+from torknock.interfaces import CannotKnock, Slipped
 from torknock.kernel.linux import (
     TCP_FASTOPEN_CONNECT,
     TCP_FASTOPEN_NO_COOKIE,

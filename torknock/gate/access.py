@@ -25,9 +25,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Posture, load_posture
 from torknock.helper.peers import Peer
+from torknock.interfaces import GateFailed
 from torknock.kernel.files import directory_of_others
 
 ACCESS = Path("/etc/torknock/gate.toml")

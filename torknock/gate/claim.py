@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.ruleset import Door
+from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.linux import network_namespace
 from torknock.kernel.lock import try_lock
 

@@ -18,9 +18,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from torknock.gate.interfaces import GateFailed
 from torknock.gate.requests import SECONDS_AT_MOST
 from torknock.gate.ruleset import FAMILY
+from torknock.interfaces import GateFailed
 from torknock.kernel.linux import network_namespace
 from torknock.kernel.netlink import set_elements
 from torknock.kernel.program import command

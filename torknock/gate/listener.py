@@ -17,8 +17,8 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Posture
+from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
 from torknock.kernel.segment import BadDatagram

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.gate.interfaces import GateFailed
+from torknock.interfaces import GateFailed
 from torknock.kernel.segment import BadDatagram
 from torknock.kernel.syn_reader import SYNReader
 from torknock.protocol.syn import SYN, AskLater

@@ -15,10 +15,10 @@ from torknock.firewall.look import taken
 from torknock.gate import ruleset
 from torknock.gate.claim import claim
 from torknock.gate.claimed import keep_claimed
-from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging, Posture
 from torknock.gate.xtables import XTables, loaded_rules
+from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.netlink import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
 from torknock.protocol.syn import AskLater

@@ -16,10 +16,10 @@ from twisted.logger import Logger
 
 from torknock.errors import TorknockError
 from torknock.gate.calendar import ClockBehind
-from torknock.gate.interfaces import IGate
 from torknock.gate.judge import Judge, tag
 from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
 from torknock.gate.tokens import TokenBook
+from torknock.interfaces import IGate
 from torknock.keyring.file import KeyringLocked, KeyringUnreadable
 from torknock.keyring.lines import Issued, News
 from torknock.keyring.queue import KeyringQueue

@@ -10,12 +10,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.gate import requests
-from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 from torknock.gate.listener import Listener
 from torknock.gate.requests import Admit, Guard, Withdraw, pieces
 from torknock.gate.ruleset import Posture
 from torknock.helper.connection import Answer, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
 from torknock.helper.grammar import number
+from torknock.interfaces import DoorTaken, GateFailed, IGate
 from torknock.protocol.syn import Ask
 
 _log = Logger()

@@ -23,7 +23,6 @@ from torknock.gate import requests
 from torknock.gate.access import DOORS_A_USER, AccessDenied, AccessList
 from torknock.gate.claim import claim
 from torknock.gate.claimed import keep_claimed
-from torknock.gate.interfaces import DoorTaken, GateFailed
 from torknock.gate.listener import door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
@@ -33,6 +32,7 @@ from torknock.gate.sources import sources_listing, sources_table
 from torknock.helper.grammar import Malformed, no
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.unix import Helper, Talk
+from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.linux import is_served
 from torknock.kernel.program import command
 from torknock.protocol.syn import SYN

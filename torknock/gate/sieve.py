@@ -30,9 +30,9 @@ from zope.interface import implementer
 
 from torknock.gate.claim import claim
 from torknock.gate.filter import TOKENS_AT_MOST, assembled, program
-from torknock.gate.interfaces import DoorTaken, GateFailed, IGate
 from torknock.gate.listener import Listener
 from torknock.gate.ruleset import Door
+from torknock.interfaces import DoorTaken, GateFailed, IGate
 from torknock.kernel.linux import (
     IP_MINTTL,
     IPV6_MINHOPCOUNT,

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from torknock.gate import ruleset
-from torknock.gate.interfaces import GateFailed
+from torknock.interfaces import GateFailed
 from torknock.kernel.program import command
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}

@@ -10,7 +10,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from torknock.gate.interfaces import GateFailed
+from torknock.interfaces import GateFailed
 
 ENDS_WITHIN = 30.0
 """Seconds that a program has; then it is killed."""

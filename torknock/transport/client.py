@@ -24,13 +24,13 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
-from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent
 from torknock.dial.memory import Memory
 from torknock.dial.remote import RemoteDialer
 from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
 from torknock.helper import DIAL_SOCKET
+from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
 from torknock.kernel.linux import may_administer_network
 from torknock.protocol.bridge_line import LineError, parse_arguments

@@ -26,11 +26,11 @@ from torknock.channel.raw import Raw
 from torknock.channel.tls import Refusal, ServerTLS
 from torknock.errors import TorknockError
 from torknock.gate.calendar import HELD, Calendar
-from torknock.gate.interfaces import DoorTaken
 from torknock.gate.listener import Listener
 from torknock.gate.refresh import Refresh
 from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
+from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.files import acts_as_owner
 from torknock.keyring.erasure import Forgetting

@@ -11,7 +11,6 @@ from typing import Any
 from twisted.logger import Logger
 
 from torknock.errors import TorknockError
-from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.listener import Listener, door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
 from torknock.gate.remote import RemoteGate
@@ -20,6 +19,7 @@ from torknock.gate.service import served
 from torknock.gate.sieve import FilterGate
 from torknock.helper import doors
 from torknock.helper.connection import HelperMissing, connect
+from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.linux import has_ipv6, is_served, may_administer_network
 from torknock.protocol.syn import Ask
 

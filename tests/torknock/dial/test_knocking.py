@@ -24,10 +24,10 @@ from zope.interface import implementer
 from tests.support.knocks import as_it_is
 from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE
 from torknock.dial.budget import PORTS, SENT_AT, SYNS
-from torknock.dial.interfaces import CannotKnock, IDialer
 from torknock.dial.knocking import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.memory import Memory
 from torknock.dial.rounds import REST
+from torknock.interfaces import CannotKnock, IDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, ratchet, tokens
 

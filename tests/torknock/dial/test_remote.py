@@ -18,12 +18,12 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.torknock.helper.test_connection import descriptors, short_directory
-from torknock.dial.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.dial.remote import JOIN, RESTART, START, RemoteDialer, _error
 from torknock.helper.connection import HelperRefused
 from torknock.helper.interfaces import IConversation, Reply
 from torknock.helper.listener import Accepting, listener
 from torknock.helper.unix import Helper, Talk
+from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 
 reactor: Any = _reactor
 

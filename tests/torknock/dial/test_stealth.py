@@ -17,9 +17,9 @@ from zope.interface import implementer
 from tests.support.knocks import as_it_is
 from torknock.dial.attempts import PAUSES
 from torknock.dial.budget import PORTS, SYNS
-from torknock.dial.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.dial.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
 from torknock.dial.stealth import PATIENCE, StealthKnocker
+from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn
 

@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from torknock.firewall import look
 from torknock.firewall.listed import FirewallUnreadable
-from torknock.gate.interfaces import GateFailed
+from torknock.interfaces import GateFailed
 from torknock.kernel import program as room
 from torknock.kernel.program import command
 

@@ -17,9 +17,9 @@ from zope.interface import implementer
 
 from torknock.errors import TorknockError
 from torknock.gate.calendar import Calendar
-from torknock.gate.interfaces import GateFailed, IGate
 from torknock.gate.refresh import Refresh
 from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
+from torknock.interfaces import GateFailed, IGate
 from torknock.keyring.lines import Issued, Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.knock import isn

@@ -17,11 +17,11 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from torknock.gate.interfaces import GateFailed
 from torknock.gate.listener import Listener
 from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Posture
 from torknock.helper.listener import Accepting, listener
+from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
 
 reactor: Any = _reactor

@@ -19,9 +19,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from torknock.cli import torknock
-from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
 from torknock.errors import TorknockError
+from torknock.interfaces import CannotKnock
 from torknock.operate.check import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
 from torknock.operate.finding import State, exit_status
 from torknock.protocol.bridge_line import BridgeLine, Line

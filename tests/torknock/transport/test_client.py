@@ -44,9 +44,9 @@ from pluggable.interfaces import IClientTransport, Request
 from pluggable.socks import socks_error
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
-from torknock.dial.interfaces import CannotKnock
 from torknock.dial.knocking import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
 from torknock.dial.rounds import Opener, T
+from torknock.interfaces import CannotKnock
 from torknock.kernel.linux import NO_CAPABILITY
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import epoch_at

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from torknock.gate.interfaces import GateFailed
+from torknock.interfaces import GateFailed
 from torknock.status import LineInUse, Status, Trouble
 from torknock.transport.monitor import Monitor
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torknock.gate import ruleset
-from torknock.gate.interfaces import GateFailed
 from torknock.gate.ruleset import Door, Judging, Posture
+from torknock.interfaces import GateFailed
 from torknock.kernel.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
 from torknock.kernel.netlink import ruleset_generation
 from torknock.kernel.proc import Process, answers, may_open

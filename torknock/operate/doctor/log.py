@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torknock.gate.interfaces import GateFailed
+from torknock.interfaces import GateFailed
 from torknock.kernel.files import read_end
 from torknock.kernel.program import command
 from torknock.operate.finding import Finding, not_ok, ok, unknown
