@@ -15,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.netns import Lab
 from torknock.cli import torknock
-from torknock.gate.access import ACCESS
-from torknock.helper import DIAL_SOCKET, GATE_SOCKET, doors
 from torknock.operate.doors import FILTERED
+from torknock.service import DIAL_SOCKET, GATE_SOCKET, doors
+from torknock.service.access import ACCESS
 
 UNITS = Path(__file__).parent.parent / "contrib" / "systemd"
 SOCKETS = {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}

@@ -11,16 +11,14 @@ from pluggable.arguments import parse_server_options, parse_socks, write_socks
 from pluggable.environment import parse_proxy, read_environment
 from pluggable.errors import ArgumentsError, ProxyError, StartError
 from torknock import status
-from torknock.dial import requests as dial_requests
 from torknock.errors import TorknockError
-from torknock.gate import access
-from torknock.gate import requests as gate_requests
-from torknock.helper.grammar import LINE_AT_MOST, Lines, Malformed, no, octets
 from torknock.operate import pasted
 from torknock.operate.doctor import log
 from torknock.operate.doors import door_of
 from torknock.protocol.bridge_line import LineError, parse_arguments, parse_bridge_line, write_bridge_line
 from torknock.redact import redact
+from torknock.service import access, dial_requests, gate_requests
+from torknock.service.grammar import LINE_AT_MOST, Lines, Malformed, no, octets
 from torknock.status import LineInUse, Status, StatusError, Trouble, Warned
 from torknock.tor.reasons import why_failed, why_refused
 

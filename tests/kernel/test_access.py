@@ -12,9 +12,9 @@ from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.support.debian import Debian
 from tests.support.netns import Lab
-from torknock.gate.access import ACCESS, EVERYWHERE, Entry
 from torknock.gate.ruleset import Posture
-from torknock.helper import GATE_SOCKET
+from torknock.service import GATE_SOCKET
+from torknock.service.access import ACCESS, EVERYWHERE, Entry
 
 needs_root = None if os.geteuid() == 0 else "a machine of its own needs root"
 

@@ -20,11 +20,11 @@ from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
-from torknock.gate.access import EVERYWHERE, Entry
 from torknock.gate.ruleset import Posture
 from torknock.keyring.lines import Issued
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
+from torknock.service.access import EVERYWHERE, Entry
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import connected
-from torknock.gate.access import EVERYWHERE, Entry
 from torknock.gate.ruleset import Posture
 from torknock.gate.sources import sources_table
+from torknock.service.access import EVERYWHERE, Entry
 
 USER = pwd.getpwnam("nobody")
 """A user without any privilege, as tor's."""

@@ -16,9 +16,9 @@ from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import end
 from tests.support.packets import flood
-from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture, posture_table
 from torknock.protocol.token import epoch_at, tokens
+from torknock.service.access import EVERYWHERE, Entry, silence
 
 FILTERED = Entry(EVERYWHERE, 443, Posture.FILTERED, "root")
 TABLE = posture_table(EVERYWHERE, 443)

@@ -10,8 +10,8 @@ from tests.support.bridge import knock
 from tests.support.debian import UNIT
 from tests.support.netns import end
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.gate.access import ACCESS
 from torknock.operate.place import RECORD, SNIPPET
+from torknock.service.access import ACCESS
 
 CONTROL = "/run/tor-instances/b/control"
 TORRC = "/etc/tor/instances/b/torrc"

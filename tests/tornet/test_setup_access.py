@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.gate.access import ACCESS, EVERYWHERE, Entry, parse, silence
 from torknock.gate.ruleset import Posture
 from torknock.operate.doors import FILTERED
+from torknock.service.access import ACCESS, EVERYWHERE, Entry, parse, silence
 
 
 class AccessTests(Case):

@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from torknock.cli.options import address, helper_option, read_bridge_line, say
-from torknock.helper import DIAL_SOCKET
 from torknock.operate.finding import State, exit_status
 from torknock.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 from torknock.protocol.bridge_line import BridgeLine
+from torknock.service import DIAL_SOCKET
 
 if TYPE_CHECKING:
     from torknock.operate.check import Answer

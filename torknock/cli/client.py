@@ -10,8 +10,8 @@ from importlib.metadata import version
 import click
 
 from torknock.cli.options import helper_option
-from torknock.helper import DIAL_SOCKET
 from torknock.kernel.linux import raise_descriptor_limit
+from torknock.service import DIAL_SOCKET
 
 
 def uid(name: str) -> int:

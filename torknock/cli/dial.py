@@ -9,12 +9,12 @@ import click
 
 from torknock.cli.options import guests_options, socket_option
 from torknock.dial.service import helper
-from torknock.helper import DIAL_SOCKET
-from torknock.helper.listener import listener
-from torknock.helper.peers import Guests
-from torknock.helper.serving import serve
 from torknock.kernel.descriptor_limit import OF_A_PEER, places
 from torknock.kernel.linux import raise_descriptor_limit
+from torknock.service import DIAL_SOCKET
+from torknock.service.listener import listener
+from torknock.service.peers import Guests
+from torknock.service.process import serve
 
 
 @click.command(epilog="Example: torknock dial --user debian-tor --group torknock")

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from torknock.cli.options import socket_option
-from torknock.gate.access import ACCESS, AccessList
 from torknock.gate.service import helper
-from torknock.helper import GATE_SOCKET, doors
-from torknock.helper.listener import listener
-from torknock.helper.serving import serve
 from torknock.kernel.descriptor_limit import OF_A_PEER, places
 from torknock.kernel.linux import raise_descriptor_limit
+from torknock.service import GATE_SOCKET, doors
+from torknock.service.access import ACCESS, AccessList
+from torknock.service.listener import listener
+from torknock.service.process import serve
 
 
 @click.command(epilog="Example: torknock gate --access /etc/torknock/gate.toml")

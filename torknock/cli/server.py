@@ -10,8 +10,8 @@ import click
 
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.cli.options import helper_option
-from torknock.helper import GATE_SOCKET
 from torknock.kernel.linux import raise_descriptor_limit
+from torknock.service import GATE_SOCKET
 
 
 @click.command(epilog="In torrc: ServerTransportPlugin torknock exec /usr/local/bin/torknock server")

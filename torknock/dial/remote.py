@@ -13,11 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError, getConnectError
 from zope.interface import implementer
 
-from torknock.dial import requests
-from torknock.helper import DIAL_SOCKET
-from torknock.helper.connection import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
-from torknock.helper.grammar import Malformed
 from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.service import DIAL_SOCKET, dial_requests
+from torknock.service.grammar import Malformed
+from torknock.service.requester import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
 
 START = "as root: systemctl enable --now torknock-dial.socket"
 RESTART = "as root: systemctl restart torknock-dial"
@@ -59,14 +58,14 @@ class RemoteDialer:
             bind = None if (named := self._bind[address.version]) is None else str(ip_address(named))
         except ValueError:
             return fail(CannotKnock("what to dial, or where from, is not an IP address"))
-        dial = _Dial(self._path, requests.Request(str(address), port, isn, bind), choose)
+        dial = _Dial(self._path, dial_requests.Request(str(address), port, isn, bind), choose)
         return Deferred.fromCoroutine(dial.connected(self._reactor))
 
 
 class _Dial:
     """One request, on a connection of its own."""
 
-    def __init__(self, path: str, request: requests.Request, choose: Callable[[int], int]) -> None:
+    def __init__(self, path: str, request: dial_requests.Request, choose: Callable[[int], int]) -> None:
         self._path = path
         self._request = request
         self._choose = choose
@@ -92,11 +91,11 @@ class _Dial:
 
     def _heard(self, connection: HelperConnection, line: str) -> None:
         self._taken_up = True
-        if line == requests.DIALLING:
+        if line == dial_requests.DIALLING:
             return
         if self._request.isn is not None:
             raise Malformed("no ISN was to be chosen")
-        connection.tell(requests.isn(self._choose(requests.parse_tsval(line))))
+        connection.tell(dial_requests.isn(self._choose(dial_requests.parse_tsval(line))))
 
     def _only(self, received: tuple[socket.socket, ...]) -> socket.socket:
         if len(received) != 1:
@@ -130,7 +129,7 @@ def _error(refused: HelperRefused) -> Exception:
             return Slipped(sent=refused.kind == "slipped")
         case "cannot" | "failed":
             try:
-                number, text = requests.parse_errno_and_text(text)
+                number, text = dial_requests.parse_errno_and_text(text)
             except Malformed:
                 return _aborted("the torknock service is of another version; install one version of torknock only")
             if refused.kind == "cannot":

@@ -11,13 +11,13 @@ from zope.interface import implementer
 
 from torknock.dial.quotas import Quotas
 from torknock.dial.repair import RepairDialer
-from torknock.dial.requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
 from torknock.dial.tuples import Tuples
-from torknock.helper.grammar import no
-from torknock.helper.interfaces import IConversation, Reply
-from torknock.helper.peers import Guests
-from torknock.helper.unix import Helper, Talk
 from torknock.interfaces import CannotKnock, Slipped
+from torknock.service.conversation import Helper, Talk
+from torknock.service.dial_requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
+from torknock.service.grammar import no
+from torknock.service.interfaces import IConversation, Reply
+from torknock.service.peers import Guests
 
 EACH = 2_048
 """4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""

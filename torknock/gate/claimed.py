@@ -18,12 +18,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from torknock.gate.requests import SECONDS_AT_MOST
 from torknock.gate.ruleset import FAMILY
 from torknock.interfaces import GateFailed
 from torknock.kernel.linux import network_namespace
 from torknock.kernel.netlink import set_elements
 from torknock.kernel.program import command
+from torknock.service.gate_requests import SECONDS_AT_MOST
 
 _RECORD = struct.Struct("=dI")
 _ATTEMPTS = 5

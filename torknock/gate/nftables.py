@@ -13,7 +13,6 @@ from zope.interface import implementer
 
 from torknock.firewall.look import taken
 from torknock.gate import ruleset
-from torknock.gate.claim import claim
 from torknock.gate.claimed import keep_claimed
 from torknock.gate.nfqueue import PacketQueue
 from torknock.gate.ruleset import Judging, Posture
@@ -22,6 +21,7 @@ from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.netlink import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
 from torknock.protocol.syn import AskLater
+from torknock.service.claim import claim
 
 _TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""

@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate import requests
 from torknock.gate.listener import Listener
-from torknock.gate.requests import Admit, Guard, Withdraw, pieces
 from torknock.gate.ruleset import Posture
-from torknock.helper.connection import Answer, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
-from torknock.helper.grammar import number
 from torknock.interfaces import DoorTaken, GateFailed, IGate
 from torknock.protocol.syn import Ask
+from torknock.service import gate_requests
+from torknock.service.gate_requests import Admit, Guard, Withdraw, pieces
+from torknock.service.grammar import number
+from torknock.service.requester import Answer, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
 
 _log = Logger()
 
@@ -84,19 +84,19 @@ class RemoteGate:
         if self._connection is None:
             return False
         try:
-            return (await self._answer(requests.INTACT)).words == ("yes",)
+            return (await self._answer(gate_requests.INTACT)).words == ("yes",)
         except GateFailed:
             return False
 
     async def _refused(self) -> int | None:
-        [said] = (await self._answer(requests.REFUSED)).words or ("unknown",)
+        [said] = (await self._answer(gate_requests.REFUSED)).words or ("unknown",)
         return None if said == "unknown" else number(said, 0, 2**63 - 1)
 
     async def _close(self) -> None:
         connection = self._connection
         if connection is not None:
             try:
-                await self._answer(requests.LEAVE)
+                await self._answer(gate_requests.LEAVE)
             except GateFailed as error:
                 if not isinstance(error.__cause__, HelperLost):  # a service that is gone has closed it
                     raise
@@ -129,10 +129,10 @@ class RemoteGate:
             self._listener.stop()
 
     def _heard(self, connection: HelperConnection, line: str) -> None:
-        syns = requests.parse_judge(line)
+        syns = gate_requests.parse_judge(line)
         answers = [False] * len(syns)
         try:
             answers = list(self._ask(syns))
         except Exception:  # noqa: BLE001  whatever it is, the SYNs must not wait for it
             _log.failure("knocks are refused, because their judge broke")
-        connection.tell(requests.judged(answers))
+        connection.tell(gate_requests.judged(answers))

@@ -19,23 +19,23 @@ from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate import requests
-from torknock.gate.access import DOORS_A_USER, AccessDenied, AccessList
-from torknock.gate.claim import claim
 from torknock.gate.claimed import keep_claimed
 from torknock.gate.listener import door, hidden_listeners
 from torknock.gate.nftables import NftablesGate
-from torknock.gate.requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.gate.ruleset import FAMILY, Door, Posture, replace, rest
 from torknock.gate.silence import Silence, load
 from torknock.gate.sources import sources_listing, sources_table
-from torknock.helper.grammar import Malformed, no
-from torknock.helper.interfaces import IConversation, Reply
-from torknock.helper.unix import Helper, Talk
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.linux import is_served
 from torknock.kernel.program import command
 from torknock.protocol.syn import SYN
+from torknock.service import gate_requests
+from torknock.service.access import DOORS_A_USER, AccessDenied, AccessList
+from torknock.service.claim import claim
+from torknock.service.conversation import Helper, Talk
+from torknock.service.gate_requests import SYNS_A_LINE, Admit, Guard, Withdraw
+from torknock.service.grammar import Malformed, no
+from torknock.service.interfaces import IConversation, Reply
 
 _log = Logger()
 
@@ -94,12 +94,12 @@ class Guarding:
 
     async def answer(self, line: str) -> Reply:
         """See `IConversation.answer`."""
-        request = requests.parse(line)
+        request = gate_requests.parse(line)
         try:
             if isinstance(request, Guard):
                 return await self._guard(request)
             if self._gate is None:
-                if request != requests.LEAVE:
+                if request != gate_requests.LEAVE:
                     raise Malformed("guard a door first")
                 return Reply("ok")
             return Reply(await self._done(request, self._gate))
@@ -170,9 +170,9 @@ class Guarding:
                 await _whole(gate.admit(request.tokens, request.seconds))
             case Withdraw():
                 await _whole(gate.withdraw(request.tokens))
-            case requests.INTACT:
+            case gate_requests.INTACT:
                 return f"ok {'yes' if await _whole(gate.intact()) else 'no'}"
-            case requests.REFUSED:
+            case gate_requests.REFUSED:
                 refused = await _whole(gate.refused())
                 return f"ok {'unknown' if refused is None else refused}"
             case _:
@@ -184,8 +184,8 @@ class Guarding:
         answers: list[bool] = []
         for start in range(0, len(syns), SYNS_A_LINE):
             some = syns[start : start + SYNS_A_LINE]
-            said = await self._talk.ask(requests.judge(some), "judged")
-            answers += requests.parse_judged(said, len(some))
+            said = await self._talk.ask(gate_requests.judge(some), "judged")
+            answers += gate_requests.parse_judged(said, len(some))
         return answers
 
     def _closed(self, gate: NftablesGate) -> Deferred[None]:

@@ -28,7 +28,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate.claim import claim
 from torknock.gate.filter import TOKENS_AT_MOST, assembled, program
 from torknock.gate.listener import Listener
 from torknock.gate.ruleset import Door
@@ -46,6 +45,7 @@ from torknock.kernel.linux import (
     is_served,
 )
 from torknock.protocol.syn import SYN
+from torknock.service.claim import claim
 
 _log = Logger()
 

@@ -13,12 +13,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from torknock.gate import ruleset
-from torknock.gate.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
 from torknock.gate.ruleset import Posture
 from torknock.gate.sources import sources_listing, sources_table
 from torknock.interfaces import GateFailed
 from torknock.kernel.netlink import ruleset_generation
 from torknock.kernel.program import command
+from torknock.service.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
 
 _log = Logger()
 

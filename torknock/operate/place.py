@@ -14,9 +14,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.operate.changes import Block, CannotChange, File, Reader, read
 from torknock.operate.record import Record
+from torknock.service import DIAL_SOCKET, GATE_SOCKET
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at
 from torknock.tor.inspect import TorUnreachable

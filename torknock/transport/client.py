@@ -29,12 +29,12 @@ from torknock.dial.memory import Memory
 from torknock.dial.remote import RemoteDialer
 from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
-from torknock.helper import DIAL_SOCKET
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
 from torknock.kernel.linux import may_administer_network
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at
+from torknock.service import DIAL_SOCKET
 from torknock.transport.bridges import Bridges
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"

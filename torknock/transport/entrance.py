@@ -17,11 +17,11 @@ from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Door, Posture
 from torknock.gate.service import served
 from torknock.gate.sieve import FilterGate
-from torknock.helper import doors
-from torknock.helper.connection import HelperMissing, connect
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.linux import has_ipv6, is_served, may_administer_network
 from torknock.protocol.syn import Ask
+from torknock.service import doors
+from torknock.service.requester import HelperMissing, connect
 
 _log = Logger()
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 
-from torknock.helper.listener import Accepting, bound
+from torknock.service.listener import Accepting, bound
 from torknock.status import SOCKET, to_json
 from torknock.transport.metrics import Metrics, site
 from torknock.transport.monitor import Monitor

@@ -19,11 +19,11 @@ from zope.interface.verify import verifyObject
 
 from tests.torknock.helper.test_connection import descriptors, short_directory
 from torknock.dial.remote import JOIN, RESTART, START, RemoteDialer, _error
-from torknock.helper.connection import HelperRefused
-from torknock.helper.interfaces import IConversation, Reply
-from torknock.helper.listener import Accepting, listener
-from torknock.helper.unix import Helper, Talk
 from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.service.conversation import Helper, Talk
+from torknock.service.interfaces import IConversation, Reply
+from torknock.service.listener import Accepting, listener
+from torknock.service.requester import HelperRefused
 
 reactor: Any = _reactor
 

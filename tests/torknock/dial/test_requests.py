@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.requests: the grammar of `torknock dial`."""
+"""Tests of torknock.service.dial_requests: the grammar of `torknock dial`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial import requests
-from torknock.dial.requests import Request, parse
-from torknock.helper.grammar import Malformed
+from torknock.service import dial_requests
+from torknock.service.dial_requests import Request, parse
+from torknock.service.grammar import Malformed
 
 addresses = st.ip_addresses().map(str)
 wanted = st.builds(
@@ -60,16 +60,16 @@ class AnswerTests(SynchronousTestCase):
     @given(st.integers(0, 2**32 - 1))
     def test_tsval_and_isn(self, value: int) -> None:
         """What is written is read, and never one for the other."""
-        self.assertEqual(requests.parse_tsval(requests.tsval(value)), value)
-        self.assertEqual(requests.parse_isn(requests.isn(value)), value)
-        self.assertRaises(Malformed, requests.parse_isn, requests.tsval(value))
-        self.assertRaises(Malformed, requests.parse_tsval, requests.isn(value))
+        self.assertEqual(dial_requests.parse_tsval(dial_requests.tsval(value)), value)
+        self.assertEqual(dial_requests.parse_isn(dial_requests.isn(value)), value)
+        self.assertRaises(Malformed, dial_requests.parse_isn, dial_requests.tsval(value))
+        self.assertRaises(Malformed, dial_requests.parse_tsval, dial_requests.isn(value))
 
     @given(st.one_of(st.text(), almost))
     def test_any_answer(self, line: str) -> None:
         """A number, or `Malformed`."""
         readers: tuple[Callable[[str], object], ...] = (
-            requests.parse_tsval, requests.parse_isn, requests.parse_errno_and_text,
+            dial_requests.parse_tsval, dial_requests.parse_isn, dial_requests.parse_errno_and_text,
         )  # fmt: skip
         for read in readers:
             try:
@@ -80,4 +80,4 @@ class AnswerTests(SynchronousTestCase):
     @given(st.none() | st.integers(1, 4095), st.text())
     def test_errno_and_text(self, number: int | None, text: str) -> None:
         """What is written is read."""
-        self.assertEqual(requests.parse_errno_and_text(requests.errno_and_text(number, text)), (number, text))
+        self.assertEqual(dial_requests.parse_errno_and_text(dial_requests.errno_and_text(number, text)), (number, text))

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.strategies import pieces
 from tests.torknock.helper.test_unix import Wire
 from torknock.dial.service import helper
-from torknock.helper.peers import Guests, peer
+from torknock.service.peers import Guests, peer
 
 hosts = st.sampled_from(["127.0.0.1", "::1", "127.0.0.0/8", "localhost", "0.0.0", "::0", ""])
 numbers = st.sampled_from(["0", "-1", "65536", "4294967296", "01", "7 7 7 7", "x", ""])

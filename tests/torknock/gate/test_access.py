@@ -1,4 +1,4 @@
-"""Tests of `torknock.gate.access`: what root lets be guarded, and which files say so."""
+"""Tests of `torknock.service.access`: what root lets be guarded, and which files say so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.access import (
+from torknock.gate.ruleset import Posture, load_posture
+from torknock.service.access import (
     DOORS_A_USER,
     DOORS_AT_MOST,
     EVERYWHERE,
@@ -23,8 +24,7 @@ from torknock.gate.access import (
     read,
     silence,
 )
-from torknock.gate.ruleset import Posture, load_posture
-from torknock.helper.peers import Peer
+from torknock.service.peers import Peer
 
 LISTED = Entry(EVERYWHERE, 443, Posture.CLOSED, "root")
 USERS = st.from_regex(r"[a-z_][a-z0-9_-]{0,30}", fullmatch=True)

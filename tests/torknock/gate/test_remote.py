@@ -20,9 +20,9 @@ from twisted.trial.unittest import TestCase
 from torknock.gate.listener import Listener
 from torknock.gate.remote import RemoteGate
 from torknock.gate.ruleset import Posture
-from torknock.helper.listener import Accepting, listener
 from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
+from torknock.service.listener import Accepting, listener
 
 reactor: Any = _reactor
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.requests: the parser in front of CAP_NET_ADMIN."""
+"""Tests of torknock.service.gate_requests: the parser in front of CAP_NET_ADMIN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.requests import (
+from torknock.gate.ruleset import Posture
+from torknock.protocol.syn import SYN
+from torknock.service.gate_requests import (
     INTACT,
     LEAVE,
     REFUSED,
@@ -26,9 +28,7 @@ from torknock.gate.requests import (
     parse_judged,
     pieces,
 )
-from torknock.gate.ruleset import Posture
-from torknock.helper.grammar import Malformed, octets
-from torknock.protocol.syn import SYN
+from torknock.service.grammar import Malformed, octets
 
 hosts = st.ip_addresses().filter(lambda host: getattr(host, "scope_id", None) is None)
 isns = st.integers(0, 2**32 - 1)

@@ -1,1 +1,1 @@
-"""Tests of torknock.helper."""
+"""Tests of torknock.service."""

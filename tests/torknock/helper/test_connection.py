@@ -1,4 +1,4 @@
-"""Tests of torknock.helper.connection, and of the service's end with it, over real sockets."""
+"""Tests of torknock.service.requester, and of the service's end with it, over real sockets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.torknock.helper.test_unix import Echo
-from torknock.helper.connection import HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
-from torknock.helper.grammar import Malformed
-from torknock.helper.listener import Accepting, CannotServe, listener
-from torknock.helper.peers import Guests, Peer, peer
-from torknock.helper.unix import PER_USER, Helper, Talk
+from torknock.service.conversation import PER_USER, Helper, Talk
+from torknock.service.grammar import Malformed
+from torknock.service.listener import Accepting, CannotServe, listener
+from torknock.service.peers import Guests, Peer, peer
+from torknock.service.requester import HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
 
 reactor: Any = _reactor
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -284,7 +284,7 @@ class ListenerTests(SynchronousTestCase):
     def test_systemd(self) -> None:
         """The socket that systemd passes is taken over; anything else that it passes is an error."""
         program = (
-            "import os, sys; from torknock.helper.listener import listener, CannotServe\n"
+            "import os, sys; from torknock.service.listener import listener, CannotServe\n"
             "try: taken = listener('/nonexistent', os.environ, os.getpid())\n"
             "except CannotServe as error: sys.exit(str(error))\n"
             "print(taken.getsockname(), taken.get_inheritable(), taken.getblocking())\n"

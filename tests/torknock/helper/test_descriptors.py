@@ -1,4 +1,4 @@
-"""Tests of torknock.helper.descriptors: what peers pass to a service stops it in no way."""
+"""Tests of torknock.service.descriptors: what peers pass to a service stops it in no way."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.torknock.helper.test_connection import short_directory
 from tests.torknock.helper.test_unix import Echo
-from torknock.helper import descriptors
-from torknock.helper.connection import HelperRefused, connect
-from torknock.helper.listener import Accepting, listener
-from torknock.helper.unix import Helper, Talk
+from torknock.service import descriptors
+from torknock.service.conversation import Helper, Talk
+from torknock.service.listener import Accepting, listener
+from torknock.service.requester import HelperRefused, connect
 
 reactor: Any = _reactor
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.helper.grammar: what a line is, and what is none."""
+"""Tests of torknock.service.grammar: what a line is, and what is none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.strategies import pieces
-from torknock.helper.grammar import LINE_AT_MOST, Lines, Malformed, address, no, number, octets
+from torknock.service.grammar import LINE_AT_MOST, Lines, Malformed, address, no, number, octets
 
 words = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 lines = st.lists(words, min_size=1, max_size=8).map(" ".join)

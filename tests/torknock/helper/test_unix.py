@@ -1,4 +1,4 @@
-"""Tests of torknock.helper.unix: who may ask what, when, how often."""
+"""Tests of torknock.service.conversation: who may ask what, when, how often."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.strategies import pieces
-from torknock.helper import descriptors, unix
-from torknock.helper.grammar import LINE_AT_MOST, Malformed
-from torknock.helper.interfaces import IConversation, Reply
-from torknock.helper.peers import Peer
-from torknock.helper.unix import CONNECTIONS, PATIENCE, PER_USER, Helper, PeerGone, Talk
+from torknock.service import conversation, descriptors
+from torknock.service.conversation import CONNECTIONS, PATIENCE, PER_USER, Helper, PeerGone, Talk
+from torknock.service.grammar import LINE_AT_MOST, Malformed
+from torknock.service.interfaces import IConversation, Reply
+from torknock.service.peers import Peer
 
 REQUESTS = (b"one", b"later", b"malformed", b"sockets", b"last")
 
@@ -255,7 +255,7 @@ class PatienceTests(Case):
 
     def come_as(self, uid: int) -> tuple[Talk, Wire]:
         """Another peer, of the user *uid*."""
-        self.patch(unix, "peer", lambda _: Peer(uid, frozenset()))
+        self.patch(conversation, "peer", lambda _: Peer(uid, frozenset()))
         return self.come()
 
     def test_too_many(self) -> None:

@@ -21,7 +21,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from torknock.firewall import iptables, nftables
 from torknock.firewall.fate import SYN, Fate, Judgement, judge
 from torknock.firewall.listed import FirewallUnreadable, items
-from torknock.gate.access import EVERYWHERE, Entry, silence
 from torknock.gate.ruleset import Posture
 from torknock.kernel import proc
 from torknock.kernel.proc import Listening, Process, may_open_files, process
@@ -30,6 +29,7 @@ from torknock.operate.doctor.files import files
 from torknock.operate.doctor.files import judge as judge_files
 from torknock.operate.finding import State
 from torknock.redact import redact
+from torknock.service.access import EVERYWHERE, Entry, silence
 from torknock.status import Trouble, Warned
 from torknock.tor.inspect import TorFacts
 

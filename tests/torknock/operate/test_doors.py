@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.access import EVERYWHERE, AccessDenied, Entry, parse
 from torknock.gate.ruleset import Posture
 from torknock.operate import doors
 from torknock.operate.doors import Door, door_of
+from torknock.service.access import EVERYWHERE, AccessDenied, Entry, parse
 
 DOOR = Entry(EVERYWHERE, 443, Posture.FILTERED, "debian-tor")
 

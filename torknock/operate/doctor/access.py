@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torknock.gate.access import ACCESS, AccessDenied, Entry, read, silence
 from torknock.operate.doors import FILTERED, FILTERED_UNIT
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.service.access import ACCESS, AccessDenied, Entry, read, silence
 
 _AS_ROOT = "run torknock doctor as root"
 _MEND = "as root: torknock setup bridge"

@@ -14,9 +14,7 @@ from twisted.internet.threads import deferToThread
 from torknock.errors import TorknockError
 from torknock.firewall.listed import FirewallUnreadable
 from torknock.firewall.look import Firewall, look, routed
-from torknock.gate.access import Entry, canonical
 from torknock.gate.ruleset import Door, Posture
-from torknock.helper import DIAL_SOCKET, GATE_SOCKET
 from torknock.kernel.linux import has_ipv6
 from torknock.kernel.proc import (
     Listening,
@@ -35,6 +33,8 @@ from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.status import BridgeUnheard, ask
 from torknock.protocol.bridge_line import LineError, parse_address
+from torknock.service import DIAL_SOCKET, GATE_SOCKET
+from torknock.service.access import Entry, canonical
 from torknock.status import StatusError
 from torknock.tor import CONTROL
 from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor

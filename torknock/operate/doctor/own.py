@@ -8,10 +8,10 @@ import grp
 import pwd
 from pathlib import Path
 
-from torknock.helper import DIAL_SOCKET
 from torknock.kernel.proc import Process, answers, confinement, processes_of, service_here, transport_of
 from torknock.operate.doctor import host, tor
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.service import DIAL_SOCKET
 
 _GROUP = "torknock"
 """Whose members may use the dial service."""

@@ -12,9 +12,9 @@ from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent, glo
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
-from torknock.helper.listener import Accepting
-from torknock.helper.unix import Helper
 from torknock.kernel.linux import may_administer_network
+from torknock.service.conversation import Helper
+from torknock.service.listener import Accepting
 
 LACKS_CAPABILITY = "this service lacks CAP_NET_ADMIN in its network namespace; start it by the units of contrib/systemd"
 

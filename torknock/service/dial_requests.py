@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torknock.helper.grammar import Malformed, address, number
+from torknock.service.grammar import Malformed, address, number
 
 DIALLING = "dialling"
 """What the service says once the SYN has left."""

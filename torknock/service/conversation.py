@@ -27,11 +27,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
-from torknock.helper import descriptors
-from torknock.helper.grammar import Lines, Malformed, no, octets
-from torknock.helper.interfaces import IConversation, Reply
-from torknock.helper.peers import Peer, peer
 from torknock.kernel.descriptor_limit import Places
+from torknock.service import descriptors
+from torknock.service.grammar import Lines, Malformed, no, octets
+from torknock.service.interfaces import IConversation, Reply
+from torknock.service.peers import Peer, peer
 
 _log = Logger()
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
-from torknock.helper import descriptors
+from torknock.service import descriptors
 
 _log = Logger()
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from torknock.gate.ruleset import Posture, load_posture
-from torknock.helper.peers import Peer
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import directory_of_others
+from torknock.service.peers import Peer
 
 ACCESS = Path("/etc/torknock/gate.toml")
 """Where it is."""

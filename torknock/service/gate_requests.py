@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from torknock.gate.ruleset import Posture
-from torknock.helper.grammar import Malformed, address, number
 from torknock.protocol.syn import SYN
+from torknock.service.grammar import Malformed, address, number
 
 TOKENS_A_LINE = 1_024
 SYNS_A_LINE = 128

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
-from torknock.helper.grammar import Lines, Malformed, octets
+from torknock.service.grammar import Lines, Malformed, octets
 
 _TRIES = 20
 _BREATH = 0.1
