@@ -24,12 +24,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.dial.repair import RepairDialer
-from torknock.dial.timestamp import clock, stamps
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.linux import NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
 from torknock.kernel.segment import BadDatagram, parse_segment, without_extensions, without_options
+from torknock.privileged.dial.repair import RepairDialer
+from torknock.privileged.dial.timestamp import clock, stamps
 
 _log = Logger()
 

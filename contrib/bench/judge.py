@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torknock.protocol.door import Door
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
@@ -22,8 +23,7 @@ from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood
 from torknock.gate.judge import Judge
-from torknock.gate.nftables import NftablesGate
-from torknock.gate.ruleset import Door
+from torknock.privileged.gate.nftables import NftablesGate
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.syn import SYN
 

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from torknock.protocol.door import Posture
+
 from contrib.bench.table import Figure
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.race import connections, syn_acks
 from torknock.gate import listener
-from torknock.gate.ruleset import Posture, admit, load
+from torknock.privileged.gate.ruleset import admit, load
 from torknock.protocol.token import epoch_at, tokens
 
 RACES = 5_000

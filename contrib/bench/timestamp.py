@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from contrib.bench.table import Figure
 from tests.support.capture import Capture
 from tests.support.netns import Host, Lab
-from torknock.dial.repair import RepairDialer
 from torknock.interfaces import Slipped
+from torknock.privileged.dial.repair import RepairDialer
 
 DIALS = 200
 """Connections of each kind: IPv4 and IPv6."""

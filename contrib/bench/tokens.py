@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torknock.protocol.door import Door
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater, react
 from twisted.internet.threads import deferToThread
 
 from contrib.bench.table import Figure
 from tests.support.netns import Namespace
-from torknock.gate.nftables import NftablesGate
 from torknock.gate.refresh import Refresh
-from torknock.gate.ruleset import Door
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
+from torknock.privileged.gate.nftables import NftablesGate
 from torknock.protocol.token import EPOCH
 
 LINES = 8_000

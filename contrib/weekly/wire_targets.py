@@ -27,10 +27,10 @@ from tests.torknock.channel.wire import CLIENT, SERVER, End
 from torknock.channel import tls
 from torknock.channel.integrity import Integrity
 from torknock.channel.tls import ClientTLS, ServerTLS
-from torknock.gate import nfqueue
 from torknock.kernel import netlink
 from torknock.kernel.segment import BadDatagram
 from torknock.kernel.syn_reader import SYNReader
+from torknock.privileged.gate import nfqueue
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code
 from torknock.protocol.proof import HelloReader, WrongHello, hello

@@ -25,8 +25,8 @@ from tests.support.middlebox import Middlebox
 from tests.support.netns import Host, Lab
 from torknock.dial.knocking import BridgeSilent
 from torknock.dial.memory import Memory
-from torknock.dial.repair import RepairDialer
 from torknock.interfaces import IDialer
+from torknock.privileged.dial.repair import RepairDialer
 from torknock.transport.bridges import Bridges
 
 reactor: Any = _reactor

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from torknock.protocol.door import Door
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
-from torknock.gate.ruleset import Door, admit, listing, load
 from torknock.keyring.lines import Issued
+from torknock.privileged.gate.ruleset import admit, listing, load
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torknock.protocol.door import Posture
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
-from torknock.gate.ruleset import Posture
 from torknock.keyring.lines import Issued
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens

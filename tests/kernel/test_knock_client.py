@@ -29,10 +29,10 @@ from torknock.channel.raw import Raw
 from torknock.dial import rounds
 from torknock.dial.budget import SYNS
 from torknock.dial.knocking import BridgeSilent
-from torknock.dial.repair import RepairDialer
 from torknock.dial.stealth import StealthKnocker
-from torknock.dial.timestamp import NOT_HELD_BACK
 from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
+from torknock.privileged.dial.repair import RepairDialer
+from torknock.privileged.dial.timestamp import NOT_HELD_BACK
 from torknock.protocol.bridge_line import Line
 from torknock.transport.bridges import _Bridge, _named
 from torknock.transport.first import FirstOctets

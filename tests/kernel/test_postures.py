@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torknock.protocol.door import Door, Posture
+from torknock.service.posture_table import load_posture, posture_table
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
@@ -38,7 +40,7 @@ from tests.support.packets import (
     probe,
     resets,
 )
-from torknock.gate.ruleset import SAMPLE, Door, Posture, admit, load, load_posture, posture_table, remove, rest
+from torknock.privileged.gate.ruleset import SAMPLE, admit, load, remove, rest
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.repair: what leaves the host, held against what a plain `connect` sends."""
+"""Tests of torknock.privileged.dial.repair: what leaves the host, held against what a plain `connect` sends."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
 from torknock.dial.knocking import Knocker
 from torknock.dial.memory import Memory
-from torknock.dial.repair import RepairDialer
-from torknock.dial.tuples import SAME_TUPLE_AFTER, Tuples
 from torknock.interfaces import CannotKnock, IDialer, Slipped
 from torknock.kernel.linux import NO_CAPABILITY, TCP_REPAIR
+from torknock.privileged.dial.repair import RepairDialer
+from torknock.privileged.dial.tuples import SAME_TUPLE_AFTER, Tuples
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, tokens
 
@@ -47,7 +47,7 @@ ROOT = Path(__file__).parent.parent.parent
 WITHOUT = """
 import sys
 from twisted.internet import reactor
-from torknock.dial.repair import RepairDialer
+from torknock.privileged.dial.repair import RepairDialer
 RepairDialer(reactor).dial(sys.argv[1], 443, 7).addErrback(lambda failure: print(failure.type.__name__, failure.value))
 """
 

@@ -6,6 +6,8 @@ import os
 import secrets
 from itertools import product
 
+from torknock.protocol.door import Door, Posture
+from torknock.service.posture_table import posture_listing, posture_table
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.capture import Control
@@ -13,7 +15,7 @@ from tests.support.netns import CommandFailed, Lab
 from tests.support.packets import exchange, packet_from, source_port
 from tests.support.race import syn_acks
 from torknock.gate import listener
-from torknock.gate.ruleset import Door, Judging, Posture, admit, listing, load, posture_listing, posture_table, withdraw
+from torknock.privileged.gate.ruleset import Judging, admit, listing, load, withdraw
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from torknock.protocol.door import Posture
+
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.gate.ruleset import Posture
 from torknock.operate.doors import FILTERED
 from torknock.service.access import ACCESS, EVERYWHERE, Entry, parse, silence
 

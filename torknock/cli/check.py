@@ -73,9 +73,9 @@ def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[An
 
     from torknock.dial.memory import Memory
     from torknock.dial.remote import RemoteDialer
-    from torknock.dial.repair import RepairDialer
     from torknock.kernel.linux import may_administer_network
     from torknock.operate.check import check, check_as_stranger
+    from torknock.privileged.dial.repair import RepairDialer
     from torknock.transport.bridges import Bridges
 
     reactor: Any = installed

@@ -8,9 +8,9 @@ import sys
 import click
 
 from torknock.cli.options import guests_options, socket_option
-from torknock.dial.service import helper
 from torknock.kernel.descriptor_limit import OF_A_PEER, places
 from torknock.kernel.linux import raise_descriptor_limit
+from torknock.privileged.dial.service import helper
 from torknock.service import DIAL_SOCKET
 from torknock.service.listener import listener
 from torknock.service.peers import Guests

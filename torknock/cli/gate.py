@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from torknock.cli.options import socket_option
-from torknock.gate.service import helper
 from torknock.kernel.descriptor_limit import OF_A_PEER, places
 from torknock.kernel.linux import raise_descriptor_limit
+from torknock.privileged.gate.service import helper
 from torknock.service import GATE_SOCKET, doors
 from torknock.service.access import ACCESS, AccessList
 from torknock.service.listener import listener

@@ -19,11 +19,11 @@ from torknock.cli.waiting import open_keyring
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
-from torknock.gate.ruleset import Posture
 from torknock.keyring.lines import POSTURE, Issued, Keyring
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
 from torknock.operate.lines import as_json, as_table, minute, state
 from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, write_bridge_line
+from torknock.protocol.door import Posture
 
 address_option = click.option(
     "--address", type=address, metavar="IP:PORT", help="The bridge's public address; IPv6 as [2001:db8::7]:443."

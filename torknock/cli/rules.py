@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from torknock.cli.options import say
 from torknock.errors import TorknockError
-from torknock.gate.nftables import loaded_tables
+from torknock.privileged.gate.nftables import loaded_tables
 
 
 class NothingLoaded(TorknockError):

@@ -17,12 +17,12 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.gate.ruleset import Door, Posture
 from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
 from torknock.kernel.segment import BadDatagram
 from torknock.kernel.syn_reader import SYNReader
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 
 _log = Logger()
@@ -75,7 +75,7 @@ def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
 
     `tproxy` needs them transparent (ip(7), IP_TRANSPARENT). A process that is handed such a socket could bind it again,
     to an address that is not this host's. The kernel refuses that, because the first `bind` named the port. A socket
-    that is accepted is transparent too, without that lock: `torknock.gate.sources` drops what it could then send.
+    that is accepted is transparent too, without that lock: `torknock.privileged.gate.sources` drops what it could then send.
     """
     with_ipv6 = has_ipv6()
     address = ip_address(host)

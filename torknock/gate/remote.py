@@ -10,8 +10,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.gate.listener import Listener
-from torknock.gate.ruleset import Posture
 from torknock.interfaces import DoorTaken, GateFailed, IGate
+from torknock.protocol.door import Posture
 from torknock.protocol.syn import Ask
 from torknock.service import gate_requests
 from torknock.service.gate_requests import Admit, Guard, Withdraw, pieces

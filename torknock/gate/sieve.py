@@ -30,7 +30,6 @@ from zope.interface import implementer
 
 from torknock.gate.filter import TOKENS_AT_MOST, assembled, program
 from torknock.gate.listener import Listener
-from torknock.gate.ruleset import Door
 from torknock.interfaces import DoorTaken, GateFailed, IGate
 from torknock.kernel.linux import (
     IP_MINTTL,
@@ -44,6 +43,7 @@ from torknock.kernel.linux import (
     TCP_SAVE_SYN,
     is_served,
 )
+from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
 from torknock.service.claim import claim
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from attrs import define, evolve
 
-from torknock.gate.ruleset import Posture
 from torknock.kernel.files import read_file
 from torknock.operate.changes import AT_MOST, Change, File, Unit, draft, write
 from torknock.protocol.bridge_line import LineError, parse_address
+from torknock.protocol.door import Posture
 from torknock.service.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence
 
 FILTERED = Path("/etc/torknock/filtered.nft")

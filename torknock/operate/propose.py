@@ -8,10 +8,10 @@ from attrs import frozen
 
 from torknock.firewall.listed import FirewallUnreadable
 from torknock.firewall.look import look, routed
-from torknock.gate.ruleset import Posture
 from torknock.kernel.proc import listening
 from torknock.operate.addresses import Address, own_address, refusal
 from torknock.operate.doctor.port import LIKE
+from torknock.protocol.door import Posture
 
 
 @frozen

@@ -15,8 +15,6 @@ from pathlib import Path
 from attrs import frozen
 from stem import ControllerError
 
-from torknock.gate.ruleset import Posture, posture_table, table_name
-from torknock.gate.sources import sources_table
 from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
@@ -27,8 +25,11 @@ from torknock.operate.place import Place
 from torknock.operate.plan import BridgeWishes, CannotSetUp, known_options
 from torknock.operate.processes import is_outdated
 from torknock.operate.record import Record
+from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.bridge_line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
+from torknock.protocol.door import Posture, table_name
 from torknock.service.access import ACCESS, AccessDenied, read, uid_of
+from torknock.service.posture_table import posture_table
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 from torknock.tor.reasons import why_refused

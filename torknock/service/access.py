@@ -25,10 +25,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from torknock.gate.ruleset import Posture, load_posture
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import directory_of_others
+from torknock.protocol.door import Posture
 from torknock.service.peers import Peer
+from torknock.service.posture_table import load_posture
 
 ACCESS = Path("/etc/torknock/gate.toml")
 """Where it is."""

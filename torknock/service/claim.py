@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torknock.gate.ruleset import Door
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.linux import network_namespace
 from torknock.kernel.lock import try_lock
+from torknock.protocol.door import Door
 
 
 def claim(door: Door, directory: Path) -> int:

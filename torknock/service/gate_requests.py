@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from torknock.gate.ruleset import Posture
+from torknock.protocol.door import Posture
 from torknock.protocol.syn import SYN
 from torknock.service.grammar import Malformed, address, number
 

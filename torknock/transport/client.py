@@ -27,11 +27,11 @@ from pluggable.managed import main
 from torknock.dial.knocking import BridgeSilent
 from torknock.dial.memory import Memory
 from torknock.dial.remote import RemoteDialer
-from torknock.dial.repair import RepairDialer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
 from torknock.kernel.linux import may_administer_network
+from torknock.privileged.dial.repair import RepairDialer
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at
 from torknock.service import DIAL_SOCKET

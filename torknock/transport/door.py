@@ -28,7 +28,6 @@ from torknock.errors import TorknockError
 from torknock.gate.calendar import HELD, Calendar
 from torknock.gate.listener import Listener
 from torknock.gate.refresh import Refresh
-from torknock.gate.ruleset import Posture, table_name
 from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
@@ -37,6 +36,7 @@ from torknock.keyring.erasure import Forgetting
 from torknock.keyring.file import KeyringLocked
 from torknock.keyring.lines import POSTURE, Issued, Keyring
 from torknock.keyring.queue import KeyringQueue
+from torknock.protocol.door import Posture, table_name
 from torknock.protocol.syn import SYN
 from torknock.transport.entrance import find_gate
 from torknock.transport.metrics import Metrics

@@ -12,13 +12,13 @@ from twisted.logger import Logger
 
 from torknock.errors import TorknockError
 from torknock.gate.listener import Listener, door, hidden_listeners
-from torknock.gate.nftables import NftablesGate
 from torknock.gate.remote import RemoteGate
-from torknock.gate.ruleset import Door, Posture
-from torknock.gate.service import served
 from torknock.gate.sieve import FilterGate
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.linux import has_ipv6, is_served, may_administer_network
+from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.service import served
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import Ask
 from torknock.service import doors
 from torknock.service.requester import HelperMissing, connect

@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.service: hostile requests. That it dials is for tests/kernel."""
+"""Tests of torknock.privileged.dial.service: hostile requests. That it dials is for tests/kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.strategies import pieces
 from tests.torknock.helper.test_unix import Wire
-from torknock.dial.service import helper
+from torknock.privileged.dial.service import helper
 from torknock.service.peers import Guests, peer
 
 hosts = st.sampled_from(["127.0.0.1", "::1", "127.0.0.0/8", "localhost", "0.0.0", "::0", ""])

@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.tuples: no 4-tuple twice, and no more memory than was meant."""
+"""Tests of torknock.privileged.dial.tuples: no 4-tuple twice, and no more memory than was meant."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial.ports import Ports
-from torknock.dial.quotas import BURST, PER_SECOND, Quotas
-from torknock.dial.service import EACH
-from torknock.dial.tuples import SAME_TUPLE_AFTER, Pair, Tuples
+from torknock.privileged.dial.ports import Ports
+from torknock.privileged.dial.quotas import BURST, PER_SECOND, Quotas
+from torknock.privileged.dial.service import EACH
+from torknock.privileged.dial.tuples import SAME_TUPLE_AFTER, Pair, Tuples
 
 
 def pair(number: int) -> Pair:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from torknock.protocol.door import Posture
+from torknock.service.posture_table import load_posture
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ruleset import Posture, load_posture
 from torknock.service.access import (
     DOORS_A_USER,
     DOORS_AT_MOST,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.nfqueue import _PACKET, _attribute, _message, _parse
+from torknock.privileged.gate.nfqueue import _PACKET, _attribute, _message, _parse
 
 HEADER = _attribute(1, struct.pack("!IHBx", 7, 0x800, 1))
 WHOLE = _message(_PACKET, 1, HEADER + _attribute(3, struct.pack("!I", 9)) + _attribute(10, b"a datagram"), 0)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from torknock.protocol.door import Posture
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
@@ -19,7 +20,6 @@ from twisted.trial.unittest import TestCase
 
 from torknock.gate.listener import Listener
 from torknock.gate.remote import RemoteGate
-from torknock.gate.ruleset import Posture
 from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
 from torknock.service.listener import Accepting, listener

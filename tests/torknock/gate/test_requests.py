@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
+from torknock.protocol.door import Posture
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ruleset import Posture
 from torknock.protocol.syn import SYN
 from torknock.service.gate_requests import (
     INTACT,

@@ -1,24 +1,12 @@
-"""Tests of torknock.gate.ruleset: the text. That it does what it says is shown with packets, in `tests.kernel`."""
+"""Tests of torknock.privileged.gate.ruleset: the text. That it does what it says is shown with packets, in `tests.kernel`."""
 
 from __future__ import annotations
 
+from torknock.protocol.door import Door, Posture
+from torknock.service.posture_table import load_posture, posture_listing
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ruleset import (
-    Door,
-    Judging,
-    Posture,
-    admit,
-    let_in,
-    listing,
-    load,
-    load_posture,
-    posture_listing,
-    remove,
-    rest,
-    withdraw,
-    xtables,
-)
+from torknock.privileged.gate.ruleset import Judging, admit, let_in, listing, load, remove, rest, withdraw, xtables
 
 
 def prerouting(text: str) -> list[str]:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from torknock.protocol.door import Posture
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.firewall import iptables, nftables
 from torknock.firewall.fate import SYN, Fate, Judgement, judge
 from torknock.firewall.listed import FirewallUnreadable, items
-from torknock.gate.ruleset import Posture
 from torknock.kernel import proc
 from torknock.kernel.proc import Listening, Process, may_open_files, process
 from torknock.operate.doctor import access, host, log, port, tor

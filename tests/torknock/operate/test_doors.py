@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torknock.protocol.door import Posture
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.ruleset import Posture
 from torknock.operate import doors
 from torknock.operate.doors import Door, door_of
 from torknock.service.access import EVERYWHERE, AccessDenied, Entry, parse

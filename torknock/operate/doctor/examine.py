@@ -14,7 +14,6 @@ from twisted.internet.threads import deferToThread
 from torknock.errors import TorknockError
 from torknock.firewall.listed import FirewallUnreadable
 from torknock.firewall.look import Firewall, look, routed
-from torknock.gate.ruleset import Door, Posture
 from torknock.kernel.linux import has_ipv6
 from torknock.kernel.proc import (
     Listening,
@@ -33,6 +32,7 @@ from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.status import BridgeUnheard, ask
 from torknock.protocol.bridge_line import LineError, parse_address
+from torknock.protocol.door import Door, Posture
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
 from torknock.service.access import Entry, canonical
 from torknock.status import StatusError

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torknock.gate import ruleset
-from torknock.gate.ruleset import Door, Judging, Posture
 from torknock.interfaces import GateFailed
 from torknock.kernel.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
 from torknock.kernel.netlink import ruleset_generation
@@ -25,7 +23,10 @@ from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.processes import is_outdated
+from torknock.privileged.gate import ruleset
+from torknock.privileged.gate.ruleset import Judging
 from torknock.protocol.bridge_line import Line
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.token import NEIGHBOURS
 from torknock.status import odds
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torknock.firewall.fate import Fate, Judgement
 from torknock.firewall.look import Firewall
-from torknock.gate.ruleset import Posture
 from torknock.kernel.proc import Listening
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.protocol.door import Posture
 from torknock.redact import redact
 from torknock.status import Trouble, Warned
 

@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from zope.interface import implementer
 
-from torknock.dial.quotas import Quotas
-from torknock.dial.repair import RepairDialer
-from torknock.dial.tuples import Tuples
 from torknock.interfaces import CannotKnock, Slipped
+from torknock.privileged.dial.quotas import Quotas
+from torknock.privileged.dial.repair import RepairDialer
+from torknock.privileged.dial.tuples import Tuples
 from torknock.service.conversation import Helper, Talk
 from torknock.service.dial_requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
 from torknock.service.grammar import no

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from torknock.gate import ruleset
 from torknock.interfaces import GateFailed
 from torknock.kernel.program import command
+from torknock.privileged.gate import ruleset
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
 

@@ -12,12 +12,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from torknock.gate import ruleset
-from torknock.gate.ruleset import Posture
-from torknock.gate.sources import sources_listing, sources_table
 from torknock.interfaces import GateFailed
 from torknock.kernel.netlink import ruleset_generation
 from torknock.kernel.program import command
+from torknock.privileged.gate import ruleset
+from torknock.privileged.gate.sources import sources_listing, sources_table
+from torknock.protocol.door import Posture
 from torknock.service.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
 
 _log = Logger()

@@ -1,6 +1,6 @@
 """Which tokens may have had a SYN-ACK, remembered from before the kernel forgets them until they have run out.
 
-The kernel's set `claimed` (`torknock.gate.ruleset`) lets a token have one SYN-ACK, and goes with its table. Before a
+The kernel's set `claimed` (`torknock.privileged.gate.ruleset`) lets a token have one SYN-ACK, and goes with its table. Before a
 table is replaced or removed, what was in it is written down beside the claim on the door. What another program has
 removed whole cannot be read any more.
 """
@@ -18,12 +18,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from torknock.gate.ruleset import FAMILY
 from torknock.interfaces import GateFailed
 from torknock.kernel.linux import network_namespace
 from torknock.kernel.netlink import set_elements
 from torknock.kernel.program import command
 from torknock.service.gate_requests import SECONDS_AT_MOST
+from torknock.service.posture_table import FAMILY
 
 _RECORD = struct.Struct("=dI")
 _ATTEMPTS = 5

@@ -12,14 +12,15 @@ from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from torknock.firewall.look import taken
-from torknock.gate import ruleset
-from torknock.gate.claimed import keep_claimed
-from torknock.gate.nfqueue import PacketQueue
-from torknock.gate.ruleset import Judging, Posture
-from torknock.gate.xtables import XTables, loaded_rules
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.netlink import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
+from torknock.privileged.gate import ruleset
+from torknock.privileged.gate.claimed import keep_claimed
+from torknock.privileged.gate.nfqueue import PacketQueue
+from torknock.privileged.gate.ruleset import Judging
+from torknock.privileged.gate.xtables import XTables, loaded_rules
+from torknock.protocol.door import Posture
 from torknock.protocol.syn import AskLater
 from torknock.service.claim import claim
 

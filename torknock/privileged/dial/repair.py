@@ -19,10 +19,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
-from torknock.dial.ports import Ports, local_ports
-from torknock.dial.timestamp import Foresight, Stamp
-from torknock.dial.tuples import SAME_TUPLE_AFTER, Name, NoneFree, Pair, Tuples
-from torknock.dial.waiting import Waiting
 from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.kernel.linux import (
     NO_CAPABILITY,
@@ -34,6 +30,10 @@ from torknock.kernel.linux import (
     TCP_REPAIR_QUEUE,
     TCP_SEND_QUEUE,
 )
+from torknock.privileged.dial.connecting import Waiting
+from torknock.privileged.dial.ports import Ports, local_ports
+from torknock.privileged.dial.timestamp import Foresight, Stamp
+from torknock.privileged.dial.tuples import SAME_TUPLE_AFTER, Name, NoneFree, Pair, Tuples
 
 _REHEARSALS = 16
 """Ports of the kernel's walk that are looked at for one that was never used, before another is drawn."""

@@ -7,7 +7,8 @@ drops what it would send. A table belongs to a user and outlives their gates, be
 
 from __future__ import annotations
 
-from torknock.gate.ruleset import FAMILY, PREFIX
+from torknock.protocol.door import PREFIX
+from torknock.service.posture_table import FAMILY
 
 
 def sources_table(uid: int) -> str:

@@ -2,7 +2,7 @@
 
 A peer can guard the doors that root's access list has for its user, say which ISNs open them, and read how many SYNs
 were refused; the sockets on which those connections arrive are the peer's. They are transparent, and what that would
-allow besides, `torknock.gate.sources` drops. When the peer goes, the gate is closed. Doors that are listed as filtered
+allow besides, `torknock.privileged.gate.sources` drops. When the peer goes, the gate is closed. Doors that are listed as filtered
 are silent for as long as the service runs, guarded or not.
 """
 
@@ -19,15 +19,16 @@ from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate.claimed import keep_claimed
 from torknock.gate.listener import door, hidden_listeners
-from torknock.gate.nftables import NftablesGate
-from torknock.gate.ruleset import FAMILY, Door, Posture, replace, rest
-from torknock.gate.silence import Silence, load
-from torknock.gate.sources import sources_listing, sources_table
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.linux import is_served
 from torknock.kernel.program import command
+from torknock.privileged.gate.claimed import keep_claimed
+from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.ruleset import rest
+from torknock.privileged.gate.silence import Silence, load
+from torknock.privileged.gate.sources import sources_listing, sources_table
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 from torknock.service import gate_requests
 from torknock.service.access import DOORS_A_USER, AccessDenied, AccessList
@@ -36,6 +37,7 @@ from torknock.service.conversation import Helper, Talk
 from torknock.service.gate_requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.service.grammar import Malformed, no
 from torknock.service.interfaces import IConversation, Reply
+from torknock.service.posture_table import FAMILY, replace
 
 _log = Logger()
 

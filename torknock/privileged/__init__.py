@@ -1,0 +1,1 @@
+"""Everything that runs with CAP_NET_ADMIN, and nothing else."""

@@ -1,0 +1,1 @@
+"""The gate in nftables, and the service that loads it for bridges."""
