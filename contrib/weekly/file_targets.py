@@ -19,7 +19,7 @@ from contrib.weekly.altered import altered
 from contrib.weekly.target import Fault, Target, same, text
 from pluggable.errors import ORPortError
 from pluggable.extorport import read_cookie
-from torknock.dial.memory import Memory
+from torknock.client.memory import Memory
 from torknock.errors import TorknockError
 from torknock.firewall import iptables
 from torknock.firewall.fate import SYN, judge

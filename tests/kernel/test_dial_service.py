@@ -26,10 +26,10 @@ from twisted.trial.unittest import TestCase
 from tests.support.capture import Capture, Packet
 from tests.support.knocks import as_it_is
 from tests.support.netns import Lab, end
-from torknock.dial.knocking import BridgeSilent, Knocker
-from torknock.dial.memory import Memory
-from torknock.dial.remote import JOIN, RESTART, RemoteDialer
-from torknock.dial.stealth import StealthKnocker
+from torknock.client.knocker import BridgeSilent, Knocker
+from torknock.client.memory import Memory
+from torknock.client.remote_dialer import JOIN, RESTART, RemoteDialer
+from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, Slipped
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import isn
@@ -54,7 +54,7 @@ KNOCK = """
 import json, sys
 from twisted.internet import reactor
 from twisted.internet.task import react
-from torknock.dial.remote import RemoteDialer
+from torknock.client.remote_dialer import RemoteDialer
 from torknock.kernel.linux import may_administer_network
 
 async def knock(reactor):
@@ -99,7 +99,7 @@ KNOCKS = """
 import json, sys
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from torknock.dial.remote import RemoteDialer
+from torknock.client.remote_dialer import RemoteDialer
 
 async def knock(reactor):
     said = []

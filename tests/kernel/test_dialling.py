@@ -23,11 +23,11 @@ from tests.support.bridge import GREETING, HiddenService
 from tests.support.capture import Capture, Control
 from tests.support.middlebox import Middlebox
 from tests.support.netns import Host, Lab
-from torknock.dial.knocking import BridgeSilent
-from torknock.dial.memory import Memory
+from torknock.client.knocker import BridgeSilent
+from torknock.client.memory import Memory
+from torknock.client.reach import Bridges
 from torknock.interfaces import IDialer
 from torknock.privileged.dial.repair import RepairDialer
-from torknock.transport.bridges import Bridges
 
 reactor: Any = _reactor
 

@@ -24,13 +24,13 @@ from tests.support.capture import Capture
 from tests.support.knocks import as_it_is
 from tests.support.netns import Lab, end
 from tests.torknock.channel import peer
-from torknock.dial import rounds
-from torknock.dial.budget import PORTS, SYNS
-from torknock.dial.knocking import BridgeSilent, Knocker
-from torknock.dial.memory import Memory, line_id
+from torknock.client import rounds
+from torknock.client.budget import PORTS, SYNS
+from torknock.client.knocker import BridgeSilent, Knocker
+from torknock.client.memory import Memory, line_id
+from torknock.client.reach import Bridges
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, tokens
-from torknock.transport.bridges import Bridges
 
 reactor: Any = _reactor
 

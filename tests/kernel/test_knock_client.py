@@ -26,16 +26,16 @@ from tests.support.capture import Capture, Packet
 from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
 from torknock.channel.raw import Raw
-from torknock.dial import rounds
-from torknock.dial.budget import SYNS
-from torknock.dial.knocking import BridgeSilent
-from torknock.dial.stealth import StealthKnocker
+from torknock.client import rounds
+from torknock.client.budget import SYNS
+from torknock.client.deferred_dial import FirstOctets
+from torknock.client.knocker import BridgeSilent
+from torknock.client.reach import _Bridge, _named
+from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.timestamp import NOT_HELD_BACK
 from torknock.protocol.bridge_line import Line
-from torknock.transport.bridges import _Bridge, _named
-from torknock.transport.first import FirstOctets
 
 reactor: Any = _reactor
 

@@ -28,8 +28,8 @@ from zope.interface import implementer
 from tests.support.capture import Capture, Control, Packet
 from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
-from torknock.dial.knocking import Knocker
-from torknock.dial.memory import Memory
+from torknock.client.knocker import Knocker
+from torknock.client.memory import Memory
 from torknock.interfaces import CannotKnock, IDialer, Slipped
 from torknock.kernel.linux import NO_CAPABILITY, TCP_REPAIR
 from torknock.privileged.dial.repair import RepairDialer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torknock.dial.rounds import Knocked
+from torknock.client.rounds import Knocked
 
 
 async def as_it_is(knocked: Knocked) -> Knocked:

@@ -1,4 +1,4 @@
-"""Tests of torknock.path: the verdict, and what a reflector says."""
+"""Tests of torknock.client.path: the verdict, and what a reflector says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.capture import Packet, build
+from torknock.client.path import PathUnknown, Seen, Sent, Verdict, judge, parse_answer, read_syn, write_answer
 from torknock.kernel.segment import BadDatagram
-from torknock.path import PathUnknown, Seen, Sent, Verdict, judge, parse_answer, read_syn, write_answer
 
 WORDS = st.integers(0, 2**32 - 1)
 SEEN = st.builds(Seen, WORDS, st.none() | WORDS)

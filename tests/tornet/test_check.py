@@ -23,7 +23,7 @@ from torknock.protocol.token import epoch_at, tokens
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 HIDDEN = f"ServerTransportPlugin torknock exec {TORKNOCK} server\nServerTransportListenAddr torknock 0.0.0.0:443\n"
 IN_A_HURRY = """
-from torknock.dial import budget, rounds
+from torknock.client import budget; from torknock.client import rounds
 budget.WINDOW, rounds.PAUSES, rounds.REST = 1.0, ((0.0, 0.0),) * 3, (0.0, 0.0)
 from torknock.cli import torknock
 torknock()

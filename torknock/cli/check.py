@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from torknock.cli.options import address, helper_option, read_bridge_line, say
+from torknock.client.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 from torknock.operate.finding import State, exit_status
-from torknock.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.service import DIAL_SOCKET
 
@@ -71,12 +71,12 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
 def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Answer]:
     from twisted.internet import reactor as installed
 
-    from torknock.dial.memory import Memory
-    from torknock.dial.remote import RemoteDialer
+    from torknock.client.memory import Memory
+    from torknock.client.reach import Bridges
+    from torknock.client.remote_dialer import RemoteDialer
     from torknock.kernel.linux import may_administer_network
     from torknock.operate.check import check, check_as_stranger
     from torknock.privileged.dial.repair import RepairDialer
-    from torknock.transport.bridges import Bridges
 
     reactor: Any = installed
     reactor.seconds = time.monotonic

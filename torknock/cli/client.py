@@ -40,6 +40,6 @@ def client(helper: str, socks_users: tuple[int, ...]) -> None:
     """
     from twisted.internet import reactor
 
-    from torknock.transport.client import serve
+    from torknock.client.transport import serve
 
     serve(reactor, os.environ, time.time, version("torknock"), helper, raise_descriptor_limit(), socks_users)

@@ -8,9 +8,9 @@ from ipaddress import IPv4Address, IPv6Address
 import click
 
 from torknock.cli.options import say
+from torknock.client.path import reflect as reflecting
 from torknock.errors import TorknockError
 from torknock.kernel.linux import NO_IPV6
-from torknock.path import reflect as reflecting
 from torknock.protocol.bridge_line import LineError, parse_address, write_address
 
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.attempts: which tokens a round tries, in which order."""
+"""Tests of torknock.client.attempts: which tokens a round tries, in which order."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE, nearer_side, offsets, unused
-from torknock.dial.budget import SENT_AT, SYNS
+from torknock.client.attempts import PATIENCE, PATIENCE_ALONE, nearer_side, offsets, unused
+from torknock.client.budget import SENT_AT, SYNS
 from torknock.protocol.token import EPOCH
 
 E = 5_666_667

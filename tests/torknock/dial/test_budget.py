@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.budget: how many SYNs leave for a bridge that does not let this client in."""
+"""Tests of torknock.client.budget: how many SYNs leave for a bridge that does not let this client in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial.budget import PORTS, SENT_AT, SYNS, WINDOW, Budget
+from torknock.client.budget import PORTS, SENT_AT, SYNS, WINDOW, Budget
 
 OLDER = (0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0)
 """When Linux before 6.5 sends an unanswered SYN."""

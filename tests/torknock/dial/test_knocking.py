@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.knocking: how often, how fast and how long a bridge is knocked at."""
+"""Tests of torknock.client.knocker: how often, how fast and how long a bridge is knocked at."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.knocks import as_it_is
-from torknock.dial.attempts import PATIENCE, PATIENCE_ALONE
-from torknock.dial.budget import PORTS, SENT_AT, SYNS
-from torknock.dial.knocking import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
-from torknock.dial.memory import Memory
-from torknock.dial.rounds import REST
+from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
+from torknock.client.budget import PORTS, SENT_AT, SYNS
+from torknock.client.knocker import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
+from torknock.client.memory import Memory
+from torknock.client.rounds import REST
 from torknock.interfaces import CannotKnock, IDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, ratchet, tokens

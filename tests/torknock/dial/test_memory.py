@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.memory: no token is claimed twice, whatever happens to the process or its file."""
+"""Tests of torknock.client.memory: no token is claimed twice, whatever happens to the process or its file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.dial.memory import KEPT, Memory, MemoryHeld, line_id
+from torknock.client.memory import KEPT, Memory, MemoryHeld, line_id
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 CLAIM = """
 import os, signal, sys
 from pathlib import Path
-from torknock.dial.memory import Memory, MemoryHeld
+from torknock.client.memory import Memory, MemoryHeld
 memories = []
 def claims(memory, isn):
     while True:

@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.remote against services that say all kinds of things."""
+"""Tests of torknock.client.remote_dialer against services that say all kinds of things."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.torknock.helper.test_connection import descriptors, short_directory
-from torknock.dial.remote import JOIN, RESTART, START, RemoteDialer, _error
+from torknock.client.remote_dialer import JOIN, RESTART, START, RemoteDialer, _error
 from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
 from torknock.service.conversation import Helper, Talk
 from torknock.service.interfaces import IConversation, Reply

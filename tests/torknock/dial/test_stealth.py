@@ -1,4 +1,4 @@
-"""Tests of torknock.dial.stealth: how a bridge of scheme `knock` is knocked at."""
+"""Tests of torknock.client.stealth: how a bridge of scheme `knock` is knocked at."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.knocks import as_it_is
-from torknock.dial.attempts import PAUSES
-from torknock.dial.budget import PORTS, SYNS
-from torknock.dial.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
-from torknock.dial.stealth import PATIENCE, StealthKnocker
+from torknock.client.attempts import PAUSES
+from torknock.client.budget import PORTS, SYNS
+from torknock.client.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
+from torknock.client.stealth import PATIENCE, StealthKnocker
 from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn

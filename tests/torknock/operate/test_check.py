@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from torknock.cli import torknock
-from torknock.dial.knocking import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
+from torknock.client.knocker import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.operate.check import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose

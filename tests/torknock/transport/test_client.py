@@ -1,4 +1,4 @@
-"""Tests of torknock.transport.client: what tor is told, and what becomes of a connection that a knock has opened."""
+"""Tests of torknock.client.transport: what tor is told, and what becomes of a connection that a knock has opened."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ from pluggable.interfaces import IClientTransport, Request
 from pluggable.socks import socks_error
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
-from torknock.dial.knocking import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
-from torknock.dial.rounds import Opener, T
+from torknock.client import transport as module
+from torknock.client.knocker import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
+from torknock.client.reach import _Bridge
+from torknock.client.rounds import Opener, T
+from torknock.client.transport import PROXY_ERROR, KnockClient, Told
 from torknock.interfaces import CannotKnock
 from torknock.kernel.linux import NO_CAPABILITY
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import epoch_at
-from torknock.transport import client as module
-from torknock.transport.bridges import _Bridge
-from torknock.transport.client import PROXY_ERROR, KnockClient, Told
 
 reactor: Any = _reactor
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.transport.first: what is said before there is a connection, and what becomes of it."""
+"""Tests of torknock.client.deferred_dial: what is said before there is a connection, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from zope.interface.verify import verifyObject
 
 from pluggable.relay import Half, join
 from tests.support.strategies import pieces
-from torknock.transport.first import FirstOctets
+from torknock.client.deferred_dial import FirstOctets
 
 ADDRESS = IPv4Address("TCP", "192.0.2.7", 443)
 SAID = b"what tor says first, and then some more"

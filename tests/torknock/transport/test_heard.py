@@ -1,4 +1,4 @@
-"""Tests of torknock.transport.heard: when a bridge has hung up."""
+"""Tests of torknock.client.hang_up: when a bridge has hung up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from torknock.transport.heard import Heard
+from torknock.client.hang_up import Heard
 
 DONE, LOST, ABORTED = (Failure(error()) for error in (ConnectionDone, ConnectionLost, ConnectionAborted))
 

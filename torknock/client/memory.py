@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from torknock.dial.stored import is_damage, is_held, opened
+from torknock.client.memory_file import is_damage, is_held, opened
 from torknock.errors import TorknockError
 from torknock.kernel.lock import alone_in
 from torknock.protocol.bridge_line import Line

@@ -14,9 +14,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime
 
-from torknock.dial.attempts import PAUSES, Chance
-from torknock.dial.memory import line_id
-from torknock.dial.rounds import FAILURES, Knocked, Opener, Rounds, T, WrongPeer
+from torknock.client.attempts import PAUSES, Chance
+from torknock.client.memory import line_id
+from torknock.client.rounds import FAILURES, Knocked, Opener, Rounds, T, WrongPeer
 from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn

@@ -13,8 +13,8 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTime
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from torknock.dial.attempts import PATIENCE, PAUSES, Chance
-from torknock.dial.budget import Budget
+from torknock.client.attempts import PATIENCE, PAUSES, Chance
+from torknock.client.budget import Budget
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock, Slipped
 

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torknock.dial.attempts import (
+from torknock.client.attempts import (
     PATIENCE,
     PATIENCE_ALONE,
     Chance,
@@ -22,8 +22,8 @@ from torknock.dial.attempts import (
     to_the_next_epoch,
     unused,
 )
-from torknock.dial.memory import Memory, MemoryHeld, line_id
-from torknock.dial.rounds import (
+from torknock.client.memory import Memory, MemoryHeld, line_id
+from torknock.client.rounds import (
     FAILURES,
     SEARCH_AGAIN_AFTER,
     BridgeSilent,

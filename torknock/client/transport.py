@@ -24,9 +24,10 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
-from torknock.dial.knocking import BridgeSilent
-from torknock.dial.memory import Memory
-from torknock.dial.remote import RemoteDialer
+from torknock.client.knocker import BridgeSilent
+from torknock.client.memory import Memory
+from torknock.client.reach import Bridges
+from torknock.client.remote_dialer import RemoteDialer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
@@ -35,7 +36,6 @@ from torknock.privileged.dial.repair import RepairDialer
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at
 from torknock.service import DIAL_SOCKET
-from torknock.transport.bridges import Bridges
 
 PROXY_ERROR = "torknock cannot knock through a proxy: the SYN that the bridge sees would be the proxy's own"
 """What tor is told when its user asks for a proxy."""

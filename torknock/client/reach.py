@@ -16,12 +16,12 @@ from zope.interface import implementer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ClientTLS
-from torknock.dial.knocking import Knocked, Knocker, WrongPeer
-from torknock.dial.memory import Memory
-from torknock.dial.stealth import StealthKnocker
+from torknock.client.deferred_dial import FirstOctets
+from torknock.client.hang_up import Heard
+from torknock.client.knocker import Knocked, Knocker, WrongPeer
+from torknock.client.memory import Memory
+from torknock.client.stealth import StealthKnocker
 from torknock.protocol.bridge_line import Line
-from torknock.transport.first import FirstOctets
-from torknock.transport.heard import Heard
 
 
 class Bridges:

@@ -1,0 +1,1 @@
+"""The client's transport: tokens, SYNs, retries, and the channel behind the knock."""

@@ -1,1 +1,0 @@
-"""The knock of a client: a SYN whose ISN opens a bridge (protocol.md §2.4)."""
