@@ -22,7 +22,7 @@ from twisted.internet.task import react
 from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood
-from torknock.gate.judge import Judge
+from torknock.bridge.knocks import Judge
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.syn import SYN

@@ -20,8 +20,8 @@ from twisted.internet.threads import deferToThread
 
 from contrib.bench.table import Figure
 from tests.support.netns import Namespace
-from torknock.gate.refresh import Refresh
-from torknock.gate.spent import SpentKnocks, SpentTokens
+from torknock.bridge.keeper import Refresh
+from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.privileged.gate.nftables import NftablesGate

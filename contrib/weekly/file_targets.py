@@ -19,13 +19,13 @@ from contrib.weekly.altered import altered
 from contrib.weekly.target import Fault, Target, same, text
 from pluggable.errors import ORPortError
 from pluggable.extorport import read_cookie
+from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.client.memory import Memory
 from torknock.errors import TorknockError
 from torknock.firewall import iptables
 from torknock.firewall.fate import SYN, judge
 from torknock.firewall.listed import items
 from torknock.firewall.look import Firewall
-from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.kernel import linux, proc
 from torknock.keyring.lines import Keyring
 from torknock.operate import place

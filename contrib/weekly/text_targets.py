@@ -10,7 +10,8 @@ from contrib.weekly.target import Fault, Target, same, text
 from pluggable.arguments import parse_server_options, parse_socks, write_socks
 from pluggable.environment import parse_proxy, read_environment
 from pluggable.errors import ArgumentsError, ProxyError, StartError
-from torknock import status
+from torknock.bridge import status_report
+from torknock.bridge.status_report import LineInUse, Status, StatusError, Trouble, Warned
 from torknock.errors import TorknockError
 from torknock.operate import pasted
 from torknock.operate.doctor import log
@@ -19,7 +20,6 @@ from torknock.protocol.bridge_line import LineError, parse_arguments, parse_brid
 from torknock.redact import redact
 from torknock.service import access, dial_requests, gate_requests
 from torknock.service.grammar import LINE_AT_MOST, Lines, Malformed, no, octets
-from torknock.status import LineInUse, Status, StatusError, Trouble, Warned
 from torknock.tor.reasons import why_failed, why_refused
 
 _KEY = "A" * 43
@@ -110,13 +110,13 @@ _TOLD = Status(
 
 def _status(given: bytes) -> None:
     """The octets themselves, and a status that they have altered."""
-    other = json.dumps(altered(json.loads(status.to_json(_TOLD)), given)).encode()
+    other = json.dumps(altered(json.loads(status_report.to_json(_TOLD)), given)).encode()
     for told in (given, other):
         try:
-            found = status.from_json(told)
+            found = status_report.from_json(told)
         except StatusError:
             continue
-        same(status.from_json(status.to_json(found)), found)
+        same(status_report.from_json(status_report.to_json(found)), found)
 
 
 def _log(given: bytes) -> None:
@@ -165,7 +165,7 @@ TARGETS = (
     Target("dial-requests", _requests(dial_requests.parse, dial_requests.parse_tsval, dial_requests.parse_isn,
                                       dial_requests.parse_errno_and_text), (), (
         b"dial 192.0.2.1 443 7", b"stamped fe80::1%eth0 443 ::1", b"tsval 7", b"isn 0", b"111 Connection refused")),
-    Target("status", _status, (), (status.to_json(_TOLD), b"\0\1\2\0\5\x90")),
+    Target("status", _status, (), (status_report.to_json(_TOLD), b"\0\1\2\0\5\x90")),
     Target("access-list", _access, (TorknockError,), (
         b'[[door]]\naddress = "0.0.0.0"\nport = 443\nposture = "closed"\nuser = "debian-tor"\n',
         b"door = [{}]", b"#\n")),

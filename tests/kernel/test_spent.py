@@ -15,7 +15,7 @@ from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.disk import fill
-from torknock.gate.spent import SpentTokens, SpentUnusable
+from torknock.bridge.ledger import SpentTokens, SpentUnusable
 from torknock.protocol.token import epoch_at, tokens
 
 NOWHERE = Path("/nonexistent/gate.sock")

@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from torknock.transport.monitor import Monitor
-from torknock.transport.publish import Publication
+from torknock.bridge.counts import Monitor
+from torknock.bridge.publish import Publication
 
 LIMIT = 60.0
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.status."""
+"""Tests of torknock.bridge.status_report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.status import LONGEST, LineInUse, Status, StatusError, Trouble, Warned, about, from_json, odds, to_json
+from torknock.bridge.status_report import (
+    LONGEST,
+    LineInUse,
+    Status,
+    StatusError,
+    Trouble,
+    Warned,
+    about,
+    from_json,
+    odds,
+    to_json,
+)
 
 NUMBERS = st.integers(0, 2**63 - 1)
 TEXTS = st.text().filter(str.isprintable)

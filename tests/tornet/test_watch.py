@@ -21,11 +21,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.netns import Lab
 from tests.support.tornet import Tor, shared_network
+from torknock.bridge.counts import Monitor
+from torknock.bridge.publish import Publication
 from torknock.operate.doctor.tor import or_port, takes_clients
 from torknock.tor.inspect import ask_tor
 from torknock.tor.watch import TorSeen, TorUnseen, Watch, without_addresses
-from torknock.transport.monitor import Monitor
-from torknock.transport.publish import Publication
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

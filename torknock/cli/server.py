@@ -25,6 +25,6 @@ def server(helper: str) -> None:
     os.environ["OPENSSL_CONF"] = str(OPENSSL_CONF)  # read when OpenSSL is loaded, by what is imported next
     from twisted.internet import reactor
 
-    from torknock.transport.server import serve
+    from torknock.bridge.transport import serve
 
     serve(reactor, os.environ, time.time, version("torknock"), helper, raise_descriptor_limit())

@@ -20,8 +20,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from torknock.bridge.status_report import LONGEST, SOCKET, Status, about, from_json, odds
 from torknock.errors import TorknockError
-from torknock.status import LONGEST, SOCKET, Status, about, from_json, odds
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
 _PATIENCE = 5.0

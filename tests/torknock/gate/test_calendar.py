@@ -1,10 +1,10 @@
-"""Tests of torknock.gate.calendar: which clocks are believed."""
+"""Tests of torknock.bridge.calendar: which clocks are believed."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.calendar import HELD, SETTLED, Calendar, ClockUnsure, assert_sure
+from torknock.bridge.calendar import HELD, SETTLED, Calendar, ClockUnsure, assert_sure
 
 
 class AssertSureTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.filter: the program, run by an interpreter of a few lines; the kernel's is `tests.kernel`."""
+"""Tests of torknock.bridge.filter.bpf: the program, run by an interpreter of a few lines; the kernel's is `tests.kernel`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.filter import TOKENS_AT_MOST, Instruction, assembled, listing, program
+from torknock.bridge.filter.bpf import TOKENS_AT_MOST, Instruction, assembled, listing, program
 
 MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS, linux/bpf_common.h
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.judge: SYNs as values, and the time as a number."""
+"""Tests of torknock.bridge.knocks: SYNs as values, and the time as a number."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate import judge as room
-from torknock.gate.judge import Judge, tag
+from torknock.bridge import knocks as room
+from torknock.bridge.knocks import Judge, tag
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn
 from torknock.protocol.syn import SYN
@@ -117,7 +117,7 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(self.judge.judge([], 0.0), [])
 
     def test_misses_are_not_counted_here(self) -> None:
-        """The gate counts them, and one place warns of them: `torknock.transport.refusals`."""
+        """The gate counts them, and one place warns of them: `torknock.bridge.refusals`."""
         guesses = [replace(knock(ALICE, n), isn=n) for n in range(2_000)]
         self.judge.judge(guesses, 0.0)
         self.assertEqual(self.told, [])

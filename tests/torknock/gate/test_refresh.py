@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.refresh: what opens when, with a gate that only remembers."""
+"""Tests of torknock.bridge.keeper: what opens when, with a gate that only remembers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from torknock.bridge.calendar import Calendar
+from torknock.bridge.keeper import Refresh
+from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.errors import TorknockError
-from torknock.gate.calendar import Calendar
-from torknock.gate.refresh import Refresh
-from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.interfaces import GateFailed, IGate
 from torknock.keyring.lines import Issued, Keyring
 from torknock.keyring.queue import KeyringQueue

@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.remote: leases of a service that dies at any moment."""
+"""Tests of torknock.bridge.remote_gate: leases of a service that dies at any moment."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from torknock.gate.listener import Listener
-from torknock.gate.remote import RemoteGate
+from torknock.bridge.accept import Listener
+from torknock.bridge.remote_gate import RemoteGate
 from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
 from torknock.service.listener import Accepting, listener

@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.spent and of torknock.gate.calendar."""
+"""Tests of torknock.bridge.ledger and of torknock.bridge.calendar."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.calendar import HELD, Calendar
-from torknock.gate.spent import SpentKnocks, SpentTokens, SpentUnusable
+from torknock.bridge.calendar import HELD, Calendar
+from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
 
 HEADER, RECORD = 20, 16
 

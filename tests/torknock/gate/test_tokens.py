@@ -1,4 +1,4 @@
-"""Tests of torknock.gate.tokens."""
+"""Tests of torknock.bridge.tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.gate.tokens import TokenBook
+from torknock.bridge.tokens import TokenBook
 
 ISNS = st.lists(st.integers(1, 12), unique=True, max_size=5)
 CHANGES = st.lists(

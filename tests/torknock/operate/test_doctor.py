@@ -19,6 +19,7 @@ from torknock.protocol.door import Posture
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.bridge.status_report import Trouble, Warned
 from torknock.firewall import iptables, nftables
 from torknock.firewall.fate import SYN, Fate, Judgement, judge
 from torknock.firewall.listed import FirewallUnreadable, items
@@ -30,7 +31,6 @@ from torknock.operate.doctor.files import judge as judge_files
 from torknock.operate.finding import State
 from torknock.redact import redact
 from torknock.service.access import EVERYWHERE, Entry, silence
-from torknock.status import Trouble, Warned
 from torknock.tor.inspect import TorFacts
 
 ADDRESSES = st.ip_addresses().map(str)

@@ -18,9 +18,19 @@ from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from torknock.bridge.status_report import (
+    LONGEST,
+    SOCKET,
+    LineInUse,
+    Status,
+    StatusError,
+    Trouble,
+    Warned,
+    odds,
+    to_json,
+)
 from torknock.errors import TorknockError
 from torknock.operate.status import BridgeUnheard, Report, as_json, ask, follow, look, picture
-from torknock.status import LONGEST, SOCKET, LineInUse, Status, StatusError, Trouble, Warned, odds, to_json
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
 BRIDGE = Status(

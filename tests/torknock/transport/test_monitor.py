@@ -1,4 +1,4 @@
-"""Tests of torknock.transport.monitor and torknock.transport.refusals."""
+"""Tests of torknock.bridge.counts and torknock.bridge.refusals."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from torknock.bridge.counts import Monitor
+from torknock.bridge.status_report import LineInUse, Status, Trouble
 from torknock.interfaces import GateFailed
-from torknock.status import LineInUse, Status, Trouble
-from torknock.transport.monitor import Monitor
 
 
 class MonitorCase(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""Tests of torknock.transport.publish and torknock.transport.metrics."""
+"""Tests of torknock.bridge.publish and torknock.bridge.metrics."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from torknock.status import SOCKET, from_json
-from torknock.transport.metrics import BadMetrics, Metrics, parse_metrics
-from torknock.transport.monitor import Monitor
-from torknock.transport.publish import Publication, Tellers
+from torknock.bridge.counts import Monitor
+from torknock.bridge.metrics import BadMetrics, Metrics, parse_metrics
+from torknock.bridge.publish import Publication, Tellers
+from torknock.bridge.status_report import SOCKET, from_json
 
 
 class Reader(Protocol):

@@ -1,4 +1,4 @@
-"""Tests of torknock.transport.upstream: when the port is closed for tor's sake, and when tor is asked."""
+"""Tests of torknock.bridge.upstream: when the port is closed for tor's sake, and when tor is asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pluggable.errors import ORPortError
-from torknock.transport.upstream import Upstream
+from torknock.bridge.upstream import Upstream
 
 
 class UpstreamTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet.threads import deferToThread
 
+from torknock.bridge.status_report import StatusError
 from torknock.errors import TorknockError
 from torknock.firewall.listed import FirewallUnreadable
 from torknock.firewall.look import Firewall, look, routed
@@ -35,7 +36,6 @@ from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Door, Posture
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
 from torknock.service.access import Entry, canonical
-from torknock.status import StatusError
 from torknock.tor import CONTROL
 from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from torknock.bridge.status_report import odds
 from torknock.interfaces import GateFailed
 from torknock.kernel.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
 from torknock.kernel.netlink import ruleset_generation
@@ -28,7 +29,6 @@ from torknock.privileged.gate.ruleset import Judging
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.token import NEIGHBOURS
-from torknock.status import odds
 
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from torknock.bridge.status_report import Trouble, Warned
 from torknock.firewall.fate import Fate, Judgement
 from torknock.firewall.look import Firewall
 from torknock.kernel.proc import Listening
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.protocol.door import Posture
 from torknock.redact import redact
-from torknock.status import Trouble, Warned
 
 UNSEEN = "a provider's firewall cannot be seen from here; torknock check --as-stranger from outside can"
 

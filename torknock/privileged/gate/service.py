@@ -19,11 +19,11 @@ from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate.listener import door, hidden_listeners
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.linux import is_served
 from torknock.kernel.program import command
 from torknock.privileged.gate.claimed import keep_claimed
+from torknock.privileged.gate.listeners import door, hidden_listeners
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load

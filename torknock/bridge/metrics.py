@@ -17,10 +17,10 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from torknock.bridge.counts import Monitor
+from torknock.bridge.status_report import Status, Trouble
 from torknock.errors import TorknockError
 from torknock.protocol.bridge_line import LineError, parse_address
-from torknock.status import Status, Trouble
-from torknock.transport.monitor import Monitor
 
 _log = Logger()
 

@@ -19,18 +19,18 @@ from pluggable.environment import ServerEnvironment
 from pluggable.errors import MethodError
 from pluggable.interfaces import IServerTransport
 from pluggable.managed import main
+from torknock.bridge.calendar import ClockUnsure, assert_sure
+from torknock.bridge.ledger import SpentUnusable
+from torknock.bridge.metrics import parse_metrics
+from torknock.bridge.reopening import ReopeningDoor
+from torknock.bridge.running import GuardedDoor, Wanted, address, in_thread
 from torknock.errors import TorknockError
-from torknock.gate.calendar import ClockUnsure, assert_sure
-from torknock.gate.spent import SpentUnusable
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
 from torknock.kernel.linux import is_clock_synchronized, is_served
 from torknock.keyring.file import KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.protocol.door import Posture
 from torknock.service import GATE_SOCKET
-from torknock.transport.door import GuardedDoor, Wanted, address, in_thread
-from torknock.transport.metrics import parse_metrics
-from torknock.transport.reopening import ReopeningDoor
 
 _log = Logger()
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.gate.listener import Listener
+from torknock.bridge.accept import Listener
 from torknock.interfaces import DoorTaken, GateFailed, IGate
 from torknock.protocol.door import Posture
 from torknock.protocol.syn import Ask

@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 
+from torknock.bridge.counts import Monitor
+from torknock.bridge.metrics import Metrics, site
+from torknock.bridge.status_report import SOCKET, to_json
 from torknock.service.listener import Accepting, bound
-from torknock.status import SOCKET, to_json
-from torknock.transport.metrics import Metrics, site
-from torknock.transport.monitor import Monitor
 
 _log = Logger()
 

@@ -14,8 +14,8 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.status import GUESSES_A_SECOND, LineInUse, Status, Trouble, Warned, about
-from torknock.transport.refusals import MINUTE, Refusals
+from torknock.bridge.refusals import MINUTE, Refusals
+from torknock.bridge.status_report import GUESSES_A_SECOND, LineInUse, Status, Trouble, Warned, about
 
 _HIT_NEAR = 60 * GUESSES_A_SECOND
 """Where so few random SYNs hit a token, somebody with many addresses gets in within a minute."""

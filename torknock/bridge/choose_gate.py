@@ -10,12 +10,13 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from torknock.bridge.accept import Listener
+from torknock.bridge.filter.filter_gate import FilterGate
+from torknock.bridge.remote_gate import RemoteGate
 from torknock.errors import TorknockError
-from torknock.gate.listener import Listener, door, hidden_listeners
-from torknock.gate.remote import RemoteGate
-from torknock.gate.sieve import FilterGate
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.linux import has_ipv6, is_served, may_administer_network
+from torknock.privileged.gate.listeners import door, hidden_listeners
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.privileged.gate.service import served
 from torknock.protocol.door import Door, Posture

@@ -21,14 +21,19 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pluggable.arrivals import ORPortFactory
+from torknock.bridge.accept import Listener
+from torknock.bridge.calendar import HELD, Calendar
+from torknock.bridge.choose_gate import find_gate
+from torknock.bridge.counts import Monitor
+from torknock.bridge.keeper import Refresh
+from torknock.bridge.ledger import SpentKnocks, SpentTokens
+from torknock.bridge.metrics import Metrics
+from torknock.bridge.publish import Publication
+from torknock.bridge.upstream import Upstream
 from torknock.channel.integrity import Integrity
 from torknock.channel.raw import Raw
 from torknock.channel.tls import Refusal, ServerTLS
 from torknock.errors import TorknockError
-from torknock.gate.calendar import HELD, Calendar
-from torknock.gate.listener import Listener
-from torknock.gate.refresh import Refresh
-from torknock.gate.spent import SpentKnocks, SpentTokens
 from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.files import acts_as_owner
@@ -38,11 +43,6 @@ from torknock.keyring.lines import POSTURE, Issued, Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.door import Posture, table_name
 from torknock.protocol.syn import SYN
-from torknock.transport.entrance import find_gate
-from torknock.transport.metrics import Metrics
-from torknock.transport.monitor import Monitor
-from torknock.transport.publish import Publication
-from torknock.transport.upstream import Upstream
 
 _log = Logger()
 

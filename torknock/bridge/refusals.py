@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torknock.bridge.status_report import odds
 from torknock.errors import TorknockError
-from torknock.status import odds
 
 _log = Logger()
 

@@ -14,11 +14,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from torknock.bridge.calendar import ClockBehind
+from torknock.bridge.knocks import Judge, tag
+from torknock.bridge.ledger import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
+from torknock.bridge.tokens import TokenBook
 from torknock.errors import TorknockError
-from torknock.gate.calendar import ClockBehind
-from torknock.gate.judge import Judge, tag
-from torknock.gate.spent import GroupSync, SpentKnocks, SpentTokens, SpentUnusable
-from torknock.gate.tokens import TokenBook
 from torknock.interfaces import IGate
 from torknock.keyring.file import KeyringLocked, KeyringUnreadable
 from torknock.keyring.lines import Issued, News

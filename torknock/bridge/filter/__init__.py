@@ -1,0 +1,1 @@
+"""A gate without any privilege."""

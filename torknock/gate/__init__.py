@@ -1,1 +1,0 @@
-"""The door of a bridge: who gets past the SYN (protocol.md §2.3)."""

@@ -1,1 +1,0 @@
-"""The transports, joined to tor by `pluggable`."""
