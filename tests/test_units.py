@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.netns import Lab
 from torknock.cli import torknock
-from torknock.operate.doors import FILTERED
+from torknock.operate.setup.doors import FILTERED
 from torknock.service import DIAL_SOCKET, GATE_SOCKET, doors
 from torknock.service.access import ACCESS
 

@@ -22,16 +22,16 @@ from pluggable.extorport import read_cookie
 from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.client.memory import Memory
 from torknock.errors import TorknockError
-from torknock.firewall import iptables
+from torknock.firewall import iptables_rules
 from torknock.firewall.fate import SYN, judge
 from torknock.firewall.listed import items
 from torknock.firewall.look import Firewall
 from torknock.kernel import linux, proc
 from torknock.keyring.lines import Keyring
-from torknock.operate import place
-from torknock.operate.changes import Block
 from torknock.operate.doctor.tor import bridge_options, client_options, is_exposed, takes_clients
-from torknock.operate.record import Record
+from torknock.operate.setup import place
+from torknock.operate.setup.changes import Block
+from torknock.operate.setup.record import Record
 from torknock.tor.asked import Asked
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import facts
@@ -158,7 +158,7 @@ def _firewall(octets: bytes) -> None:
 
 def _iptables(octets: bytes) -> None:
     for version, address in ((4, "192.0.2.7"), (6, None)):
-        judge(iptables.chains(text(octets), SYN(443, version, "eth0", address), "iptables"))
+        judge(iptables_rules.chains(text(octets), SYN(443, version, "eth0", address), "iptables"))
 
 
 def _process(octets: bytes) -> None:

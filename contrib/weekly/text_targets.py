@@ -13,9 +13,8 @@ from pluggable.errors import ArgumentsError, ProxyError, StartError
 from torknock.bridge import status_report
 from torknock.bridge.status_report import LineInUse, Status, StatusError, Trouble, Warned
 from torknock.errors import TorknockError
-from torknock.operate import pasted
-from torknock.operate.doctor import log
-from torknock.operate.doors import door_of
+from torknock.operate import pasted, tor_log
+from torknock.operate.setup.doors import door_of
 from torknock.protocol.bridge_line import LineError, parse_arguments, parse_bridge_line, write_bridge_line
 from torknock.redact import redact
 from torknock.service import access, dial_requests, gate_requests
@@ -122,10 +121,10 @@ def _status(given: bytes) -> None:
 def _log(given: bytes) -> None:
     """What tor and the journal wrote, and what tor said of a configuration."""
     told = text(given)
-    log.judge(told)
+    tor_log.judge(told)
     entries = [{"PRIORITY": "4", "MESSAGE": "[warn] torknock", "_PID": "7"}] * 2
     others = altered(entries, given)
-    log.from_journal("\n".join(map(json.dumps, others)) if isinstance(others, list) else "")
+    tor_log.from_journal("\n".join(map(json.dumps, others)) if isinstance(others, list) else "")
     why_refused(told)
     why_failed(told.splitlines())
     if not redact(told).isprintable():

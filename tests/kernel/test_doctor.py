@@ -20,7 +20,7 @@ from tests.kernel.test_gate import wait_for
 from tests.support.bridge import TORKNOCK, knock
 from tests.support.netns import CommandFailed, Host, Lab
 from tests.support.tornet import Tor
-from torknock.operate.check import Reply, approach
+from torknock.operate.check_bridge import Reply, approach
 
 JUDGE = """
 import json, sys

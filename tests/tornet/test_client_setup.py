@@ -18,7 +18,7 @@ from tests.support.capture import Capture
 from tests.support.debian import ROOT, Debian
 from tests.support.netns import Host
 from tests.support.tornet import PAGE, shared_network
-from torknock.operate.place import SNIPPET
+from torknock.operate.setup.place import SNIPPET
 
 needs_root = None if os.geteuid() == 0 else "a machine of its own needs root"
 
@@ -67,7 +67,7 @@ main()
 """
 
 IMPATIENT = f"""{PYTHON}
-from torknock.operate import client
+from torknock.operate.setup import bridge_only
 client._USED_WITHIN = 10.0
 from torknock.cli import main
 main()

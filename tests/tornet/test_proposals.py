@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.bridge import knock
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.operate.place import SNIPPET
+from torknock.operate.setup.place import SNIPPET
 
 PUBLIC = "9.9.9.9"
 """A public address; in this lab, the bridge's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.operate.place import RECORD
+from torknock.operate.setup.place import RECORD
 
 
 class ReadOnlyTests(Case):

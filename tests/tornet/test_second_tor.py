@@ -10,7 +10,7 @@ from tests.support.bridge import knock
 from tests.support.debian import UNIT
 from tests.support.netns import end
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.operate.place import RECORD, SNIPPET
+from torknock.operate.setup.place import RECORD, SNIPPET
 from torknock.service.access import ACCESS
 
 CONTROL = "/run/tor-instances/b/control"

@@ -13,7 +13,7 @@ from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.support.debian import Debian
 from tests.support.netns import Lab
-from torknock.operate.place import RECORD, SNIPPET
+from torknock.operate.setup.place import RECORD, SNIPPET
 from torknock.protocol.bridge_line import BridgeLine, parse_bridge_line
 
 OFFLINE = "DirAuthority test orport=1 no-v2 v3ident={0} 127.0.0.1:1 {0}\n".format("0" * 39 + "1")

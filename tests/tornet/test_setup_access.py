@@ -7,7 +7,7 @@ from torknock.protocol.door import Posture
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.operate.doors import FILTERED
+from torknock.operate.setup.doors import FILTERED
 from torknock.service.access import ACCESS, EVERYWHERE, Entry, parse, silence
 
 

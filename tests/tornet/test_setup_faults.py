@@ -12,7 +12,7 @@ from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.debian import ROOT
 from tests.tornet.test_setup import OFFLINE, Case
-from torknock.operate.place import RECORD, SNIPPET
+from torknock.operate.setup.place import RECORD, SNIPPET
 
 PATH = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 

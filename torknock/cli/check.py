@@ -22,7 +22,7 @@ from torknock.protocol.bridge_line import BridgeLine
 from torknock.service import DIAL_SOCKET
 
 if TYPE_CHECKING:
-    from torknock.operate.check import Answer
+    from torknock.operate.check_bridge import Answer
 
 
 class _LineOrVerb(click.Group):
@@ -75,7 +75,7 @@ def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[An
     from torknock.client.reach import Bridges
     from torknock.client.remote_dialer import RemoteDialer
     from torknock.kernel.linux import may_administer_network
-    from torknock.operate.check import check, check_as_stranger
+    from torknock.operate.check_bridge import check, check_as_stranger
     from torknock.privileged.dial.repair import RepairDialer
 
     reactor: Any = installed

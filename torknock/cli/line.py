@@ -21,7 +21,7 @@ from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
 from torknock.keyring.lines import POSTURE, Issued, Keyring
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
-from torknock.operate.lines import as_json, as_table, minute, state
+from torknock.operate.line_table import as_json, as_table, minute, state
 from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, write_bridge_line
 from torknock.protocol.door import Posture
 

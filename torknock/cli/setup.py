@@ -29,9 +29,9 @@ from torknock.operate.addresses import is_broadcast, warning
 
 if TYPE_CHECKING:
     from torknock.cli.whereabouts import Address
-    from torknock.operate.changes import Change
-    from torknock.operate.plan import BridgeWishes, Host
-    from torknock.operate.record import Record
+    from torknock.operate.setup.changes import Change
+    from torknock.operate.setup.plan import BridgeWishes, Host
+    from torknock.operate.setup.record import Record
     from torknock.tor.inspect import TorFacts
 
 
@@ -107,18 +107,18 @@ def bridge(
 
     Needs root. Strangers find the port closed; who has the line gets in.
     """
-    from torknock.operate import plan as planning
-    from torknock.operate import resting
-    from torknock.operate import setup as operate
-    from torknock.operate.place import RECORD
-    from torknock.operate.record import Record
+    from torknock.operate.setup import apply as operate
+    from torknock.operate.setup import debian_tor
+    from torknock.operate.setup import plan as planning
+    from torknock.operate.setup.place import RECORD
+    from torknock.operate.setup.record import Record
     from torknock.tor.control import tor_at
 
     password, named = control_password(asks), None
     with ExitStack() as stack:
         stack.enter_context(Record(RECORD).alone())
-        if resting.is_at_rest(control):
-            host, facts = planning.Host.of(None, _program()), resting.resting_facts()
+        if debian_tor.is_at_rest(control):
+            host, facts = planning.Host.of(None, _program()), debian_tor.resting_facts()
             changes, wishes = _bridge_changes(host, facts, None, address, port, posture, name, named, yes)
             _configure(changes, host.place.record, yes, operate.verify)
             address, named = wishes.address, wishes.named
@@ -160,20 +160,20 @@ def client(bridge_line: tuple[str, ...], user: str | None, control: str, asks: b
         return
     if not bridge_line:
         raise click.UsageError("give the bridge line, or - to have it read from stdin")
-    from torknock.operate import plan as planning
-    from torknock.operate import resting
-    from torknock.operate.client import use_bridge, verify_bridged
-    from torknock.operate.place import RECORD
-    from torknock.operate.record import Record
+    from torknock.operate.setup import debian_tor
+    from torknock.operate.setup import plan as planning
+    from torknock.operate.setup.bridge_only import use_bridge, verify_bridged
+    from torknock.operate.setup.place import RECORD
+    from torknock.operate.setup.record import Record
     from torknock.tor.control import tor_at
 
     parsed, stdin = read_bridge_line(bridge_line), bridge_line == ("-",)
     password = control_password(asks)
     with Record(RECORD).alone():
-        if resting.is_at_rest(control):
+        if debian_tor.is_at_rest(control):
             host = planning.Host.of(None, _program())
             known = planning.known_options(host.place.snippet)
-            options = planning.client_options(resting.resting_facts(), parsed, known, host)
+            options = planning.client_options(debian_tor.resting_facts(), parsed, known, host)
             changes = planning.plan("client", options, host, _group(host.tor_user))
             _configure(changes, host.place.record, yes or stdin, verify_bridged)
         with tor_at(control, password) as tor:
@@ -225,7 +225,7 @@ def _bridge_changes(
 
     *named* is where lines say that the bridge is, if that is decided.
     """
-    from torknock.operate import plan as planning
+    from torknock.operate.setup import plan as planning
 
     found = address or _found_address(facts.option("Address"), told, yes)
     if named is None and (doubt := warning(found)):
@@ -244,22 +244,22 @@ def _configure(changes: list[Change], record: Record, yes: bool, verify: Callabl
 
     One that does not start is left as it was.
     """
-    from torknock.operate import resting
-    from torknock.operate.place import TORRC
-    from torknock.operate.plan import CannotSetUp
+    from torknock.operate.setup import debian_tor
+    from torknock.operate.setup.place import TORRC
+    from torknock.operate.setup.plan import CannotSetUp
 
     agreed = _agreed(changes, yes, reloads=False)
     with record.making(changes if agreed else []):
-        verify(TORRC, resting.DEFAULTS)
-        started = resting.start()
+        verify(TORRC, debian_tor.DEFAULTS)
+        started = debian_tor.start()
     if not started:
-        raise CannotSetUp(resting.START_BY_HAND)
+        raise CannotSetUp(debian_tor.START_BY_HAND)
 
 
 def _let_knock(user: str, yes: bool) -> None:
-    from torknock.operate import plan as planning
-    from torknock.operate.place import RECORD
-    from torknock.operate.record import Record
+    from torknock.operate.setup import plan as planning
+    from torknock.operate.setup.place import RECORD
+    from torknock.operate.setup.record import Record
 
     host = planning.Host.of(None, _program(), user)
     record = Record(RECORD)
@@ -273,17 +273,17 @@ def _let_knock(user: str, yes: bool) -> None:
 
 
 def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:
-    from torknock.operate import resting
-    from torknock.operate.client import is_client, undo_and_connect, undo_and_stop
-    from torknock.operate.place import RECORD, place_at
-    from torknock.operate.record import Record
+    from torknock.operate.setup import debian_tor
+    from torknock.operate.setup.bridge_only import is_client, undo_and_connect, undo_and_stop
+    from torknock.operate.setup.place import RECORD, place_at
+    from torknock.operate.setup.record import Record
 
     password = control_password(asks)
     with Record(RECORD).alone():
         place = place_at(control, password)
         if place.record.others() and not place.record.changes():
             raise click.UsageError("this tor is not set up, and another of this host is: name it with --control")
-        client = is_client(place.record) or (direct and not place.name and resting.HOLD.exists())
+        client = is_client(place.record) or (direct and not place.name and debian_tor.HOLD.exists())
         if client:
             click.echo(_DIRECT if direct else _STOPPED, err=True)
             if not (yes or click.confirm("Take the bridge out?", err=True)):
@@ -336,8 +336,8 @@ def _found_posture() -> str:
 
 def _named(facts: TorFacts, address: IPv4Address | IPv6Address, port: int, yes: bool) -> Address:
     """Where lines are to say that the bridge is. A person is asked before those that were handed out go stale."""
-    from torknock.operate.lines import handed_out
-    from torknock.operate.plan import configured_port
+    from torknock.operate.line_table import handed_out
+    from torknock.operate.setup.plan import configured_port
     from torknock.protocol.bridge_line import write_address
 
     out = None

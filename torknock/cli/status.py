@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.cli.options import control_option, keyring_option, say
-from torknock.operate.status import Report, as_json, follow, look, picture
+from torknock.operate.status_view import Report, as_json, follow, look, picture
 from torknock.tor.watch import Watch
 
 

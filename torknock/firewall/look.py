@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torknock.firewall import OURS, iptables, nftables
+from torknock.firewall import OURS, iptables_rules, nft_rules
 from torknock.firewall.fate import SYN, Chain, Fate, Judgement, Place, judge
 from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.redact import redact
@@ -42,7 +42,7 @@ class Firewall:
     """What iptables-save says of the tables that nft cannot read out; the key is the IP version."""
     legacy: dict[int, str] = field(default_factory=dict)
     """The same of the other iptables, which nft does not know of."""
-    texts: nftables.Texts = field(default_factory=dict)
+    texts: nft_rules.Texts = field(default_factory=dict)
     """nftables' rules as people write them."""
     attached: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Programs that get packets before any rule, by interface."""
@@ -63,11 +63,11 @@ class Firewall:
 
     def _chains(self, syn: SYN) -> dict[Place, Chain]:
         theirs = _of_iptables(self.items)
-        found = nftables.chains(
+        found = nft_rules.chains(
             self.items, syn, lambda family, table: table.startswith(OURS) or (family, table) in theirs, self.texts
         )
-        found |= iptables.chains(self.saved.get(syn.version, ""), syn, "iptables")
-        return found | iptables.chains(self.legacy.get(syn.version, ""), syn, "iptables-legacy")
+        found |= iptables_rules.chains(self.saved.get(syn.version, ""), syn, "iptables")
+        return found | iptables_rules.chains(self.legacy.get(syn.version, ""), syn, "iptables-legacy")
 
     def of_unused(self, used: set[int], versions: Sequence[int]) -> list[Judgement]:
         """The judgements of some ports that are not *used*, chosen by chance, over each of the IP *versions*."""
@@ -153,7 +153,7 @@ def _changes(found: Mapping[Place, Chain]) -> frozenset[str]:
     return frozenset[str]().union(*(rule.changes for rule in rules))
 
 
-def _texts(listed: list[dict[str, Any]]) -> nftables.Texts:
+def _texts(listed: list[dict[str, Any]]) -> nft_rules.Texts:
     """The text of each rule in *listed* that is neither ours nor of iptables."""
     theirs, texts = _of_iptables(listed), {}
     tables = {(rule["family"], rule["table"]) for item in listed if (rule := item.get("rule"))}

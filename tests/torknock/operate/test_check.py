@@ -1,4 +1,4 @@
-"""Tests of `torknock.operate.check`: what is said of what was seen."""
+"""Tests of `torknock.operate.check_bridge`: what is said of what was seen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torknock.cli import torknock
 from torknock.client.knocker import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
-from torknock.operate.check import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
+from torknock.operate.check_bridge import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
 from torknock.operate.finding import State, exit_status
 from torknock.protocol.bridge_line import BridgeLine, Line
 from torknock.tor.link import Relay

@@ -1,4 +1,4 @@
-"""Tests of torknock.operate.client: a tor that would connect directly is refused."""
+"""Tests of torknock.operate.setup.bridge_only: a tor that would connect directly is refused."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate import client
-from torknock.operate.client import verify_bridged
-from torknock.operate.plan import CannotSetUp
+from torknock.operate.setup import bridge_only
+from torknock.operate.setup.bridge_only import verify_bridged
+from torknock.operate.setup.plan import CannotSetUp
 
 _BRIDGE = "Bridge 192.0.2.7:443 4352E58420E68F5E40BF7C74FADDCCD9D1349413\n"
 
@@ -30,6 +30,6 @@ class BridgedTests(SynchronousTestCase):
 
     def test_no_command_tor(self) -> None:
         """What cannot be checked is refused."""
-        self.patch(client, "PATH", "/nonexistent")
+        self.patch(bridge_only, "PATH", "/nonexistent")
         with self.assertRaisesRegex(CannotSetUp, "no command tor"):
             self.verify(f"UseBridges 1\n{_BRIDGE}")

@@ -20,14 +20,15 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.bridge.status_report import Trouble, Warned
-from torknock.firewall import iptables, nftables
+from torknock.firewall import iptables_rules, nft_rules
 from torknock.firewall.fate import SYN, Fate, Judgement, judge
 from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.kernel import proc
 from torknock.kernel.proc import Listening, Process, may_open_files, process
-from torknock.operate.doctor import access, host, log, port, tor
-from torknock.operate.doctor.files import files
-from torknock.operate.doctor.files import judge as judge_files
+from torknock.operate import tor_log
+from torknock.operate.doctor import host, permissions, port, tor
+from torknock.operate.doctor.open_files import files
+from torknock.operate.doctor.open_files import judge as judge_files
 from torknock.operate.finding import State
 from torknock.redact import redact
 from torknock.service.access import EVERYWHERE, Entry, silence
@@ -84,8 +85,8 @@ class LogTests(SynchronousTestCase):
         over = "Nov 23 19:00:00.000 [warn] Server managed proxy encountered a method error. (torknock no nft)\n"
         anew = "Nov 23 19:00:01.000 [notice] Registered server transport 'torknock' at '0.0.0.0:443'\n"
         other = "Nov 23 19:00:02.000 [warn] Your clock is odd\n"
-        self.assertEqual(log.judge(over + anew + other).state, State.OK)
-        found = log.judge(anew + over + over)
+        self.assertEqual(tor_log.judge(over + anew + other).state, State.OK)
+        found = tor_log.judge(anew + over + over)
         self.assertEqual(found.state, State.NOT_OK)
         self.assertIn("2 times", found.why)
         self.assertEqual(found.why.count("no nft"), 1)
@@ -103,9 +104,9 @@ class LogTests(SynchronousTestCase):
         again = f"{said}port open again: that is mended\n"
         full, room = f"{said}connections turned away: all 9 places are taken\n", f"{said}connections accepted again\n"
         for text in (advice, lost, closed + again, closed + lost + again + advice, full + room):
-            self.assertEqual(log.judge(anew + text).state, State.OK, text)
+            self.assertEqual(tor_log.judge(anew + text).state, State.OK, text)
         for text in (closed, again + closed, 9 * lost, full, room + full):
-            self.assertEqual(log.judge(anew + text).state, State.NOT_OK, text)
+            self.assertEqual(tor_log.judge(anew + text).state, State.NOT_OK, text)
 
     def test_the_journal_is_read_like_a_file(self) -> None:
         """Its severities are numbers, and it has messages that are no text."""
@@ -118,9 +119,9 @@ class LogTests(SynchronousTestCase):
             {"PRIORITY": ["4", "3"], "MESSAGE": "torknock"},  # fields that were sent twice
             {"PRIORITY": "4", "MESSAGE": ["torknock", "torknock"]},
         ]
-        text = log.from_journal("\n".join(["-- no entries --", *map(json.dumps, entries)]))
+        text = tor_log.from_journal("\n".join(["-- no entries --", *map(json.dumps, entries)]))
         self.assertEqual(len(text.splitlines()), 2)
-        found = log.judge(text)
+        found = tor_log.judge(text)
         self.assertEqual(found.state, State.NOT_OK)
         self.assertIn("no nft", found.why)
 
@@ -131,7 +132,7 @@ class LogTests(SynchronousTestCase):
         os.mkfifo(directory / "pipe")
         (directory / "zero").symlink_to("/dev/zero")
         for name in ("pipe", "zero"):
-            found = self.successResultOf(Deferred.fromCoroutine(log.log(None, [f"notice file {directory / name}"])))
+            found = self.successResultOf(Deferred.fromCoroutine(tor_log.log(None, [f"notice file {directory / name}"])))
             self.assertEqual(found.state, State.UNKNOWN)
             self.assertIn("no regular file", found.why)
 
@@ -246,7 +247,7 @@ class RulesTests(SynchronousTestCase):
     def test_any_rules_of_iptables_are_judged(self, rules: list[list[str]]) -> None:
         """What is not understood may match or not; nothing is raised, and something becomes of the SYN."""
         saved = "*filter\n:INPUT DROP [0:0]\n" + "".join(f"-A INPUT {' '.join(rule)}\n" for rule in rules)
-        self.assertTrue(judge(iptables.chains(saved, STRANGER, "iptables")).fates)
+        self.assertTrue(judge(iptables_rules.chains(saved, STRANGER, "iptables")).fates)
 
     @settings(max_examples=40)
     @example([[{"jump": {"target": []}}]])
@@ -260,18 +261,18 @@ class RulesTests(SynchronousTestCase):
         items: list[dict[str, object]] = [{"chain": base}]
         items += [{"rule": of | {"handle": number, "expr": expr}} for number, expr in enumerate(rules)]
         read = json.loads(json.dumps(items))
-        self.assertTrue(judge(nftables.chains(read, STRANGER, lambda _family, _table: False)).fates)
+        self.assertTrue(judge(nft_rules.chains(read, STRANGER, lambda _family, _table: False)).fates)
 
     def test_a_comment_with_odd_characters(self) -> None:
         """A vertical tab, or what else some take for a line's end, does not cut a rule off."""
         for odd in "\v\f\r\x1c\x85\u2028":
             saved = f'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "a{odd}b" -j DROP\n'
-            self.assertEqual(judge(iptables.chains(saved, STRANGER, "iptables")).fate, Fate.DROPPED)
+            self.assertEqual(judge(iptables_rules.chains(saved, STRANGER, "iptables")).fate, Fate.DROPPED)
 
     def test_lines_of_iptables_that_are_cut_off(self) -> None:
         """Nothing is raised."""
         for line in ("*", ":", ":INPUT", "-A ", "-A INPUT", "-A INPUT -j", "-A INPUT !"):
-            self.assertTrue(judge(iptables.chains(f"*filter\n{line}\n", STRANGER, "iptables")).fates)
+            self.assertTrue(judge(iptables_rules.chains(f"*filter\n{line}\n", STRANGER, "iptables")).fates)
 
     def test_a_ruleset_of_another_version(self) -> None:
         """One whose objects lack their names, or are none, is not judged."""
@@ -293,7 +294,7 @@ class RulesTests(SynchronousTestCase):
         """`accept` ends one chain only."""
         saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp --dport 22 -j ACCEPT\n"
         earlier = "*mangle\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j ACCEPT\n"
-        chains = iptables.chains(earlier + saved, STRANGER, "iptables")
+        chains = iptables_rules.chains(earlier + saved, STRANGER, "iptables")
         self.assertEqual(judge(chains).fate, Fate.DROPPED)
 
 
@@ -437,7 +438,7 @@ class AccessTests(SynchronousTestCase):
                 self.path.unlink(missing_ok=True)
                 if text is not None:
                     self.path.write_text(text)
-                found = access.listed(self.door, self.path)
+                found = permissions.listed(self.door, self.path)
                 self.assertEqual(found.state, state)
                 self.assertIn(told, found.why)
                 self.assertEqual(bool(found.remedy), state is not State.OK)
@@ -447,7 +448,7 @@ class AccessTests(SynchronousTestCase):
         enabled, systemd = Path(self.mktemp()), Path(self.mktemp())
 
         def told() -> tuple[State, str]:
-            found = access.silent_from_boot(self.door, self.path, enabled, systemd)
+            found = permissions.silent_from_boot(self.door, self.path, enabled, systemd)
             return found.state, found.why + found.remedy
 
         self.assertEqual(told()[0], State.NOT_OK)

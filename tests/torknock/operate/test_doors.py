@@ -1,4 +1,4 @@
-"""Tests of `torknock.operate.doors`: the access list as a set-up writes it."""
+"""Tests of `torknock.operate.setup.doors`: the access list as a set-up writes it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torknock.protocol.door import Posture
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate import doors
-from torknock.operate.doors import Door, door_of
+from torknock.operate.setup import doors
+from torknock.operate.setup.doors import Door, door_of
 from torknock.service.access import EVERYWHERE, AccessDenied, Entry, parse
 
 DOOR = Entry(EVERYWHERE, 443, Posture.FILTERED, "debian-tor")

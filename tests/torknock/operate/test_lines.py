@@ -1,4 +1,4 @@
-"""Tests of torknock.operate.lines."""
+"""Tests of torknock.operate.line_table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.keyring.lines import Issued
-from torknock.operate.lines import as_json, as_table, state
+from torknock.operate.line_table import as_json, as_table, state
 from torknock.protocol.bridge_line import Line
 
 NOW = 20_000 * 86_400.0

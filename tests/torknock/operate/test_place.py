@@ -10,11 +10,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate import place, plan
-from torknock.operate.changes import Block, Change, File, Reader, Unit, User
-from torknock.operate.place import SNIPPET, Place
-from torknock.operate.plan import CannotSetUp, Host
-from torknock.operate.record import Record
+from torknock.operate.setup import place, plan
+from torknock.operate.setup.changes import Block, Change, File, Reader, Unit, User
+from torknock.operate.setup.place import SNIPPET, Place
+from torknock.operate.setup.plan import CannotSetUp, Host
+from torknock.operate.setup.record import Record
 
 DEBIANS, INSTANCE = Path("/etc/tor/torrc"), Path("/etc/tor/instances/b/torrc")
 PROGRAM = Path("/usr/local/bin/torknock")

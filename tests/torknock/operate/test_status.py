@@ -1,4 +1,4 @@
-"""Tests of torknock.operate.status."""
+"""Tests of torknock.operate.status_view."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from torknock.bridge.status_report import (
     to_json,
 )
 from torknock.errors import TorknockError
-from torknock.operate.status import BridgeUnheard, Report, as_json, ask, follow, look, picture
+from torknock.operate.status_view import BridgeUnheard, Report, as_json, ask, follow, look, picture
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
 BRIDGE = Status(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate import place, plan, processes
-from torknock.operate.changes import Block, CannotChange, Change, File, Reader, Unit, User
-from torknock.operate.place import Place
-from torknock.operate.plan import Host
-from torknock.operate.record import Record
+from torknock.operate.setup import daemons, place, plan
+from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader, Unit, User
+from torknock.operate.setup.place import Place
+from torknock.operate.setup.plan import Host
+from torknock.operate.setup.record import Record
 
 ROOT = Path(__file__).parents[3]
 FIRST = ROOT / "tests" / "data" / "0.1.0"
@@ -117,13 +117,13 @@ class OutdatedTests(SynchronousTestCase):
 
     def test_a_process(self) -> None:
         """Only one of torknock's, as its command line says."""
-        self.patch(processes, "_is_ours", lambda _pid: True)
+        self.patch(daemons, "_is_ours", lambda _pid: True)
         for installed, outdated in ((0.0, False), (2.0**40, True)):
-            self.patch(processes, "_installed_at", lambda installed=installed: installed)
-            self.assertEqual(processes.is_outdated(os.getpid()), outdated)
-        self.assertFalse(processes.is_outdated(2**22 + 1))
-        self.patch(processes, "_is_ours", lambda _pid: False)
-        self.assertFalse(processes.is_outdated(os.getpid()))
+            self.patch(daemons, "_installed_at", lambda installed=installed: installed)
+            self.assertEqual(daemons.is_outdated(os.getpid()), outdated)
+        self.assertFalse(daemons.is_outdated(2**22 + 1))
+        self.patch(daemons, "_is_ours", lambda _pid: False)
+        self.assertFalse(daemons.is_outdated(os.getpid()))
 
     def test_its_arguments(self) -> None:
         """A service that was told something else is another one."""
@@ -132,5 +132,5 @@ class OutdatedTests(SynchronousTestCase):
         self.addCleanup(process.kill)
         while not Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sleep"):
             time.sleep(0.01)  # the kernel has not finished exec
-        self.assertTrue(processes.has_arguments(process.pid, ["--", "60"]))
-        self.assertFalse(processes.has_arguments(process.pid, ["--", "6"]))
+        self.assertTrue(daemons.has_arguments(process.pid, ["--", "60"]))
+        self.assertFalse(daemons.has_arguments(process.pid, ["--", "6"]))

@@ -27,11 +27,12 @@ from torknock.kernel.proc import (
     sockets_of,
     transport_of,
 )
-from torknock.operate.doctor import access, host, log, port, tor
-from torknock.operate.doctor.files import files
+from torknock.operate import tor_log
+from torknock.operate.doctor import host, permissions, port, tor
+from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
-from torknock.operate.status import BridgeUnheard, ask
+from torknock.operate.status_view import BridgeUnheard, ask
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Door, Posture
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
@@ -114,7 +115,7 @@ async def _client(
         findings.append(host.timestamps())
     findings += tor.client_options(facts)
     findings.append(tor.bootstrapped(facts))
-    findings.append(await log.log(reactor, facts.options.get("Log", ())))
+    findings.append(await tor_log.log(reactor, facts.options.get("Log", ())))
     return findings
 
 
@@ -152,7 +153,7 @@ async def _bridge(
         if tor_process is not None:
             findings.append(tor.running("server", transport))
         findings += [tor.registered(facts), tor.bootstrapped(facts)]
-        findings.append(await log.log(reactor, facts.options.get("Log", ())))
+        findings.append(await tor_log.log(reactor, facts.options.get("Log", ())))
     with contextlib.suppress(BridgeUnheard, StatusError):  # whether it runs is another condition
         findings.append(port.opens((await ask(reactor, directory)).warnings))
     findings += await _door(reactor, facts, posture, transport, filtering)
@@ -168,7 +169,7 @@ def _access(facts: TorFacts | None, posture: Posture, filtering: bool, user: Pro
         door = Entry(canonical(str(address)), number, posture, pwd.getpwuid(user.uid).pw_name)
     except (LineError, KeyError):
         return []
-    return [access.listed(door), *([access.silent_from_boot(door)] if posture is Posture.FILTERED else [])]
+    return [permissions.listed(door), *([permissions.silent_from_boot(door)] if posture is Posture.FILTERED else [])]
 
 
 async def _door(

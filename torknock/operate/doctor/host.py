@@ -23,7 +23,7 @@ from torknock.kernel.program import command
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.operate.finding import Finding, not_ok, ok, unknown
-from torknock.operate.processes import is_outdated
+from torknock.operate.setup.daemons import is_outdated
 from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.ruleset import Judging
 from torknock.protocol.bridge_line import Line

@@ -15,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from torknock.kernel.proc import process, same_network
-from torknock.operate.changes import PATH, run, write
-from torknock.operate.doctor.log import from_journal
-from torknock.operate.place import TORRC
-from torknock.operate.plan import SYSTEMD, TOR_USER, CannotSetUp, shipped
-from torknock.operate.setup import until
+from torknock.operate.setup.apply import until
+from torknock.operate.setup.changes import PATH, run, write
+from torknock.operate.setup.place import TORRC
+from torknock.operate.setup.plan import SYSTEMD, TOR_USER, CannotSetUp, shipped
+from torknock.operate.tor_log import from_journal
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from torknock.operate.changes import Block, CannotChange, File, Reader, read
-from torknock.operate.record import Record
+from torknock.operate.setup.changes import Block, CannotChange, File, Reader, read
+from torknock.operate.setup.record import Record
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at

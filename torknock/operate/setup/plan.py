@@ -17,9 +17,9 @@ from torknock.errors import TorknockError
 from torknock.firewall.look import taken
 from torknock.kernel.files import read_file
 from torknock.kernel.linux import is_served
-from torknock.operate.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User, run
-from torknock.operate.doors import FILTERED_UNIT, access_changes, door_of
-from torknock.operate.place import SNIPPET, TORRC, Place, includes
+from torknock.operate.setup.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User, run
+from torknock.operate.setup.doors import FILTERED_UNIT, access_changes, door_of
+from torknock.operate.setup.place import SNIPPET, TORRC, Place, includes
 from torknock.protocol.bridge_line import BridgeLine, write_address, write_bridge_line
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import TorFacts

@@ -1,4 +1,4 @@
-"""From an installed tor to a hidden bridge, or to a client of one, and back (`torknock.operate.plan`)."""
+"""From an installed tor to a hidden bridge, or to a client of one, and back (`torknock.operate.setup.plan`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Issued, Keyring, LineUnknown
-from torknock.operate.changes import PATH, Block, Change, File, Reader, run
-from torknock.operate.doors import Door
-from torknock.operate.place import Place
-from torknock.operate.plan import BridgeWishes, CannotSetUp, known_options
-from torknock.operate.processes import is_outdated
-from torknock.operate.record import Record
+from torknock.operate.setup.changes import PATH, Block, Change, File, Reader, run
+from torknock.operate.setup.daemons import is_outdated
+from torknock.operate.setup.doors import Door
+from torknock.operate.setup.place import Place
+from torknock.operate.setup.plan import BridgeWishes, CannotSetUp, known_options
+from torknock.operate.setup.record import Record
 from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.bridge_line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.protocol.door import Posture, table_name

@@ -1,6 +1,6 @@
 """What a set-up changes on a host: each change can say what it is, be made, and be taken back.
 
-`torknock.operate.record.Record` writes a change down before it is made, with what stood there before. So each `undo`
+`torknock.operate.setup.record.Record` writes a change down before it is made, with what stood there before. So each `undo`
 must also do for a change that was not made, or was taken back already. What a person has changed since stays, and is
 said.
 """
@@ -23,8 +23,8 @@ from attrs import define, evolve, field
 
 from torknock.errors import TorknockError
 from torknock.kernel.files import read_file
-from torknock.operate import processes
-from torknock.operate.processes import Started
+from torknock.operate.setup import daemons
+from torknock.operate.setup.daemons import Started
 
 AT_MOST = 1 << 20
 """Octets of a file of configuration, or of the record of what was changed."""
@@ -333,7 +333,7 @@ class Unit:
                 return True
         asked = ("--property=NeedDaemonReload", "--property=MainPID", "--value", self.name, self._service)
         told = run("systemctl", "show", *asked, check=False).output.split()
-        return "yes" in told or any(processes.is_outdated(int(word)) for word in told if word.isdecimal())
+        return "yes" in told or any(daemons.is_outdated(int(word)) for word in told if word.isdecimal())
 
     def look(self, earlier: Sequence[Unit]) -> None:
         """Whether it is enabled."""
@@ -387,19 +387,19 @@ class Process:
 
     def wanted(self) -> bool:
         """Whether nothing listens, or a process with other arguments, or older than what is installed now."""
-        holder = processes.holder(self.socket)
-        if holder is None or processes.is_outdated(holder):
+        holder = daemons.holder(self.socket)
+        if holder is None or daemons.is_outdated(holder):
             return True
         program = next(at for at, word in enumerate(self.command) if at and not word.startswith("-"))
-        return not processes.has_arguments(holder, self.command[program + 1 :])
+        return not daemons.has_arguments(holder, self.command[program + 1 :])
 
     def look(self, earlier: Sequence[Process]) -> None:
         """Nothing to give back: what listens is replaced."""
 
     def make(self) -> None:
         """Start it in the place of what listens, and wait until it does."""
-        processes.end_holder(self.socket)
-        started = processes.start(self.command, self.socket, self.user, self.group, Path(self.log))
+        daemons.end_holder(self.socket)
+        started = daemons.start(self.command, self.socket, self.user, self.group, Path(self.log))
         if started is None:
             raise CannotChange(f"the service that listens on {self.socket} does not start; see {self.log}")
         self.started = {"pid": started.pid, "since": started.since}
@@ -407,9 +407,9 @@ class Process:
     def undo(self) -> str:
         """End it, if it is still the one."""
         if self.started:
-            processes.end(Started(**self.started))
+            daemons.end(Started(**self.started))
         else:  # broken off before its id was written down
-            processes.end_holder(self.socket)
+            daemons.end_holder(self.socket)
         return ""
 
     def since(self, earlier: Process) -> Process:

@@ -10,7 +10,7 @@ from collections.abc import Container
 from itertools import pairwise
 
 from torknock.firewall.fate import SYN, Back, Chain, Fate, Perhaps, Place, Rule, To, Unsaid, Verdict, both, opposite
-from torknock.firewall.nftables import came_in_by, is_ours, names_everybody
+from torknock.firewall.nft_rules import came_in_by, is_ours, names_everybody
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}  # linux/netfilter_ipv4.h
 _HOOKS = {"PREROUTING": 0, "INPUT": 1}

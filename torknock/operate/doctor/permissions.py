@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torknock.operate.doors import FILTERED, FILTERED_UNIT
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.setup.doors import FILTERED, FILTERED_UNIT
 from torknock.service.access import ACCESS, AccessDenied, Entry, read, silence
 
 _AS_ROOT = "run torknock doctor as root"

@@ -19,9 +19,9 @@ from attrs import asdict
 
 from torknock.kernel.files import directory_of_others
 from torknock.kernel.lock import alone_in
-from torknock.operate.changes import KINDS as OF_CHANGES
-from torknock.operate.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, sync, write
-from torknock.operate.doors import FILTERED_UNIT, Door
+from torknock.operate.setup.changes import KINDS as OF_CHANGES
+from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, sync, write
+from torknock.operate.setup.doors import FILTERED_UNIT, Door
 
 _FORMAT = 2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import define, evolve
 
 from torknock.kernel.files import read_file
-from torknock.operate.changes import AT_MOST, Change, File, Unit, draft, write
+from torknock.operate.setup.changes import AT_MOST, Change, File, Unit, draft, write
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Posture
 from torknock.service.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence

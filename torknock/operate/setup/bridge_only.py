@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torknock.errors import TorknockError
-from torknock.operate import resting
-from torknock.operate.changes import PATH, Change, File, Reader
-from torknock.operate.place import Place
-from torknock.operate.plan import CannotSetUp
-from torknock.operate.record import Record
-from torknock.operate.setup import configured, start_transport, undo, until, verify
+from torknock.operate.setup import debian_tor
+from torknock.operate.setup.apply import configured, start_transport, undo, until, verify
+from torknock.operate.setup.changes import PATH, Change, File, Reader
+from torknock.operate.setup.place import Place
+from torknock.operate.setup.plan import CannotSetUp
+from torknock.operate.setup.record import Record
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.control import RunningTor
 
@@ -107,7 +107,7 @@ def is_client(record: Record) -> bool:
 
 def undo_and_stop(place: Place, control: str, password: str | None) -> Iterator[str]:
     """Stop tor, see to it that it is not started at boot, and take back what was changed. Raises `TorknockError`."""
-    held = resting.stop(control, password)
+    held = debian_tor.stop(control, password)
     yield from undo(place, None, None)
     yield (
         "tor is stopped, and does not start before it is set up again; torknock setup --undo --direct lets it start, "
@@ -120,5 +120,5 @@ def undo_and_stop(place: Place, control: str, password: str | None) -> Iterator[
 def undo_and_connect(place: Place, control: str, password: str | None) -> Iterator[str]:
     """Take back what was changed, and let tor connect to the Tor network directly. Raises `TorknockError`."""
     yield from undo(place, control, password)
-    if resting.release():
+    if debian_tor.release():
         yield "tor may start without torknock again, and is started"

@@ -1,0 +1,1 @@
+"""What a set-up changes on a host, and how it is undone."""
