@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from torknock.protocol.door import Posture
-
 from contrib.bench.table import Figure
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.race import connections, syn_acks
-from torknock.bridge import accept
+from torknock.privileged.gate import listeners
 from torknock.privileged.gate.ruleset import admit, load
+from torknock.protocol.door import Posture
 from torknock.protocol.token import epoch_at, tokens
 
 RACES = 5_000
@@ -31,8 +30,8 @@ def _by_rules() -> Counter[int]:
         bridge.sysctl("net.ipv4.tcp_synack_retries", 0)
         while found.total() < RACES:
             with bridge.enter():
-                hidden = accept.hidden_listeners("0.0.0.0")  # noqa: S104  on loopback, for every address
-            door = accept.door("0.0.0.0", 443, hidden, Posture.CLOSED)  # noqa: S104
+                hidden = listeners.hidden_listeners("0.0.0.0")  # noqa: S104  on loopback, for every address
+            door = listeners.door("0.0.0.0", 443, hidden, Posture.CLOSED)  # noqa: S104
             racing = [1 + secrets.randbelow(2**32 - 1) for _ in range(_AT_ONCE)]
             bridge.run(["nft", "-f", "-"], load(door) + admit(door.table, racing, 900))
             found.update(syn_acks(bridge, racers, 443, racing))

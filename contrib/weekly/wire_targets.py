@@ -22,8 +22,8 @@ from pluggable.extorport import Introduction
 from pluggable.socks import SOCKS5
 from tests.support.capture import Control, Packet, build
 from tests.support.packets import LINUX_SYN_OPTIONS
-from tests.torknock.channel import peer
-from tests.torknock.channel.wire import CLIENT, SERVER, End
+from tests.unit.channel import peer
+from tests.unit.channel.wire import CLIENT, SERVER, End
 from torknock.channel import tls
 from torknock.channel.integrity import Integrity
 from torknock.channel.tls import ClientTLS, ServerTLS

@@ -23,7 +23,7 @@ from tests.support.bridge import GREETING, HiddenService, connected
 from tests.support.capture import Capture
 from tests.support.knocks import as_it_is
 from tests.support.netns import Lab, end
-from tests.torknock.channel import peer
+from tests.unit.channel import peer
 from torknock.client import rounds
 from torknock.client.budget import PORTS, SYNS
 from torknock.client.knocker import BridgeSilent, Knocker

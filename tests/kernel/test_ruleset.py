@@ -6,16 +6,16 @@ import os
 import secrets
 from itertools import product
 
-from torknock.protocol.door import Door, Posture
-from torknock.service.posture_table import posture_listing, posture_table
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.capture import Control
 from tests.support.netns import CommandFailed, Lab
 from tests.support.packets import exchange, packet_from, source_port
 from tests.support.race import syn_acks
-from torknock.bridge import accept
+from torknock.privileged.gate import listeners
 from torknock.privileged.gate.ruleset import Judging, admit, listing, load, withdraw
+from torknock.protocol.door import Door, Posture
+from torknock.service.posture_table import posture_listing, posture_table
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
@@ -34,7 +34,7 @@ class RulesetTests(SynchronousTestCase):
         self.addCleanup(lab.close)
         self.bridge, self.hosts = lab.host("bridge"), (lab.host("one"), lab.host("other"))
         with self.bridge.enter():
-            listening = accept.hidden_listeners("0.0.0.0")  # noqa: S104  what is hidden is every address
+            listening = listeners.hidden_listeners("0.0.0.0")  # noqa: S104  what is hidden is every address
         for each in listening:
             self.addCleanup(each.close)
         self.listening = listening
@@ -43,7 +43,7 @@ class RulesetTests(SynchronousTestCase):
         self.nft(load(self.door) + admit(self.door.table, self.tokens, 600))
 
     def door_at(self, port: int) -> Door:
-        return accept.door("::", port, self.listening, Posture.CLOSED)
+        return listeners.door("::", port, self.listening, Posture.CLOSED)
 
     def nft(self, text: str) -> None:
         self.bridge.run(["nft", "-f", "-"], text)

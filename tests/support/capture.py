@@ -1,6 +1,6 @@
 """Packets as they are on a wire: `Packet` is a TCP segment in its IP datagram, `Capture` collects what passes.
 
-`parse` reads octets into a `Packet` and `build` writes them back; they know nothing of `torknock.kernel.segment`, so that
+`parse` reads octets into a `Packet` and `build` writes them back; they know nothing of `segment`, so that
 tests can hold one against the other. Needs root for `Capture` only.
 
     with Capture(lab.host("probe")) as capture:

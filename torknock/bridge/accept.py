@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -17,12 +15,10 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.interfaces import GateFailed
 from torknock.kernel.descriptor_limit import Places
-from torknock.kernel.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, has_ipv6
+from torknock.kernel.linux import TCP_SAVED_SYN
 from torknock.kernel.segment import BadDatagram
 from torknock.kernel.syn_reader import SYNReader
-from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 
 _log = Logger()
@@ -31,7 +27,6 @@ _SAVED_AT_MOST = 512
 """Octets of IP and TCP headers, options and IPv6 extension headers included, that are read of a saved SYN."""
 
 _BACKLOG = 1024
-_BINDS = 16
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: close with RST, as an aborted connection
 
 Welcome = Callable[[SYN, IAddress], Deferred[IProtocol | None]]
@@ -66,74 +61,6 @@ class Listener:
         for port in ports:
             _drain(port)
         return gatherResults([Deferred.fromCoroutine(_stopped(port)) for port in ports])
-
-
-def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
-    """Sockets that listen for what the gate of the door at *host* takes to them by `tproxy`. Needs CAP_NET_ADMIN.
-
-    One is on 127.0.0.1; one on ::1, unless the kernel has no IPv6. Raises `GateFailed` if *host* needs what it has not.
-
-    `tproxy` needs them transparent (ip(7), IP_TRANSPARENT). A process that is handed such a socket could bind it again,
-    to an address that is not this host's. The kernel refuses that, because the first `bind` named the port. A socket
-    that is accepted is transparent too, without that lock: `torknock.privileged.gate.sources` drops what it could then send.
-    """
-    with_ipv6 = has_ipv6()
-    address = ip_address(host)
-    if address.version == 6 and not with_ipv6 and not address.is_unspecified:
-        raise GateFailed(f"{NO_IPV6}; torrc: ServerTransportListenAddr torknock 0.0.0.0:443")
-    first = _hidden(socket.AF_INET, "127.0.0.1")
-    try:
-        return (first, _hidden(socket.AF_INET6, "::1")) if with_ipv6 else (first,)
-    except BaseException:
-        first.close()
-        raise
-
-
-def door(host: str, port: int, listening: Sequence[socket.socket], posture: Posture) -> Door:
-    """The door at *host* and *port* with the `hidden_listeners` *listening* behind it."""
-    ports = {each.family: each.getsockname()[1] for each in listening}
-    return Door(host, port, ports[socket.AF_INET], ports.get(socket.AF_INET6), posture)
-
-
-def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        # What is accepted here is bound to the protected port, and must not keep a later gate from looking at it.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _make_transparent(listener)
-        listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-        _bind(listener, host)
-        listener.listen(_BACKLOG)
-        # A host may give Fast Open to every listener (net.ipv4.tcp_fastopen); data in a SYN would then show this one.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _make_transparent(listener: socket.socket) -> None:
-    if listener.family == socket.AF_INET:
-        listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
-    else:
-        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-
-
-def _bind(listener: socket.socket, host: str) -> None:
-    """Bind *listener* to a free port of *host* by its number, which locks the port: see `hidden_listeners`."""
-    for tries_left in reversed(range(_BINDS)):
-        with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
-            _make_transparent(probe)  # ::1 may be no address of this host (net.ipv6.conf.lo.disable_ipv6)
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not tries_left:
-                raise
-        else:
-            return
 
 
 def _drain(port: Any) -> None:

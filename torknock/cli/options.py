@@ -63,7 +63,7 @@ def until(text: str) -> int:
 
 
 def address(text: str) -> tuple[IPv4Address | IPv6Address, int]:
-    """The address and port that *text* is (`torknock.protocol.bridge_line.parse_address`). Raises `click.BadParameter`."""
+    """The address and port that *text* is (`parse_address`). Raises `click.BadParameter`."""
     try:
         where = parse_address(text)
     except LineError as error:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torknock.firewall import OURS, iptables_rules, nft_rules
+from torknock.firewall import iptables_rules, nft_rules
 from torknock.firewall.fate import SYN, Chain, Fate, Judgement, Place, judge
 from torknock.firewall.listed import FirewallUnreadable, items
+from torknock.protocol.door import PREFIX
 from torknock.redact import redact
 
 _WORTH_READING = ("inet_service", "ifname", "iface_index", "inet_proto")
@@ -64,7 +65,7 @@ class Firewall:
     def _chains(self, syn: SYN) -> dict[Place, Chain]:
         theirs = _of_iptables(self.items)
         found = nft_rules.chains(
-            self.items, syn, lambda family, table: table.startswith(OURS) or (family, table) in theirs, self.texts
+            self.items, syn, lambda family, table: table.startswith(PREFIX) or (family, table) in theirs, self.texts
         )
         found |= iptables_rules.chains(self.saved.get(syn.version, ""), syn, "iptables")
         return found | iptables_rules.chains(self.legacy.get(syn.version, ""), syn, "iptables-legacy")
@@ -107,7 +108,7 @@ def _rules() -> Firewall:
     found = _nft("--terse", "list", "ruleset")
     for item in list(found):
         kind, named = next(iter(item.items()))
-        if kind in ("set", "map") and not named["table"].startswith(OURS) and _worth_reading(named):
+        if kind in ("set", "map") and not named["table"].startswith(PREFIX) and _worth_reading(named):
             found.remove(item)
             found += _nft("list", kind, named["family"], named["table"], named["name"])
     saved: dict[int, str] = {}
@@ -158,7 +159,7 @@ def _texts(listed: list[dict[str, Any]]) -> nft_rules.Texts:
     theirs, texts = _of_iptables(listed), {}
     tables = {(rule["family"], rule["table"]) for item in listed if (rule := item.get("rule"))}
     for family, table in sorted(tables - theirs):
-        if not table.startswith(OURS):
+        if not table.startswith(PREFIX):
             written = _command("nft", "--terse", "--handle", "list", "table", family, table, package="nftables")
             for text, handle in _RULE.findall(written):
                 texts[family, table, int(handle)] = text

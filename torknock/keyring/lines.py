@@ -188,7 +188,7 @@ class Keyring:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
         While another program holds it, every call waits *patience* seconds, calls *waits*, in another thread, after
-        the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `torknock.keyring.file.opened`.
+        the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `opened`.
         Raises `KeyringMissing` and `KeyringUnreadable`.
         """
         database = opened(directory, create, _new_key, patience, waits)

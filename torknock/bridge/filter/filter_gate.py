@@ -1,6 +1,6 @@
 """A gate without any privilege: two listening sockets on the public port, one open to tokens and one deaf.
 
-Both are of one SO_REUSEPORT group, and a program (`torknock.bridge.filter.bpf`) chooses: a SYN with a token goes to the open
+Both are of one SO_REUSEPORT group, and a program (`bpf`) chooses: a SYN with a token goes to the open
 socket, all else to the deaf one, which drops each segment that has passed a router (IP_MINTTL of 255, RFC 5082) and
 each that lacks the TCP-MD5 signature of a key that nobody has (RFC 2385), both without an answer. A filter on the
 socket itself (SO_ATTACH_FILTER) would be shorter, but newer kernels give it to CAP_NET_ADMIN only.

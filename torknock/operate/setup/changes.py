@@ -1,6 +1,6 @@
 """What a set-up changes on a host: each change can say what it is, be made, and be taken back.
 
-`torknock.operate.setup.record.Record` writes a change down before it is made, with what stood there before. So each `undo`
+`record.Record` writes a change down before it is made, with what stood there before. So each `undo`
 must also do for a change that was not made, or was taken back already. What a person has changed since stays, and is
 said.
 """

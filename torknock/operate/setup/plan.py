@@ -260,7 +260,7 @@ def shipped(name: str) -> str:
     installed = files("torknock") / "contrib" / name
     if installed.is_file():
         return installed.read_text("utf-8")
-    return (Path(__file__).parents[2] / "contrib" / name).read_text("utf-8")
+    return (Path(__file__).parents[3] / "contrib" / name).read_text("utf-8")
 
 
 def _unit(name: str, host: Host) -> str:

@@ -1,6 +1,6 @@
 """Which tokens may have had a SYN-ACK, remembered from before the kernel forgets them until they have run out.
 
-The kernel's set `claimed` (`torknock.privileged.gate.ruleset`) lets a token have one SYN-ACK, and goes with its table. Before a
+The kernel's set `claimed` (`ruleset`) lets a token have one SYN-ACK, and goes with its table. Before a
 table is replaced or removed, what was in it is written down beside the claim on the door. What another program has
 removed whole cannot be read any more.
 """

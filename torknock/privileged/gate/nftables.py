@@ -20,9 +20,10 @@ from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.nfqueue import PacketQueue
 from torknock.privileged.gate.ruleset import Judging
 from torknock.privileged.gate.xtables import XTables, loaded_rules
-from torknock.protocol.door import Posture
+from torknock.protocol.door import PREFIX, Door, Posture
 from torknock.protocol.syn import AskLater
 from torknock.service.claim import claim
+from torknock.service.posture_table import FAMILY, posture_table
 
 _TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""
@@ -38,8 +39,8 @@ async def loaded_tables(reactor: Any) -> str:
 
     Rules of iptables that go with them follow, each as the command that would make it.
     """
-    tables = (await _nft(reactor, ["list", "tables", ruleset.FAMILY])).split("\n")
-    ours = [table.removeprefix("table ") for table in tables if f" {ruleset.PREFIX}" in table]
+    tables = (await _nft(reactor, ["list", "tables", FAMILY])).split("\n")
+    ours = [table.removeprefix("table ") for table in tables if f" {PREFIX}" in table]
     listed = "".join([await _list(reactor, table.split()[1]) for table in ours])
     return listed + (await loaded_rules(reactor) if "meta mark set" in listed else "")
 
@@ -52,7 +53,7 @@ class NftablesGate:
     in the directory *claims*. Where the kernel lacks nftables' own queue statement, that needs iptables too.
     """
 
-    def __init__(self, reactor: Any, door: ruleset.Door, ask: AskLater, claims: Path) -> None:
+    def __init__(self, reactor: Any, door: Door, ask: AskLater, claims: Path) -> None:
         self._reactor = reactor
         self._door = door
         self._claims = claims
@@ -213,7 +214,7 @@ class NftablesGate:
         """The tables of this door, without elements."""
         listed = await _list(self._reactor, self._door.table)
         if self._door.posture is Posture.FILTERED:
-            listed += await _list(self._reactor, ruleset.posture_table(self._door.host, self._door.port))
+            listed += await _list(self._reactor, posture_table(self._door.host, self._door.port))
         return listed
 
     async def _refused(self) -> int | None:
@@ -246,7 +247,7 @@ def _generation() -> int:
 
 
 async def _list(reactor: Any, table: str) -> str:
-    return await _nft(reactor, ["--stateless", "--terse", "list", "table", ruleset.FAMILY, table])
+    return await _nft(reactor, ["--stateless", "--terse", "list", "table", FAMILY, table])
 
 
 async def _nft(reactor: Any, arguments: list[str], stdin: bytes = b"") -> str:

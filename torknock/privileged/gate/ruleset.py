@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from torknock.firewall import OURS
+from torknock.protocol.door import Door, Posture
+from torknock.service.posture_table import FAMILY, load_posture, posture_table, sent_to
 
 TOKENS_AT_MOST = 1_048_576
 """Elements of the token set; admitting more fails, and the gate stays as it was."""
@@ -21,7 +20,6 @@ _ASKED, _LET_IN, _MARKS = 0x40000000, 0x20000000, 0x60000000
 """Marks of a SYN that the judge is asked about, and of one that he lets in; and the bits of the mark that we use."""
 _UNMARK = f"meta mark set meta mark & {_MARKS ^ 0xFFFFFFFF:#010x}"
 
-FAMILY = "inet"
 _SYN = "tcp flags syn / fin,syn,rst,ack"
 _LOOK_UP = f"{_SYN} tcp sequence @tokens jump knock"
 _HERE = "fib daddr type local"
@@ -34,67 +32,6 @@ REFUSED = "refused"
 SAMPLE = 64
 """To count each SYN would take longer at the protected port than at another, and time at both; chance picks them,
 so that nobody can choose an ISN that is not counted."""
-
-PREFIX = OURS
-"""How the name of every table of ours begins."""
-
-
-class Posture(enum.Enum):
-    """How a protected port looks to everyone without a token (protocol.md §2.3)."""
-
-    CLOSED = "closed"
-    """As one on which nothing listens: the kernel answers."""
-    FILTERED = "filtered"
-    """As one that a firewall drops: silence."""
-    DECOY = "decoy"
-    """As what it is besides: a service of the operator's listens there."""
-
-    @property
-    def hides_judging(self) -> bool:
-        """Whether SYNs can be judged in user space unseen: an answer that waits for a judge is late, silence is not."""
-        return self is Posture.FILTERED
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """A protected port, and where the SYNs that open it are taken to."""
-
-    host: str
-    """The protected address; "0.0.0.0" and "::" both stand for every address of this host, IPv4 and IPv6."""
-    port: int
-    hidden_ipv4: int
-    """Port of the hidden listener on 127.0.0.1."""
-    hidden_ipv6: int | None
-    """Port of the hidden listener on ::1; None on a kernel without IPv6."""
-    posture: Posture = Posture.CLOSED
-
-    @property
-    def table(self) -> str:
-        """See `table_name`."""
-        return table_name(self.host, self.port)
-
-    @property
-    def versions(self) -> tuple[int, ...]:
-        """The IP versions that it protects."""
-        if not self.everywhere:
-            return (ipaddress.ip_address(self.host).version,)
-        return (4,) if self.hidden_ipv6 is None else (4, 6)
-
-    @property
-    def queue(self) -> int:
-        """The number of the packet queue in which SYNs without a token wait to be judged."""
-        return zlib.crc32(self.table.encode("ascii")) & 0xFFFF
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether every address of this host is protected."""
-        return ipaddress.ip_address(self.host).is_unspecified
-
-
-def table_name(host: str, port: int) -> str:
-    """The name of the table of the door at *host* and *port*, the same for every process that would guard it."""
-    everywhere = ipaddress.ip_address(host).is_unspecified
-    return f"{PREFIX}{port}" if everywhere else f"{PREFIX}{host.replace(':', '.')}-{port}"
 
 
 class Judging(enum.Enum):
@@ -119,40 +56,6 @@ def load(door: Door, judging: Judging | None = None) -> str:
     filtered = door.posture is Posture.FILTERED
     posture = load_posture(door.host, door.port) if filtered else remove(posture_table(door.host, door.port))
     return f"{posture}{remove(door.table)}{listing(door, judging)}"
-
-
-def posture_table(host: str, port: int) -> str:
-    """The name of the table that makes *port* at *host* look `Posture.FILTERED`, with or without a door there."""
-    return f"{table_name(host, port)}-posture"
-
-
-def load_posture(host: str, port: int) -> str:
-    """The transaction that puts the table `posture_table` in place; `remove` takes it away."""
-    return replace(posture_table(host, port), posture_listing(host, port))
-
-
-def replace(table: str, listing: str) -> str:
-    """The transaction after which *table* has the rules of *listing* and no others, without a moment in between."""
-    return f"add table {FAMILY} {table}\nflush table {FAMILY} {table}\n{listing}"
-
-
-def posture_listing(host: str, port: int) -> str:
-    """The table `posture_table` as `nft --stateless --terse list table` prints it.
-
-    It drops in the input hook, as the firewall of a host does: what the kernel answers before that hook, such as a bad
-    IP option, is answered here too. A SYN that `tproxy` has taken to the hidden listener has that listener for its
-    socket, which is transparent, and so is the socket of each connection that was accepted there.
-    """
-    to_port = _sent_to(host, port)
-    return f"""\
-table {FAMILY} {posture_table(host, port)} {{
-	chain input {{
-		type filter hook input priority filter; policy accept;
-		{to_port} socket transparent 1 accept
-		{to_port} drop
-	}}
-}}
-"""
 
 
 def listing(door: Door, judging: Judging | None = None) -> str:
@@ -186,7 +89,7 @@ table {FAMILY} {door.table} {{
 	}}
 {_sampled(door) if judging is None else _judged(door, judging)}
 	chain knock {{
-		{_sent_to(door.host, door.port)} {_HERE} {_CLAIM} delete @tokens {{ tcp sequence }} goto admitted
+		{sent_to(door.host, door.port)} {_HERE} {_CLAIM} delete @tokens {{ tcp sequence }} goto admitted
 	}}
 
 	chain admitted {{
@@ -210,7 +113,7 @@ def _sampled(door: Door) -> str:
 	}}
 
 	chain sample {{
-		{_HERE} {_sent_to(door.host, door.port)} counter name "{REFUSED}"
+		{_HERE} {sent_to(door.host, door.port)} counter name "{REFUSED}"
 	}}
 """
 
@@ -290,12 +193,6 @@ def _taken_to(door: Door) -> str:
 
 def _addressed_to(door: Door) -> str:
     """What matches a SYN to *door*."""
-    return f"{_sent_to(door.host, door.port)} {_SYN}"
+    return f"{sent_to(door.host, door.port)} {_SYN}"
 
 
-def _sent_to(host: str, port: int) -> str:
-    """What matches a segment to *port* at *host*."""
-    address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        return f"tcp dport {port}"
-    return f"{'ip' if address.version == 4 else 'ip6'} daddr {host} tcp dport {port}"

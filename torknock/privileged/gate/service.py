@@ -2,7 +2,7 @@
 
 A peer can guard the doors that root's access list has for its user, say which ISNs open them, and read how many SYNs
 were refused; the sockets on which those connections arrive are the peer's. They are transparent, and what that would
-allow besides, `torknock.privileged.gate.sources` drops. When the peer goes, the gate is closed. Doors that are listed as filtered
+allow besides, `sources` drops. When the peer goes, the gate is closed. Doors that are listed as filtered
 are silent for as long as the service runs, guarded or not.
 """
 

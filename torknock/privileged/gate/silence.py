@@ -19,6 +19,7 @@ from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.sources import sources_listing, sources_table
 from torknock.protocol.door import Posture
 from torknock.service.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
+from torknock.service.posture_table import FAMILY, posture_listing, posture_table, replace
 
 _log = Logger()
 
@@ -29,7 +30,7 @@ _TICK = 0.25
 class Silence:
     """Loads what the list *access* wants to stand, and loads it again when lost.
 
-    This is the table `ruleset.posture_table` of each filtered door, and `sources_table` of each user but root.
+    This is the table `posture_table` of each filtered door, and `sources_table` of each user but root.
     *changed* is called when the list has changed, and waited for, before the tables of doors that it no longer has are
     removed; those of users stay. While the list cannot be used, the one before it counts.
     """
@@ -82,7 +83,7 @@ class Silence:
             return ""
         await self._changed()
         silent = {
-            ruleset.posture_table(each.address, each.port): ruleset.posture_listing(each.address, each.port)
+            posture_table(each.address, each.port): posture_listing(each.address, each.port)
             for each in entries if each.posture is Posture.FILTERED
         }  # fmt: skip
         for table in self._silent.keys() - silent.keys():
@@ -99,7 +100,7 @@ class Silence:
             if not await _stands(self._reactor, table, listing):
                 if self._generation is not None:
                     _log.warn("rules missing or changed by another program: table {table} is loaded again", table=table)
-                await load(self._reactor, ruleset.replace(table, listing))
+                await load(self._reactor, replace(table, listing))
                 generation = None  # look once more
         self._generation = generation
 
@@ -118,7 +119,7 @@ def _confining(entries: Sequence[Entry]) -> dict[str, str]:
 async def _stands(reactor: Any, table: str, listing: str) -> bool:
     try:
         listed = await command(
-            reactor, "nft", ["--stateless", "--terse", "list", "table", ruleset.FAMILY, table], package="nftables"
+            reactor, "nft", ["--stateless", "--terse", "list", "table", FAMILY, table], package="nftables"
         )
     except GateFailed:
         return False

@@ -8,6 +8,7 @@ from typing import Any
 from torknock.interfaces import GateFailed
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
+from torknock.protocol.door import PREFIX, Door
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
 
@@ -18,7 +19,7 @@ async def loaded_rules(reactor: Any) -> str:
     for program in _PROGRAMS.values():
         with contextlib.suppress(GateFailed):  # no iptables, no rule
             saved = await command(reactor, f"{program}-save", ["-t", "mangle"], package="iptables")
-            ours = [rule for rule in saved.splitlines() if f"--comment {ruleset.PREFIX}" in rule]
+            ours = [rule for rule in saved.splitlines() if f"--comment {PREFIX}" in rule]
             found += "".join(f"{program} -t mangle {rule}\n" for rule in ours)
     return found
 
@@ -26,7 +27,7 @@ async def loaded_rules(reactor: Any) -> str:
 class XTables:
     """The rule of *door*, once in each IP version that it protects; through nftables, so that a change shows there."""
 
-    def __init__(self, reactor: Any, door: ruleset.Door) -> None:
+    def __init__(self, reactor: Any, door: Door) -> None:
         self._reactor = reactor
         self._door = door
 

@@ -1,1 +1,0 @@
-"""Tests of `torknock` that need no kernel and no tor."""

@@ -1,0 +1,1 @@
+"""Tests without root: as an ordinary user, in memory or on loopback."""

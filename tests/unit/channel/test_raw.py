@@ -1,0 +1,48 @@
+"""Tests of torknock.channel.raw."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Protocol
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import verify
+
+from tests.unit.channel.wire import Wire
+from torknock.channel.interfaces import IClientChannel, IServerChannel
+from torknock.channel.raw import Raw
+from torknock.protocol.bridge_line import Line
+
+LINE = Line(b"s" * 32, b"p" * 32, channel="raw")
+
+
+class RawTests(SynchronousTestCase):
+    """The channel that is none."""
+
+    def test_interfaces(self) -> None:
+        """It is both ends."""
+        verify.verifyObject(IClientChannel, Raw())
+        verify.verifyObject(IServerChannel, Raw())
+
+    def test_client(self) -> None:
+        """The upper protocol stands on TCP itself, at once."""
+        upper = Protocol()
+        lower, opened = Raw().open(LINE, 1, "192.0.2.7", upper)
+        self.successResultOf(opened)
+        self.assertIs(lower, upper)
+
+    def test_server(self) -> None:
+        """The connection is the first line's."""
+        upper, asked = Protocol(), []
+
+        def build(whose: int) -> IProtocol:
+            asked.append(whose)
+            return upper
+
+        self.assertIs(Raw().accept([LINE, LINE], 1, build), upper)
+        self.assertEqual(asked, [0])
+
+    def test_nobody_wants_it(self) -> None:
+        """Without an upper protocol the connection is closed."""
+        wire = Wire(Protocol(), Raw().accept([LINE], 1, lambda whose: None))
+        wire.run()
+        self.assertFalse(wire.server.connected)

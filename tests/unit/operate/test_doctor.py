@@ -1,0 +1,463 @@
+"""Tests of `torknock.operate.doctor` and `torknock.firewall`: what is concluded from what was seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.bridge.status_report import Trouble, Warned
+from torknock.firewall import iptables_rules, nft_rules
+from torknock.firewall.fate import SYN, Fate, Judgement, judge
+from torknock.firewall.listed import FirewallUnreadable, items
+from torknock.kernel import proc
+from torknock.kernel.proc import Listening, Process, may_open_files, process
+from torknock.operate import tor_log
+from torknock.operate.doctor import host, permissions, port, tor
+from torknock.operate.doctor.open_files import files
+from torknock.operate.doctor.open_files import judge as judge_files
+from torknock.operate.finding import State
+from torknock.protocol.door import Posture
+from torknock.redact import redact
+from torknock.service.access import EVERYWHERE, Entry, silence
+from torknock.tor.inspect import TorFacts
+
+ADDRESSES = st.ip_addresses().map(str)
+HEX = st.binary(min_size=20, max_size=20).map(bytes.hex)
+STRANGER = SYN(443, 4, "eth0")
+
+
+def facts(or_listeners: Iterable[str] = ("127.0.0.1:9001",), **options: str) -> TorFacts:
+    """A tor with these *options*, one value each."""
+    said = {name: (value,) for name, value in options.items()}
+    return TorFacts((0, 4, 9, 11), 1, said, tuple(or_listeners), 100, True, None)
+
+
+class RedactTests(SynchronousTestCase):
+    """What may be posted in public."""
+
+    @given(ADDRESSES, st.integers(1, 65535), st.sampled_from(["{}:{}", "[{}]:{}", "from {} ({})", "'{}', {}"]))
+    def test_addresses_are_taken_out(self, address: str, number: int, form: str) -> None:
+        """Both kinds, in every form that tor writes them."""
+        line = f"Nov 23 19:00:54.000 [warn] it came {form.format(address, number)} today"
+        assume(address != "::")
+        said = redact(line)
+        self.assertNotIn(address, said)
+        self.assertIn("19:00:54", said)
+
+    @given(HEX)
+    def test_fingerprints_are_taken_out(self, fingerprint: str) -> None:
+        """With and without the nickname that tor puts behind them."""
+        for form in (fingerprint.upper(), fingerprint, f"${fingerprint}~alice", f"${fingerprint}=alice"):
+            self.assertNotIn(fingerprint.lower(), redact(f"connection to {form} at").lower())
+
+    def test_secrets_are_taken_out(self) -> None:
+        """A whole bridge line leaves its name alone."""
+        line = f"Bridge torknock 192.0.2.7:443 {'A' * 40} key={'k' * 43} pin={'p' * 43} sni=www.example.org"
+        said = redact(line)
+        for secret in ("192.0.2.7", "AAAA", "kkkk", "pppp", "example"):
+            self.assertNotIn(secret, said)
+
+    @given(st.text())
+    def test_a_line_stays_a_line(self, text: str) -> None:
+        """Nothing breaks out of it, and what was taken out stays so."""
+        said = redact(text)
+        self.assertTrue(said.isprintable())
+
+
+class LogTests(SynchronousTestCase):
+    """tor's log."""
+
+    def test_only_the_transport_that_runs_counts(self) -> None:
+        """What a predecessor complained of is over; what tor says of others is theirs."""
+        over = "Nov 23 19:00:00.000 [warn] Server managed proxy encountered a method error. (torknock no nft)\n"
+        anew = "Nov 23 19:00:01.000 [notice] Registered server transport 'torknock' at '0.0.0.0:443'\n"
+        other = "Nov 23 19:00:02.000 [warn] Your clock is odd\n"
+        self.assertEqual(tor_log.judge(over + anew + other).state, State.OK)
+        found = tor_log.judge(anew + over + over)
+        self.assertEqual(found.state, State.NOT_OK)
+        self.assertIn("2 times", found.why)
+        self.assertEqual(found.why.count("no nft"), 1)
+
+    def test_what_is_no_fault(self) -> None:
+        """tor's advice to have two bridges (0.4.8 and later), and what has mended itself since."""
+        anew = "Nov 23 19:00:00.000 [notice] Registered server transport 'torknock' at '0.0.0.0:443'\n"
+        said = 'Nov 23 19:00:01.000 [warn] Managed proxy "/usr/local/bin/torknock": '
+        advice = (
+            "Nov 23 19:00:02.000 [warn] Only one bridge (transport: 'torknock') is configured. You should have at "
+            "least two for conflux, for any transport that is not 'snowflake'.\n"
+        )
+        lost = f"{said}the gate was lost: its service ended, or a program changed nftables; it is made anew\n"
+        closed = f"{said}the port is closed to everyone until this is mended: keyring: database or disk is full\n"
+        again = f"{said}port open again: that is mended\n"
+        full, room = f"{said}connections turned away: all 9 places are taken\n", f"{said}connections accepted again\n"
+        for text in (advice, lost, closed + again, closed + lost + again + advice, full + room):
+            self.assertEqual(tor_log.judge(anew + text).state, State.OK, text)
+        for text in (closed, again + closed, 9 * lost, full, room + full):
+            self.assertEqual(tor_log.judge(anew + text).state, State.NOT_OK, text)
+
+    def test_the_journal_is_read_like_a_file(self) -> None:
+        """Its severities are numbers, and it has messages that are no text."""
+        entries = [
+            {"PRIORITY": "5", "MESSAGE": "Registered server transport 'torknock' at '0.0.0.0:443'"},
+            {"PRIORITY": "4", "MESSAGE": "Server managed proxy encountered a method error. (torknock no nft)"},
+            {"PRIORITY": "4", "MESSAGE": [1, 2]},
+            {"PRIORITY": "7", "MESSAGE": "torknock"},
+            {"PRIORITY": "4"},
+            {"PRIORITY": ["4", "3"], "MESSAGE": "torknock"},  # fields that were sent twice
+            {"PRIORITY": "4", "MESSAGE": ["torknock", "torknock"]},
+        ]
+        text = tor_log.from_journal("\n".join(["-- no entries --", *map(json.dumps, entries)]))
+        self.assertEqual(len(text.splitlines()), 2)
+        found = tor_log.judge(text)
+        self.assertEqual(found.state, State.NOT_OK)
+        self.assertIn("no nft", found.why)
+
+    def test_a_log_that_is_no_file(self) -> None:
+        """tor's user could put a pipe or a device there: it is said, and nothing waits."""
+        directory = Path(self.mktemp())
+        directory.mkdir(parents=True)
+        os.mkfifo(directory / "pipe")
+        (directory / "zero").symlink_to("/dev/zero")
+        for name in ("pipe", "zero"):
+            found = self.successResultOf(Deferred.fromCoroutine(tor_log.log(None, [f"notice file {directory / name}"])))
+            self.assertEqual(found.state, State.UNKNOWN)
+            self.assertIn("no regular file", found.why)
+
+
+class TorTests(SynchronousTestCase):
+    """tor's configuration."""
+
+    def test_a_public_listener_is_found(self) -> None:
+        """As tor says it, or as the kernel does; its address is not repeated."""
+        public = Listening(IPv4Address("192.0.2.7"), 9051, 1)
+        local = Listening(IPv6Address("::1"), 9001, 2)
+        for said, listening, state in (
+            (["127.0.0.1:9001", "[::1]:9001"], [local], State.OK),
+            (["0.0.0.0:9001"], [local], State.NOT_OK),
+            (["[::]:9001"], [local], State.NOT_OK),
+            (["127.0.0.1:9001"], [public, local], State.NOT_OK),
+            (["127.0.0.1:9001"], None, State.UNKNOWN),
+            ([], [], State.NOT_OK),
+        ):
+            found = tor.or_port(facts(said), listening)
+            self.assertEqual(found.state, state, said)
+            self.assertNotIn("192.0.2.7", found.why)
+
+    def test_options_of_a_bridge(self) -> None:
+        """Each that is missing is named with the line that mends it."""
+        well = {
+            "BridgeRelay": "1", "AssumeReachable": "1", "PublishServerDescriptor": "0", "ExtORPort": "auto",
+            "ServerTransportPlugin": "obfs4,torknock exec /usr/local/bin/torknock server",
+        }  # fmt: skip
+        self.assertEqual({found.state for found in tor.bridge_options(facts(**well))}, {State.OK})
+        for name in well:
+            found = tor.bridge_options(facts(**{other: well[other] for other in well if other != name}))
+            wrong = [each for each in found if each.state is State.NOT_OK]
+            self.assertEqual(len(wrong), 1, name)
+            self.assertIn(f"torrc: {name} ", wrong[0].remedy)
+            self.assertTrue(wrong[0].remedy.startswith("as root: torknock setup bridge"), wrong[0].remedy)
+
+
+class PortTests(SynchronousTestCase):
+    """The protected port."""
+
+    def test_which_posture_fits(self) -> None:
+        """Closed among closed ports, filtered among dropped ones; a decoy anywhere; neither among rejected ones."""
+        for fate, fitting in (
+            (Fate.PASSED, Posture.CLOSED),
+            (Fate.DROPPED, Posture.FILTERED),
+            (Fate.REJECTED, None),
+            (Fate.RESET, None),
+        ):
+            for posture in Posture:
+                found = port.fits(posture, [Judgement(frozenset({fate}))] * 3)
+                fits = posture in (fitting, Posture.DECOY)
+                self.assertEqual(found.state, State.OK if fits else State.NOT_OK, (fate, posture))
+                if not fits and fitting is not None:
+                    self.assertIn(f"posture={fitting.value}", found.remedy)
+
+    def test_what_cannot_be_judged_is_unknown(self) -> None:
+        """Whether one judgement is open, or they differ."""
+        either = Judgement(frozenset({Fate.PASSED, Fate.DROPPED}), ("rule 7 in chain inet own input",))
+        passed, dropped = (Judgement(frozenset({fate})) for fate in (Fate.PASSED, Fate.DROPPED))
+        self.assertEqual(port.fits(Posture.CLOSED, [either]).state, State.UNKNOWN)
+        self.assertEqual(port.fits(Posture.CLOSED, [passed, dropped]).state, State.UNKNOWN)
+        found = port.let_in(443, [(4, passed), (6, either)])
+        self.assertEqual(found.state, State.UNKNOWN)
+        self.assertIn("rule 7", found.remedy)
+        self.assertEqual(port.let_in(443, [(4, either), (6, dropped)]).state, State.NOT_OK)
+
+    def test_who_may_listen(self) -> None:
+        """Nobody, but the operator's service for a decoy, and the transport that filters."""
+        theirs = Listening(IPv4Address(0), 443, 7)
+        none: frozenset[int] = frozenset()
+        self.assertEqual(port.listeners(443, Posture.CLOSED, [], none).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.CLOSED, [theirs], none).state, State.NOT_OK)
+        self.assertEqual(port.listeners(443, Posture.FILTERED, [theirs], frozenset({7})).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.FILTERED, [theirs], None).state, State.UNKNOWN)
+        self.assertEqual(port.listeners(443, Posture.FILTERED, [], None).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.DECOY, [theirs], none).state, State.OK)
+        self.assertEqual(port.listeners(443, Posture.DECOY, [], none).state, State.NOT_OK)
+
+
+WORDS = ["-p", "tcp", "!", "-i", "lo", "--dport", "443", "1:2", "-j", "ACCEPT", "x", "-m", "--ctstate", "NEW", "-A",
+         "--mark", "0x1/0x2", "--tcp-flags", "SYN", "-s", "10.0.0.0/8", "-d", "'", "--match-set", "-g"]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 70_000) | st.sampled_from(["@own", "tcp", "dport", "==", "!=", "new"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["match", "op", "left", "right", "payload", "protocol", "field", "meta", "key", "set", "vmap",
+                         "data", "range", "prefix", "&", "jump", "target", "accept", "elem", "val", "concat", "fib",
+                         "limit", "reject", "xt", "ct"]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+class OpensTests(SynchronousTestCase):
+    """What the running bridge says."""
+
+    def test_a_port_that_is_closed_to_lines(self) -> None:
+        """Why, and what to do; other warnings are for `torknock status`."""
+        guessing = Warned(Trouble.GUESSING, "somebody guesses")
+        self.assertEqual(port.opens([guessing]).state, State.OK)
+        found = port.opens([guessing, Warned(Trouble.CLOSED, "the port is closed: the clock is behind; set it")])
+        self.assertEqual((found.state, found.why), (State.NOT_OK, "the port is closed: the clock is behind"))
+        self.assertEqual(found.remedy, "set it")
+
+
+class RulesTests(SynchronousTestCase):
+    """Rules of other versions, and of other programs."""
+
+    @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), max_size=5))
+    def test_any_rules_of_iptables_are_judged(self, rules: list[list[str]]) -> None:
+        """What is not understood may match or not; nothing is raised, and something becomes of the SYN."""
+        saved = "*filter\n:INPUT DROP [0:0]\n" + "".join(f"-A INPUT {' '.join(rule)}\n" for rule in rules)
+        self.assertTrue(judge(iptables_rules.chains(saved, STRANGER, "iptables")).fates)
+
+    @settings(max_examples=40)
+    @example([[{"jump": {"target": []}}]])
+    @example([[{"goto": {"target": None}}]])
+    @given(st.lists(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "accept", "jump", "set"]), JSON))))
+    def test_any_rules_of_nftables_are_judged(self, rules: list[list[dict[str, object]]]) -> None:
+        """As JSON of any shape."""
+        chain = {"family": "inet", "table": "own", "name": "input"}
+        base = chain | {"type": "filter", "hook": "input", "prio": 0, "policy": "drop"}
+        of = {"family": "inet", "table": "own", "chain": "input"}
+        items: list[dict[str, object]] = [{"chain": base}]
+        items += [{"rule": of | {"handle": number, "expr": expr}} for number, expr in enumerate(rules)]
+        read = json.loads(json.dumps(items))
+        self.assertTrue(judge(nft_rules.chains(read, STRANGER, lambda _family, _table: False)).fates)
+
+    def test_a_comment_with_odd_characters(self) -> None:
+        """A vertical tab, or what else some take for a line's end, does not cut a rule off."""
+        for odd in "\v\f\r\x1c\x85\u2028":
+            saved = f'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "a{odd}b" -j DROP\n'
+            self.assertEqual(judge(iptables_rules.chains(saved, STRANGER, "iptables")).fate, Fate.DROPPED)
+
+    def test_lines_of_iptables_that_are_cut_off(self) -> None:
+        """Nothing is raised."""
+        for line in ("*", ":", ":INPUT", "-A ", "-A INPUT", "-A INPUT -j", "-A INPUT !"):
+            self.assertTrue(judge(iptables_rules.chains(f"*filter\n{line}\n", STRANGER, "iptables")).fates)
+
+    def test_a_ruleset_of_another_version(self) -> None:
+        """One whose objects lack their names, or are none, is not judged."""
+        chain = {"family": "inet", "table": "own", "name": "input"}
+        known = [{"chain": chain}, {"chain": chain | {"hook": "input", "prio": 0}}, {"flowtable": 7}]
+        self.assertEqual(items(json.dumps({"nftables": [{"metainfo": {}}, *known]})), known)
+        rule = {"family": "inet", "table": "own", "chain": "input"}
+        others: tuple[object, ...] = (
+            7, {}, {"chain": 7}, {"chain": {"name": "input"}}, {"chain": chain | {"hook": "input"}},
+            {"chain": chain | {"hook": "input", "prio": "raw"}}, {"rule": rule | {"expr": [7]}},
+            {"rule": rule | {"expr": None}}, {"set": chain | {"elem": 7}}, {"table": {"family": "inet"}},
+        )  # fmt: skip
+        for other in others:
+            self.assertRaises(FirewallUnreadable, items, json.dumps({"nftables": [*known, other]}))
+        for told in ("", "[]", "{}", "[" * 100_000, '{"nftables": 7}'):
+            self.assertRaises(FirewallUnreadable, items, told)
+
+    def test_a_later_chain_drops_what_an_earlier_one_let_in(self) -> None:
+        """`accept` ends one chain only."""
+        saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp --dport 22 -j ACCEPT\n"
+        earlier = "*mangle\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j ACCEPT\n"
+        chains = iptables_rules.chains(earlier + saved, STRANGER, "iptables")
+        self.assertEqual(judge(chains).fate, Fate.DROPPED)
+
+
+class ProcessTests(SynchronousTestCase):
+    """What /proc tells of others."""
+
+    def test_any_name_that_a_process_gives_itself(self) -> None:
+        """Octets that are no text, and what looks like a line of /proc's own, change nothing of what is told."""
+        program = "import sys; open('/proc/self/comm', 'wb').write(bytes.fromhex(sys.argv[1])); print(); input()"
+        for name in (b"\xe7\xff", b"\x0cUid:\t77\t77", b"a\\nCapEff:\tff", "\u2028Gid:\t7\t7".encode()):
+            command = [sys.executable, "-c", program, name.hex()]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+                assert other.stdout is not None
+                other.stdout.readline()
+                found, own = proc.process(other.pid), proc.process(os.getpid())
+                self.assertIsNone(proc.transport_of(other.pid, "server"))
+                other.communicate(b"\n")
+            self.assertEqual(replace(found, pid=own.pid, parent=own.parent, words=own.words), own)
+            self.assertEqual((found.parent, found.words[-1]), (own.pid, name.hex()))
+
+
+class HostTests(SynchronousTestCase):
+    """Privilege and confinement."""
+
+    def process(self, **differences: object) -> Process:
+        """A tor as Debian's unit starts it."""
+        return replace(Process(1, 1, 109, frozenset({115}), False, True, ("tor",)), **differences)  # type: ignore[arg-type]
+
+    def served(self, mode: int) -> str:
+        """The path of a Unix socket that answers."""
+        path: str = self.mktemp()
+        serving = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(serving.close)
+        serving.bind(path)
+        os.chmod(path, mode)
+        serving.listen()
+        return path
+
+    def test_who_has_the_power(self) -> None:
+        """The transport itself, else the service; else a bridge filters, unless another posture was asked for."""
+        able, unable, nowhere = self.process(may_administer_network=True), self.process(), self.mktemp()
+        for side, transport, helper, posture, state, filtering in (
+            ("server", able, nowhere, None, State.OK, False),
+            ("server", unable, self.served(0o666), None, State.OK, False),
+            ("server", unable, self.served(0o600), None, State.NOT_OK, False),
+            ("server", unable, nowhere, None, State.OK, True),
+            ("server", unable, nowhere, "filtered", State.OK, True),
+            ("server", unable, nowhere, "closed", State.NOT_OK, False),
+            ("client", unable, nowhere, None, State.NOT_OK, False),
+            ("client", unable, self.served(0o666), None, State.OK, False),
+        ):
+            for found in (
+                host.power(side, helper, transport, None, posture),
+                host.power(side, helper, None, transport, posture),
+            ):
+                self.assertEqual((found.finding.state, found.filtering), (state, filtering), (side, posture))
+        unseen = host.power("server", nowhere, None, None, None)
+        self.assertEqual((unseen.finding.state, unseen.filtering), (State.UNKNOWN, False))
+        self.assertIn("NoNewPrivileges", host.power("client", nowhere, unable, None, None).finding.why)
+
+    def test_knock_lines_need_a_filtered_port(self) -> None:
+        """And somebody who may judge them."""
+        for posture, filtering, state in (
+            (Posture.FILTERED, False, State.OK),
+            (Posture.FILTERED, True, State.NOT_OK),
+            (Posture.CLOSED, False, State.NOT_OK),
+            (Posture.DECOY, False, State.NOT_OK),
+        ):
+            self.assertEqual(host.knock_lines(posture, filtering).state, state, posture)
+        self.assertIn("--posture filtered", host.knock_lines(Posture.CLOSED, False).remedy)
+
+    def test_the_consensus_shows_clocks_that_are_hours_wrong(self) -> None:
+        """And no others: knocks need it right within minutes."""
+        valid = ("2026-11-23 19:00:00", "2026-11-23 22:00:00")
+        seven = 1795460400.0  # 2026-11-23 19:00:00 UTC
+        for now, state in ((seven - 1, State.NOT_OK), (seven + 60, State.OK), (seven + 10801, State.NOT_OK)):
+            self.assertEqual(host.dated(now, valid).state, state)
+        for nothing in (None, ("", "")):
+            self.assertEqual(host.dated(seven, nothing).state, State.UNKNOWN)
+
+    def test_apparmor(self) -> None:
+        """Only a profile that is enforced counts, and lines for torknock that are no comment."""
+        rules = Path(self.mktemp())
+        self.assertEqual(host.apparmor(None, rules).state, State.UNKNOWN)
+        for label in ("", "system_tor (complain)"):
+            self.assertEqual(host.apparmor(label, rules).state, State.OK)
+        for text, state in (
+            ("", State.NOT_OK),
+            ("  # /usr/local/bin/torknock PUx,\n", State.NOT_OK),
+            ("/usr/local/bin/torknock PUx,\n", State.OK),
+        ):
+            rules.write_text(text)
+            self.assertEqual(host.apparmor("system_tor (enforce)", rules).state, state, text)
+
+
+class FilesTests(SynchronousTestCase):
+    """How many files may be open."""
+
+    def test_what_a_limit_allows(self) -> None:
+        """A bridge with the usual soft limit is short of them; its gate service, and a client, are not."""
+        for limits, state, said in (
+            ([("server", 65_536), ("gate", 1_024)], State.OK, "65,536, enough for 32,704 clients"),
+            ([("server", 1_024), ("gate", 1_024)], State.NOT_OK, "1,024, enough for 448 clients"),
+            ([("server", 65_536), ("gate", 256)], State.NOT_OK, "256, enough for 16 programs"),
+            ([("client", 1_024), ("dial", 65_536)], State.OK, "65,536, enough for 256 programs"),
+            ([("client", 200)], State.NOT_OK, "200, enough for 18 connections of tor's"),
+        ):
+            finding = judge_files(limits)
+            self.assertEqual((finding.state, "LimitNOFILE=" in finding.remedy), (state, state is State.NOT_OK))
+            self.assertIn(said, finding.why)
+
+    def test_the_limit_of_a_process(self) -> None:
+        """The kernel tells it of each; of what does not run nothing is said."""
+        with subprocess.Popen(["prlimit", "--nofile=300:300", "cat"], stdin=subprocess.PIPE) as running:
+            while may_open_files(running.pid) != 300:
+                time.sleep(0.01)
+            [finding] = files([("server", process(running.pid)), ("gate", None)])
+            self.assertIn("torknock server may open 300, enough for 86 clients at once", finding.why)
+        self.assertEqual(files([("client", None), ("dial", None)]), [])
+
+
+class AccessTests(SynchronousTestCase):
+    """What root lets the gate service guard."""
+
+    skip = None if os.geteuid() == 0 else "files of root's need root"
+    door = Entry(EVERYWHERE, 443, Posture.FILTERED, "debian-tor")
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def test_the_list(self) -> None:
+        """It has the door as torrc has it; else what to do is said."""
+        for text, state, told in (
+            (str(self.door), State.OK, "lets debian-tor guard port 443 as filtered"),
+            (str(replace(self.door, posture=Posture.CLOSED)), State.NOT_OK, "otherwise than torrc"),
+            (str(replace(self.door, user="root")), State.NOT_OK, "does not have port 443 for debian-tor"),
+            ("[[door", State.NOT_OK, "no TOML"),
+            (None, State.NOT_OK, "there is no"),
+        ):
+            with self.subTest(told=told):
+                self.path.unlink(missing_ok=True)
+                if text is not None:
+                    self.path.write_text(text)
+                found = permissions.listed(self.door, self.path)
+                self.assertEqual(found.state, state)
+                self.assertIn(told, found.why)
+                self.assertEqual(bool(found.remedy), state is not State.OK)
+
+    def test_silence_at_boot(self) -> None:
+        """The rules are there, have the port, and are loaded."""
+        enabled, systemd = Path(self.mktemp()), Path(self.mktemp())
+
+        def told() -> tuple[State, str]:
+            found = permissions.silent_from_boot(self.door, self.path, enabled, systemd)
+            return found.state, found.why + found.remedy
+
+        self.assertEqual(told()[0], State.NOT_OK)
+        self.path.write_text("# nothing\n")
+        self.assertIn("does not have port 443", told()[1])
+        self.path.write_text(silence([self.door]))
+        self.assertEqual(told()[0], State.UNKNOWN)
+        self.assertIn("nft -f", told()[1])
+        systemd.mkdir()
+        self.assertIn("systemctl enable --now torknock-filtered.service", told()[1])
+        enabled.touch()
+        self.assertEqual(told()[0], State.OK)

@@ -1,0 +1,153 @@
+"""Tests of contrib/systemd: the units are sound, leave the services one capability, and that is enough."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support.netns import Lab
+from torknock.cli import torknock
+from torknock.operate.setup.doors import FILTERED
+from torknock.service import DIAL_SOCKET, GATE_SOCKET, doors
+from torknock.service.access import ACCESS
+
+UNITS = Path(__file__).parents[2] / "contrib" / "systemd"
+SOCKETS = {"gate": GATE_SOCKET, "dial": DIAL_SOCKET}
+SERVICES = (*SOCKETS, "filtered")
+PROGRAM = "/usr/local/bin/torknock"
+EXPOSURE = 15
+"""Tenths, at most."""
+
+_analyze = shutil.which("systemd-analyze")
+
+
+def directives(unit: str) -> dict[str, list[str]]:
+    """What *unit* says, by name."""
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / unit).read_text().splitlines():
+        name, given, value = line.partition("=")
+        if given:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+class UnitTests(SynchronousTestCase):
+    """The units of both services."""
+
+    skip = None if _analyze else "systemd-analyze is missing; apt-get install systemd"
+
+    def analyzed(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert _analyze is not None
+        return subprocess.run([_analyze, *arguments], capture_output=True, text=True, check=False)
+
+    def test_verify(self) -> None:
+        """systemd has nothing to say about them, once the program is there."""
+        directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, directory)
+        for unit in UNITS.glob("torknock-*.*"):
+            (directory / unit.name).write_text(unit.read_text().replace(PROGRAM, sys.executable))
+        units = sorted(str(unit) for unit in directory.iterdir())
+        self.assertEqual(len(units), 5)
+        done = self.analyzed("verify", "--man=no", *units)
+        self.assertEqual((done.returncode, done.stderr, done.stdout), (0, "", ""))
+
+    def test_exposure(self) -> None:
+        """At most 1.5 of 10."""
+        for service in SERVICES:
+            unit = str(UNITS / f"torknock-{service}.service")
+            done = self.analyzed("security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", unit)
+            self.assertEqual(done.returncode, 0, done.stdout[-200:])
+
+    def test_sockets(self) -> None:
+        """They are where the transports look for them."""
+        for service, path in SOCKETS.items():
+            self.assertEqual(directives(f"torknock-{service}.socket")["ListenStream"], [path])
+
+    def test_capabilities(self) -> None:
+        """One, and no way to more."""
+        for service in SERVICES:
+            said = directives(f"torknock-{service}.service")
+            for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
+                self.assertEqual(said[name], ["CAP_NET_ADMIN"])
+            self.assertEqual((said["User"], said["NoNewPrivileges"]), (["torknock"], ["yes"]))
+
+    def test_memory(self) -> None:
+        """None is writable and executable, and none is dumped."""
+        for service in SERVICES:
+            said = directives(f"torknock-{service}.service")
+            self.assertEqual((said["MemoryDenyWriteExecute"], said["LimitCORE"]), (["yes"], ["0"]))
+
+    def test_commands(self) -> None:
+        """The command lines are those of our command."""
+        for service in SOCKETS:
+            [line] = directives(f"torknock-{service}.service")["ExecStart"]
+            program, verb, *arguments = line.split()
+            self.assertEqual((program, verb), (PROGRAM, service))
+            command = torknock.get_command(click.Context(torknock), verb)
+            assert command is not None
+            with command.make_context(verb, arguments) as context:
+                named = {"gate": ACCESS, "dial": ("debian-tor",)}[service]
+                self.assertIn(named, context.params.values())
+
+    def test_filtered_ports_are_silent_before_the_network_is_up(self) -> None:
+        """By nft alone, out of the file that setup writes; and the service that keeps them so is started."""
+        said = directives("torknock-filtered.service")
+        self.assertEqual(said["ExecStart"], [f"/usr/sbin/nft -f {FILTERED}"])
+        self.assertEqual(said["ConditionPathExists"], [str(FILTERED)])
+        self.assertIn("network-pre.target", said["Before"][0].split())
+        self.assertIn("torknock-gate.service", said["Wants"][0].split())
+        self.assertIn("nftables.service", said["After"][0].split())  # which flushes what was loaded before it
+
+    def test_claims_are_in_a_directory_of_the_service(self) -> None:
+        """Which outlives it: a bridge of root's own claims its door there too."""
+        said = directives("torknock-gate.service")
+        self.assertEqual(["/run/" + said["RuntimeDirectory"][0]], [str(doors(GATE_SOCKET))])
+        self.assertEqual((said["RuntimeDirectoryMode"], said["RuntimeDirectoryPreserve"]), (["0700"], ["yes"]))
+
+
+class CapabilityTests(SynchronousTestCase):
+    """What the one capability is enough for."""
+
+    skip = None if os.geteuid() == 0 else "network namespaces need root"
+
+    def test_the_commands_of_the_gate(self) -> None:
+        """nft and iptables do their work for a user who has CAP_NET_ADMIN and no way to more."""
+        privilege = [
+            "setpriv", "--reuid=64001", "--regid=64001", "--clear-groups", "--no-new-privs",
+            "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin",
+        ]  # fmt: skip
+        ruleset = """
+            table inet torknock {
+                set tokens { typeof tcp sequence; timeout 300s; }
+                chain prerouting {
+                    type filter hook prerouting priority mangle;
+                    tcp dport 443 tcp sequence @tokens tproxy ip to 127.0.0.1:4430 meta mark set 1 accept
+                }
+            }
+        """
+        rule = ["-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "--dport", "443", "-m", "socket", "-j", "ACCEPT"]
+        with Lab() as lab:
+            host = lab.host("bridge")
+
+            def run(program: str, *arguments: str, stdin: str | None = None) -> str:
+                return host.run([*privilege, "env", "-i", f"/usr/sbin/{program}", *arguments], stdin).stdout
+
+            run("nft", "-f", "-", stdin=ruleset)
+            run("nft", "add element inet torknock tokens { 7 }")
+            self.assertIn("elements = { 7 ", run("nft", "list", "table", "inet", "torknock"))
+            for program in self.iptables():
+                run(program, *rule)
+                self.assertIn("--dport 443", run(f"{program}-save", "-t", "mangle"))
+                run(f"{program}-restore", "--noflush", stdin="*mangle\nCOMMIT\n")
+
+    def iptables(self) -> Iterator[str]:
+        for version in ("", "6"):
+            yield f"ip{version}tables-nft"
