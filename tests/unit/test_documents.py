@@ -1,0 +1,59 @@
+"""Tests of the documents: the files that they name exist, and the tree in architecture.md is the one that is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURE = ROOT / "contrib" / "doc" / "architecture.md"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "contrib").glob("*/*.md")))
+
+_NAMED = re.compile(r"(?<![\w./-])((?:tests|torknock|pluggable|contrib)/[a-z_][\w./-]*)|`([a-z_]+/[\w/]+\.py)`")
+"""A path from the root of the repository, or a module's, in backticks, from `torknock/` on."""
+
+_ENTRY = re.compile(r" {4}( *)([\w.]+/?)  +\S.*|    (\w+/)")
+"""A line of the tree: two spaces of indentation a storey."""
+
+
+def named(text: str) -> set[str]:
+    """The paths that *text* names."""
+    return {(found[1] or found[2]).rstrip("./-") for found in _NAMED.finditer(text)}
+
+
+def tree(text: str) -> Iterator[str]:
+    """Each file of the tree in *text*, as a path from the root of the repository."""
+    directories: list[str] = []
+    for line in text.splitlines():
+        entry = _ENTRY.fullmatch(line)
+        if entry is None:
+            continue
+        name = entry[2] or entry[3]
+        del directories[len(entry[1] or "") // 2 :]
+        if name.endswith("/"):
+            directories.append(name)
+        else:
+            yield "".join(directories) + name
+
+
+class DocumentTests(SynchronousTestCase):
+    """What a reader looks up."""
+
+    def test_every_file_that_is_named_exists(self) -> None:
+        """A test or a module that was moved or removed is named by its new path, or not at all."""
+        missing = {
+            f"{document.relative_to(ROOT)}: {path}"
+            for document in DOCUMENTS
+            for path in named(document.read_text("utf-8"))
+            if not (ROOT / path).exists() and not (ROOT / "torknock" / path).exists()
+        }
+        self.assertEqual(missing, set())
+
+    def test_every_file_of_the_tree_exists(self) -> None:
+        """Under "Files" in architecture.md."""
+        listed = set(tree(ARCHITECTURE.read_text("utf-8")))
+        self.assertIn("torknock/protocol/token.py", listed)
+        self.assertEqual({path for path in listed if not (ROOT / path).exists()}, set())
