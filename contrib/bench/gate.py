@@ -10,12 +10,11 @@ import secrets
 from collections.abc import Iterator
 from time import process_time
 
-from torknock.protocol.door import Door
-
 from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood, resets
 from torknock.privileged.gate.ruleset import admit, load
+from torknock.protocol.door import Door
 
 TOKENS = (0, 24, 100_000)
 SECONDS = 0.2

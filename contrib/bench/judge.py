@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torknock.protocol.door import Door
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
@@ -25,6 +24,7 @@ from tests.support.packets import LINUX_SYN_OPTIONS, flood
 from torknock.bridge.knocks import Judge
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.protocol.bridge_line import Line
+from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
 
 SECONDS = 3.0

@@ -15,13 +15,12 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
-from torknock.protocol.door import Door
-
 from contrib.bench.table import Figure
 from tests.support.capture import Control, build
 from tests.support.netns import Host, Lab
 from tests.support.packets import ETH_P_IP, LINUX_SYN_OPTIONS, packet_from
 from torknock.privileged.gate.ruleset import admit, load
+from torknock.protocol.door import Door
 
 PORT, NEIGHBOUR, CONTROL = 443, 444, 445
 PAIRS = 20_000

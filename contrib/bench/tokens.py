@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torknock.protocol.door import Door
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater, react
 from twisted.internet.threads import deferToThread
@@ -25,6 +24,7 @@ from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.privileged.gate.nftables import NftablesGate
+from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH
 
 LINES = 8_000

@@ -6,13 +6,13 @@ import os
 import socket
 import threading
 
-from torknock.protocol.door import Posture
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.support.debian import Debian
 from tests.support.netns import Lab
+from torknock.protocol.door import Posture
 from torknock.service import GATE_SOCKET
 from torknock.service.access import ACCESS, EVERYWHERE, Entry
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torknock.protocol.door import Door
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
@@ -18,6 +17,7 @@ from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from torknock.keyring.lines import Issued
 from torknock.privileged.gate.ruleset import admit, listing, load
+from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 
 

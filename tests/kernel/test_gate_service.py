@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torknock.protocol.door import Posture
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_doctor import DOCKER
@@ -22,6 +21,7 @@ from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.netns import Lab, end
 from torknock.keyring.lines import Issued
+from torknock.protocol.door import Posture
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
 from torknock.service.access import EVERYWHERE, Entry

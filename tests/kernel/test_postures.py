@@ -20,8 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torknock.protocol.door import Door, Posture
-from torknock.service.posture_table import load_posture, posture_table
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
@@ -41,8 +39,10 @@ from tests.support.packets import (
     resets,
 )
 from torknock.privileged.gate.ruleset import SAMPLE, admit, load, remove, rest
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
+from torknock.service.posture_table import load_posture, posture_table
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

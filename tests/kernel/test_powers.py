@@ -12,12 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from torknock.protocol.door import Posture
-
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import connected
 from torknock.privileged.gate.sources import sources_table
+from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, Entry
 
 USER = pwd.getpwnam("nobody")

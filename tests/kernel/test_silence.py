@@ -11,16 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from torknock.protocol.door import Posture
-from torknock.service.posture_table import posture_table
-
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import end
 from tests.support.packets import flood
+from torknock.protocol.door import Posture
 from torknock.protocol.token import epoch_at, tokens
 from torknock.service.access import EVERYWHERE, Entry, silence
+from torknock.service.posture_table import posture_table
 
 FILTERED = Entry(EVERYWHERE, 443, Posture.FILTERED, "root")
 TABLE = posture_table(EVERYWHERE, 443)

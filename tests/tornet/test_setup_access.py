@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torknock.protocol.door import Posture
-
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.tornet.test_setup import OFFLINE, Case
 from torknock.operate.setup.doors import FILTERED
+from torknock.protocol.door import Posture
 from torknock.service.access import ACCESS, EVERYWHERE, Entry, parse, silence
 
 
