@@ -145,7 +145,7 @@ class FullDisks(AnyGate):
         token = self.spent()
         self.hidden.process.kill()
         self.hidden.process.wait()
-        (self.small / "torknock" / f"torknock-{PORT}.draft").unlink(missing_ok=True)
+        (self.small / "torknock" / f".torknock-{PORT}.spent.torknock").unlink(missing_ok=True)
         filler = self.fill()
         self.hidden.said.clear()
         self.hidden.start()

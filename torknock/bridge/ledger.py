@@ -19,11 +19,14 @@ from twisted.internet.defer import Deferred, execute, maybeDeferred
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
+from torknock.kernel.files import read_own, replaced
 from torknock.protocol.token import NEIGHBOURS
 
 _CHECK = struct.Struct("!I")
 _HEADER = struct.Struct("!8sQ")
 _MAGIC = b"torknock"
+_LARGEST = 1 << 28
+"""Octets of a file: many more than the tokens of three epochs take."""
 
 
 class SpentUnusable(TorknockError):
@@ -99,11 +102,17 @@ class _Records:
         own = b"" if self._file is None else os.pread(self._file, self._end, 0)
         if own and not self._is_removed():
             return self._parsed(own)
-        number, found = self._parsed(self._path.read_bytes() if self._path.exists() else b"")
+        number, found = self._parsed(self._on_disk())
         if own:
             other, more = self._parsed(own)
             number, found = max(number, other), found | more
         return number, found
+
+    def _on_disk(self) -> bytes:
+        try:
+            return read_own(self._path, _LARGEST)
+        except FileNotFoundError:
+            return b""
 
     def _is_removed(self) -> bool:
         """Whether what is written to the file that is open cannot be found by the next process."""
@@ -136,21 +145,7 @@ class _Records:
         """Put a file with *number* and *records* in the place of the one that is there, once it is on the disk."""
         octets = _checked(_HEADER.pack(_MAGIC, number))
         octets += b"".join(_checked(self.fields.pack(*each)) for each in sorted(records))
-        draft = self._path.with_name(f"{self._path.name}.draft")
-        draft.unlink(missing_ok=True)
-        written = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            left = memoryview(octets)
-            while left:
-                left = left[os.write(written, left) :]
-            os.fsync(written)
-            draft.replace(self._path)
-            _sync_directory(self._path.parent)
-        except BaseException:
-            os.close(written)
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
+        written = replaced(self._path, octets)
         self.close()
         self._file, self._sound, self._end, self._room = written, True, len(octets), len(octets)
 
@@ -280,11 +275,3 @@ def _checked(octets: bytes) -> bytes:
 
 def _checks(octets: bytes) -> bool:
     return _checked(octets[: -_CHECK.size]) == octets
-
-
-def _sync_directory(directory: Path) -> None:
-    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)

@@ -1,6 +1,6 @@
-"""Files where another user may have put something else: read as that user, regular ones alone, and never too much.
+"""Files: replaced as a whole, and read up to a limit, also where another user may have put something else.
 
-And files that must be root's word: which directory would let another user replace one.
+And files that only root may change: which directory would let another user replace one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 _LINKS_AT_MOST = 40
@@ -19,26 +19,90 @@ _STEPS_AT_MOST = 4096
 """Names and links that a way may have: more than a path has octets (PATH_MAX)."""
 
 
-def read_file(path: Path, at_most: int) -> bytes:
-    """The octets of the regular file at *path*, or where a link leads.
+def replace_file(path: Path, octets: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
+    """Put a file with *octets* at *path*: the old file or the whole new one is there, also after a power failure.
 
-    As root it is read as the first other user who owns a directory on the way, and may have put a link, a pipe or a
-    device there. Raises `OSError`, also if it is no regular file, or holds more than *at_most* octets.
+    *owner* is a uid and a gid; this process' own unless given. The file and its directory are synced. Raises `OSError`,
+    and then leaves the old file as it was.
     """
-    octets = _read(path, at_most + 1, from_end=False)
+    os.close(replaced(path, octets, mode, owner))
+
+
+def replaced(path: Path, octets: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> int:
+    """As `replace_file`; returns a descriptor of the new file, to read and write, which the caller closes."""
+    draft = draft_of(path)
+    draft.unlink(missing_ok=True)
+    written = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        if owner is not None:
+            os.fchown(written, *owner)
+        os.fchmod(written, mode)  # whatever the umask is
+        left = memoryview(octets)
+        while left:
+            left = left[os.write(written, left) :]
+        os.fsync(written)
+        draft.replace(path)
+        sync_directory(path.parent)
+    except BaseException:
+        os.close(written)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def draft_of(path: Path) -> Path:
+    """Where the next file for *path* is written. Each file has its own; an interrupted process leaves it behind."""
+    return path.with_name(f".{path.name}.torknock")
+
+
+def sync_directory(directory: Path) -> None:
+    """Return once the names in *directory* are on the disk. Raises `OSError`."""
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
+
+
+def read_own(path: Path, at_most: int) -> bytes:
+    """The octets of the regular file at *path*, or where a link leads, in a directory of this process' own user.
+
+    Raises `OSError`, also if it is no regular file, or holds more than *at_most* octets.
+    """
+    return _limited(path, _read(_opened(path), path, at_most + 1, from_end=False), at_most)
+
+
+def read_file(path: Path, at_most: int) -> bytes:
+    """As `read_own`, in any directory.
+
+    Root reads it as the first other user who owns a directory on the way: that user may have put a link, a pipe or a
+    device there.
+    """
+    return _limited(path, _read(_opened_as_owner(path), path, at_most + 1, from_end=False), at_most)
+
+
+def read_end(path: Path, at_most: int) -> bytes:
+    """The last *at_most* octets of the file at *path*, else as `read_file`."""
+    return _read(_opened_as_owner(path), path, at_most, from_end=True)
+
+
+def _limited(path: Path, octets: bytes, at_most: int) -> bytes:
     if len(octets) > at_most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return octets
 
 
-def read_end(path: Path, at_most: int) -> bytes:
-    """The last *at_most* octets of the file at *path*, else as `read_file`."""
-    return _read(path, at_most, from_end=True)
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
-def _read(path: Path, size: int, from_end: bool) -> bytes:
+def _opened_as_owner(path: Path) -> int:
     with _acting_as(_first_owner_of_directories(path.absolute())):
-        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        return _opened(path)
+
+
+def _read(opened: int, path: Path, size: int, from_end: bool) -> bytes:
     with open(opened, "rb") as file:
         found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):

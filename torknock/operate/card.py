@@ -9,13 +9,13 @@ from __future__ import annotations
 import html
 import io
 import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import segno
 
 from torknock.errors import TorknockError
+from torknock.kernel.files import replace_file
 
 _QUIET = 4
 """Modules of margin that readers want around a code (ISO/IEC 18004)."""
@@ -95,7 +95,7 @@ def _write(path: Path, octets: bytes) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # the name is ours
         try:
-            _replace(path, octets)
+            replace_file(path, octets)
         except BaseException:
             path.unlink()
             raise
@@ -103,19 +103,6 @@ def _write(path: Path, octets: bytes) -> None:
         raise CannotDraw(path, "it is there already") from None
     except OSError as error:
         raise CannotDraw(path, error.strerror or type(error).__name__) from error
-
-
-def _replace(path: Path, octets: bytes) -> None:
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".torknock-")  # 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
 
 
 _PAGE = """\

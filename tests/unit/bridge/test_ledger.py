@@ -155,6 +155,11 @@ class SpentTokensTests(SynchronousTestCase):
         self.assertRaises(SpentUnusable, self.opened().add, 7, 1)
         self.assertRaises(SpentUnusable, self.opened().reserve, 1)
 
+    def test_a_pipe_in_its_place_is_refused_at_once(self) -> None:
+        """Nothing waits for a writer."""
+        os.mkfifo(self.path)
+        self.assertIn("no regular file", str(self.assertRaises(SpentUnusable, self.opened().enter, 7)))
+
 
 class SpentKnocksTests(SynchronousTestCase):
     """What a bridge that starts anew refuses."""

@@ -1,17 +1,19 @@
-"""Tests of torknock.kernel.files: what another user may put where root looks."""
+"""Tests of torknock.kernel.files: files are replaced whole, and nothing of another user's is taken for a file."""
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from torknock.kernel.files import as_owner, directory_of_others, read_end, read_file
+from torknock.kernel.files import as_owner, directory_of_others, draft_of, read_end, read_file, read_own, replace_file
 
 USER, GROUP = 12345, 12346
 
@@ -94,6 +96,78 @@ class ReadTests(FilesCase):
         theirs.unlink()
         theirs.symlink_to("file")
         self.assertRaises(OSError, read_file, mine, 100)  # for ever
+
+
+class ReadOwnTests(FilesCase):
+    """`read_own`."""
+
+    def test_a_file_up_to_the_limit_is_read(self) -> None:
+        """One octet more is refused, and so is a pipe, at once."""
+        path = self.place / "file"
+        path.write_bytes(b"0123456789")
+        self.assertEqual(read_own(path, 10), b"0123456789")
+        self.assertRaises(OSError, read_own, path, 9)
+        os.mkfifo(self.place / "pipe")
+        self.assertRaises(OSError, read_own, self.place / "pipe", 10)
+        self.assertRaises(FileNotFoundError, read_own, self.place / "nothing", 10)
+
+
+class ReplaceTests(FilesCase):
+    """`replace_file`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.place / "file"
+
+    def test_the_file_and_its_directory_are_synced(self) -> None:
+        """The file before it takes its name, the directory afterwards."""
+        seen = []
+
+        def synced(descriptor: int) -> None:
+            named = Path(f"/proc/self/fd/{descriptor}").resolve()
+            seen.append((named.name, self.path.exists()))
+
+        with mock.patch("os.fsync", synced):
+            replace_file(self.path, b"new")
+        self.assertEqual(seen, [(draft_of(self.path).name, False), (self.place.name, True)])
+
+    def test_mode_and_owner(self) -> None:
+        """0600 whatever the umask is, unless another mode is asked for."""
+        self.addCleanup(os.umask, os.umask(0o077))
+        replace_file(self.path, b"new")
+        self.assertEqual(self.path.stat().st_mode & 0o7777, 0o600)
+        replace_file(self.path, b"newer", 0o644, (os.getuid(), os.getgid()))
+        self.assertEqual((self.path.stat().st_mode & 0o7777, self.path.read_bytes()), (0o644, b"newer"))
+
+    def test_another_owner(self) -> None:
+        """Which root alone can give."""
+        self.need_root()
+        replace_file(self.path, b"new", 0o640, (USER, GROUP))
+        found = self.path.stat()
+        self.assertEqual((found.st_uid, found.st_gid, found.st_mode & 0o7777), (USER, GROUP, 0o640))
+
+    def test_a_disk_that_refuses_changes_nothing(self) -> None:
+        """The old file stays, and no draft: here a file may not become longer than a page."""
+        replace_file(self.path, b"old")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        self.assertRaises(OSError, replace_file, self.path, bytes(4097))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        self.assertEqual(self.path.read_bytes(), b"old")
+        self.assertEqual(list(self.place.iterdir()), [self.path])
+
+    def test_what_an_interrupted_process_left_is_in_no_ones_way(self) -> None:
+        """A draft is removed, not followed."""
+        elsewhere = self.place / "elsewhere"
+        elsewhere.write_bytes(b"untouched")
+        draft_of(self.path).symlink_to(elsewhere)
+        replace_file(self.path, b"new")
+        self.assertEqual((self.path.read_bytes(), elsewhere.read_bytes()), (b"new", b"untouched"))
+
+    def test_each_file_has_a_draft_of_its_own(self) -> None:
+        """Two that differ in their suffix alone are written at the same time."""
+        self.assertNotEqual(draft_of(self.place / "door.spent"), draft_of(self.place / "door.knocks"))
 
 
 class OwnerTests(FilesCase):

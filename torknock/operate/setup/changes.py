@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 from attrs import define, evolve, field
 
 from torknock.errors import TorknockError
-from torknock.kernel.files import read_file
+from torknock.kernel.files import draft_of, read_file, replace_file
 from torknock.operate.setup import daemons
 from torknock.operate.setup.daemons import Started
 
@@ -126,7 +126,7 @@ class File:
     def undo(self) -> str:
         """Write what was there, or remove it."""
         there = read(self.path)
-        draft(self.path).unlink(missing_ok=True)
+        draft_of(Path(self.path)).unlink(missing_ok=True)
         if there not in (None, self.text, self.before):
             return f"{self.path} was changed since, and stays"
         if self.before is None:
@@ -193,7 +193,7 @@ class Block:
         there = read(self.path)
         if there is None:
             return ""
-        draft(os.path.realpath(self.path)).unlink(missing_ok=True)
+        draft_of(Path(os.path.realpath(self.path))).unlink(missing_ok=True)
         added = self._added if _found(self._added, there) is not None else self.text
         if (at := _found(added, there)) is not None:
             before, after = there[:at], there[at + len(added) :]
@@ -460,35 +460,8 @@ def read(path: str) -> str | None:
 def write(path: str, text: str, mode: int, group: int | str = 0, owner: int = 0) -> None:
     """Put *text*, as `read` gives it, at *path*: a whole file is there at any moment, also after a power cut."""
     Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    written = draft(path)
-    written.unlink(missing_ok=True)
-    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchown(descriptor, owner, group if isinstance(group, int) else grp.getgrnam(group).gr_gid)
-            os.fchmod(descriptor, mode)
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(written, path)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        raise
-    sync(Path(path).parent)
-
-
-def sync(directory: Path) -> None:
-    """Have the names in *directory* on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def draft(path: str) -> Path:
-    """Where a file is written before it takes its place: a name of its own, so that one that was left is found."""
-    return Path(path).with_name(f".{Path(path).name}.torknock")
+    gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
+    replace_file(Path(path), text.encode("utf-8", "surrogateescape"), mode, (owner, gid))
 
 
 def _rewrite(path: str, text: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from attrs import define, evolve
 
-from torknock.kernel.files import read_file
-from torknock.operate.setup.changes import AT_MOST, Change, File, Unit, draft, write
+from torknock.kernel.files import draft_of, read_file
+from torknock.operate.setup.changes import AT_MOST, Change, File, Unit, write
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Posture
 from torknock.service.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence
@@ -98,7 +98,7 @@ class Door:
     def _write(self, listed: str) -> None:
         if listed == _HEAD:
             for path in (ACCESS, FILTERED):
-                draft(str(path)).unlink(missing_ok=True)
+                draft_of(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
             with suppress(OSError):  # something else is in it
                 ACCESS.parent.rmdir()

@@ -17,10 +17,10 @@ from typing import Any
 
 from attrs import asdict
 
-from torknock.kernel.files import directory_of_others
+from torknock.kernel.files import directory_of_others, sync_directory
 from torknock.kernel.lock import alone_in
 from torknock.operate.setup.changes import KINDS as OF_CHANGES
-from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, sync, write
+from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, write
 from torknock.operate.setup.doors import FILTERED_UNIT, Door
 
 _FORMAT = 2
@@ -145,7 +145,7 @@ class Record:
             write(str(self._path), json.dumps({"format": _FORMAT, "changes": told}, indent=1) + "\n", 0o600)
         else:
             self._path.unlink(missing_ok=True)
-            sync(self._path.parent)
+            sync_directory(self._path.parent)
 
 
 def _is_shared(change: Change) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import struct
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
+from torknock.kernel.files import read_own, replace_file
 from torknock.kernel.linux import network_namespace
 from torknock.kernel.netlink import set_elements
 from torknock.kernel.program import command
@@ -27,6 +27,8 @@ from torknock.service.posture_table import FAMILY
 
 _RECORD = struct.Struct("=dI")
 _ATTEMPTS = 5
+_LARGEST = 1 << 26
+"""Octets: five million tokens."""
 _MEND = "make room for it, or see who owns it"
 
 
@@ -74,16 +76,14 @@ def _claimed(table: str) -> set[int]:
 
 def _read(path: Path, now: float) -> dict[int, float]:
     """Token -> when it runs out. What is from before a reboot, whose clock was another, lasts as long as any can."""
-    octets = path.read_bytes() if path.exists() else b""
+    try:
+        octets = read_own(path, _LARGEST)
+    except FileNotFoundError:
+        return {}
     whole = octets[: len(octets) // _RECORD.size * _RECORD.size]
     return {token: min(until, now + SECONDS_AT_MOST) for until, token in _RECORD.iter_unpack(whole) if until > now}
 
 
 def _write(path: Path, known: dict[int, float]) -> None:
     """Replace the file; root and the owner of the directory can read what the other wrote."""
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(b"".join(_RECORD.pack(until, token) for token, until in known.items()))
-    draft.replace(path)
+    replace_file(path, b"".join(_RECORD.pack(until, token) for token, until in known.items()), 0o644)
