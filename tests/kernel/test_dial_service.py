@@ -25,6 +25,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.support.capture import Capture, Packet
 from tests.support.knocks import as_it_is
+from tests.support.loaded import MAY_LOAD, PACKAGES, ours, packages, recording
 from tests.support.netns import Lab, end
 from torknock.client.knocker import BridgeSilent, Knocker
 from torknock.client.memory import Memory
@@ -128,6 +129,8 @@ class Case(TestCase):
 
     skip = needs_root
     timeout = 120
+    torknock: tuple[str, ...] = (sys.executable, "-m", "torknock")
+    """The command that the service is a verb of."""
 
     def setUp(self) -> None:
         self.lab = Lab(offloads=False)
@@ -149,7 +152,7 @@ class Case(TestCase):
 
     async def served(self, *options: str) -> subprocess.Popen[Any]:
         """The service, once it listens as its unit's socket does: open to everybody."""
-        command = [*PRIVILEGE, sys.executable, "-m", "torknock", "dial", "--socket", self.path, *options]
+        command = [*PRIVILEGE, *self.torknock, "dial", "--socket", self.path, *options]
         self.log = self.directory / "log"
         with self.log.open("a") as log:
             service = self.client.popen(command, cwd=ROOT, stderr=log)
@@ -350,13 +353,23 @@ class ServiceTests(Case):
             service.send_signal(signal.SIGCONT)
         (await self.dialer.dial(self.bridge.address, PORT, ISN + 1)).close()
 
-    async def test_terminated(self) -> None:
-        """It ends well, and says so to nobody."""
+    async def test_a_service_that_ends_has_loaded_no_more_than_is_listed(self) -> None:
+        """It ends well and in silence; both kinds of dial went through it, so no import hides in a function."""
+        loaded = self.directory / "loaded"
+        self.torknock = tuple(recording(loaded))
         service = await self.served()
+        for dialling in (
+            self.dialer.dial(self.bridge.address, PORT, ISN),
+            self.dialer.dial_stamped(self.bridge.address, PORT, lambda _tsval: ISN + 1),
+        ):
+            with contextlib.suppress(Slipped):  # a busy host
+                (await dialling).close()
         service.terminate()
         while service.poll() is None:
             await deferLater(reactor, 0.05)
         self.assertEqual((service.returncode, self.log.read_text()), (0, ""))
+        self.assertEqual(sorted(ours(loaded)), sorted(MAY_LOAD["dial"]))
+        self.assertEqual(packages(loaded) - PACKAGES, set())
 
     async def test_without_the_capability(self) -> None:
         """It does not start, and says why in one line."""

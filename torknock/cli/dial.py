@@ -7,14 +7,11 @@ import sys
 
 import click
 
-from torknock.cli.options import guests_options, socket_option
+from torknock.cli.service_options import guests_options, socket_option, without_openssl
 from torknock.kernel.descriptor_limit import OF_A_PEER, places
 from torknock.kernel.linux import raise_descriptor_limit
-from torknock.privileged.dial.service import helper
 from torknock.service import DIAL_SOCKET
-from torknock.service.listener import listener
 from torknock.service.peers import Guests
-from torknock.service.process import serve
 
 
 @click.command(epilog="Example: torknock dial --user debian-tor --group torknock")
@@ -26,7 +23,12 @@ def dial(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     Needs CAP_NET_ADMIN and no other privilege; the units of contrib/systemd start it with that. Root may always ask.
     Each other user may have 32 dials waiting, and make 200 at once and 5 a second in addition.
     """
+    without_openssl()
     from twisted.internet import reactor
+
+    from torknock.privileged.dial.service import helper
+    from torknock.service.listener import listener
+    from torknock.service.process import serve
 
     peers = places(raise_descriptor_limit(), OF_A_PEER)
     listening = listener(path, os.environ, os.getpid())

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import click
 
-from torknock.cli.options import socket_option
+from torknock.cli.service_options import socket_option, without_openssl
 from torknock.kernel.descriptor_limit import OF_A_PEER, places
 from torknock.kernel.linux import raise_descriptor_limit
-from torknock.privileged.gate.service import helper
 from torknock.service import GATE_SOCKET, doors
 from torknock.service.access import ACCESS, AccessList
-from torknock.service.listener import listener
-from torknock.service.process import serve
 
 
 @click.command(epilog="Example: torknock gate --access /etc/torknock/gate.toml")
@@ -31,7 +28,12 @@ def gate(path: str, access: Path) -> None:
     Needs CAP_NET_ADMIN and no other privilege; the units of contrib/systemd start it with that. It guards what root
     lists in the access list, a file that root alone can write, and nothing else.
     """
+    without_openssl()
     from twisted.internet import reactor
+
+    from torknock.privileged.gate.service import helper
+    from torknock.service.listener import listener
+    from torknock.service.process import serve
 
     peers = places(raise_descriptor_limit(), OF_A_PEER)
     listening = listener(path, os.environ, os.getpid())

@@ -114,19 +114,6 @@ def helper_option(default: str) -> Callable[[Callable[..., None]], Callable[...,
     )
 
 
-def socket_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`--socket`: where a service listens."""
-    text = "Where to listen, unless systemd passes a socket."
-    return click.option("--socket", "path", default=default, show_default=True, metavar="PATH", help=text)
-
-
-def guests_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`--user` and `--group`: who may ask a service."""
-    user, group = "A user who may ask; may be repeated.", "A group whose members may; may be repeated."
-    command = click.option("--group", "groups", multiple=True, metavar="NAME", help=group)(command)
-    return click.option("--user", "users", multiple=True, metavar="NAME", help=user)(command)
-
-
 def read_bridge_line(words: Sequence[str]) -> BridgeLine:
     """The bridge line that the arguments *words* are, or stdin if they are `-`; repairs are told on stderr.
 
