@@ -69,7 +69,7 @@ class Slipped(TorknockError):
     """
 
     def __init__(self, sent: bool = True) -> None:
-        super().__init__("the SYN left too late for the timestamp that was foreseen; this host may be very busy")
+        super().__init__("the SYN left too late for the timestamp that was foreseen", "this host may be very busy")
         self.sent = sent
 
 

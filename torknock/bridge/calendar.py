@@ -55,8 +55,9 @@ class ClockBehind(TorknockError):
         )
         super().__init__(
             f"the clock is behind: tokens of {served} were let in before, and to let in earlier ones could let replays "
-            f"in, so no token opens before {until}; set the clock if it is wrong; if it is right and was ahead then, "
-            f"wait, or stop tor, remove {path}, revoke all lines, issue new ones, and start tor"
+            f"in, so no token opens before {until}",
+            "set the clock if it is wrong; if it is right and was ahead then, "
+            f"wait, or stop tor, remove {path}, revoke all lines, issue new ones, and start tor",
         )
         self.highest = highest
 

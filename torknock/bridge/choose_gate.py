@@ -82,8 +82,8 @@ class LacksPower(TorknockError):
 
     def __init__(self, missing: HelperMissing) -> None:
         super().__init__(
-            f"this process lacks CAP_NET_ADMIN, and there is {missing}; as root: systemctl enable --now "
-            "torknock-gate.socket, and see torknock doctor"
+            f"this process lacks CAP_NET_ADMIN, and there is {missing}",
+            "as root: systemctl enable --now torknock-gate.socket, and see torknock doctor",
         )
 
 

@@ -33,8 +33,7 @@ class SpentUnusable(TorknockError):
     """What was spent cannot be read or written, so that nobody may come in."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "make room for it, or let tor's user write it") -> None:
-        super().__init__(f"{path}: {reason}; {remedy}")
-        self.path = path
+        super().__init__(f"{path}: {reason}", remedy)
 
 
 class _Records:

@@ -69,7 +69,7 @@ class RemoteGate:
             try:
                 connection = await connect(self._reactor, self._path, self._heard, self._lost)
             except HelperMissing as error:
-                raise GateFailed(f"{error}; as root: systemctl restart torknock-gate.socket") from error
+                raise GateFailed(str(error), "as root: systemctl restart torknock-gate.socket") from error
             self._hang_up(self._connection)
             self._connection = connection
         answer = await self._answer(str(Guard(self._host, self._port, self._posture, judging)))
@@ -106,7 +106,7 @@ class RemoteGate:
     async def _answer(self, line: str) -> Answer:
         connection = self._connection
         if connection is None:
-            raise GateFailed(f"the gate of port {self._port} is closed; nothing can be changed about it")
+            raise GateFailed(f"the gate of port {self._port} is closed, so it cannot be changed")
         try:
             return await connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
         except HelperRefused as refused:

@@ -29,7 +29,10 @@ class StatusError(TorknockError):
     """What should be a bridge's status is none."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the bridge's status cannot be read: {what}; is it of the same version as this command?")
+        super().__init__(
+            f"the bridge's status cannot be read: {what}",
+            "install the same version of torknock as the bridge runs, or restart tor",
+        )
 
 
 class Trouble(StrEnum):

@@ -28,7 +28,8 @@ class TorRefuses(TorknockError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"tor takes no clients ({reason.rstrip('.')}): it hibernates, is shutting down, has no network or does not "
-            "answer; torknock doctor bridge tells which, and until when"
+            "answer",
+            "torknock doctor bridge tells which, and until when",
         )
 
 

@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from zope.interface import Interface
 
+from torknock.errors import TorknockError
 from torknock.protocol.bridge_line import Line
 
 
-class ChannelFailed(Exception):
+class ChannelFailed(TorknockError):
     """What answered the knock is not the bridge of the line, or cannot be talked to."""
 
     def __init__(self, reason: str) -> None:

@@ -97,14 +97,14 @@ class TicketsSent(TorknockError):
     """OpenSSL was loaded without the configuration that keeps a server from sending session tickets."""
 
     def __init__(self) -> None:
-        super().__init__("TLS servers of this process send session tickets; start it as `torknock server`")
+        super().__init__("TLS servers of this process send session tickets", "start it as `torknock server`")
 
 
 class CertificateUnusable(TorknockError):
     """The operator's own certificate cannot be used."""
 
     def __init__(self, files: PublicCertificate, reason: str) -> None:
-        super().__init__(f"certificate {files.chain} with key {files.key}: {reason}; give a PEM chain and its key")
+        super().__init__(f"certificate {files.chain} with key {files.key}: {reason}", "give a PEM chain and its key")
 
 
 class Refusal(StrEnum):

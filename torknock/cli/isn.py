@@ -30,17 +30,17 @@ class NobodysISN(TorknockError):
 
     def __init__(self, isn: int, first: int, last: int) -> None:
         super().__init__(
-            f"{isn:#010x} belongs to no line whose secret is kept, in the epochs {first} to {last}; what was a revoked "
-            "or expired line's cannot be told any more; look farther with --window"
+            f"{isn:#010x} belongs to no line whose secret is kept, in the epochs {first} to {last} (those of "
+            "revoked and expired lines are erased)",
+            "look at more epochs with --window",
         )
-        self.isn = isn
 
 
 class NoTokens(TorknockError):
     """The line is of the other scheme."""
 
     def __init__(self) -> None:
-        super().__init__("the line is of scheme knock: its ISNs depend on the SYN; see torknock isn --scheme knock")
+        super().__init__("the line is of scheme knock: its ISNs depend on the SYN", "see torknock isn --scheme knock")
 
 
 def number(text: str) -> int:

@@ -63,8 +63,7 @@ class LineEnded(TorknockError):
         remedy = f"let it open again with torknock line expire {issued.name} TIME, or issue another"
         if issued.erased:
             ended, remedy = f"{ended} and its secret is erased", "issue another"
-        super().__init__(f"{ended}; {remedy} with torknock line add")
-        self.issued = issued
+        super().__init__(ended, f"{remedy} with torknock line add")
 
 
 class KnockNeedsSilence(TorknockError):
@@ -75,10 +74,10 @@ class KnockNeedsSilence(TorknockError):
         if posture is None:
             why = "this port's is not known before the bridge has run once"
         super().__init__(
-            f"a line of scheme knock needs posture filtered, and {why}; use posture=filtered in ServerTransportOptions "
-            "and start the bridge, or as root: torknock setup bridge --posture filtered"
+            f"a line of scheme knock needs posture filtered, and {why}",
+            "use posture=filtered in ServerTransportOptions "
+            "and start the bridge, or as root: torknock setup bridge --posture filtered",
         )
-        self.posture = posture
 
 
 @click.group(epilog="Example: torknock line add alice --expires 90d --qr")

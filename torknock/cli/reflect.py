@@ -18,7 +18,7 @@ class CannotReflect(TorknockError):
     """The port cannot be listened on."""
 
     def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"cannot listen on {where}: {reason}; name another address or port with --listen")
+        super().__init__(f"cannot listen on {where}: {reason}", "name another address or port with --listen")
 
 
 def where(text: str) -> tuple[IPv4Address | IPv6Address, int]:

@@ -15,7 +15,7 @@ class NothingLoaded(TorknockError):
     """No bridge guards a port here."""
 
     def __init__(self) -> None:
-        super().__init__("no table of torknock is loaded; start the bridge, or look in its network namespace")
+        super().__init__("no table of torknock is loaded", "start the bridge, or look in its network namespace")
 
 
 @click.command(epilog="Example: torknock rules")

@@ -22,8 +22,7 @@ class WhereaboutsUnknown(TorknockError):
     """Neither the operator nor tor has said it."""
 
     def __init__(self, what: str, option: str) -> None:
-        super().__init__(f"the bridge's {what} is not known; name it with {option}")
-        self.what = what
+        super().__init__(f"the bridge's {what} is not known", f"name it with {option}")
 
 
 def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Address:

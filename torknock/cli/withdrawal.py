@@ -16,8 +16,7 @@ class LineNotPrinted(TorknockError):
     def __init__(self, name: str, reason: str, withdrawn: bool) -> None:
         done = "it is withdrawn, and opens nothing" if withdrawn else f"as root: torknock line revoke {name}"
         outcome = "" if withdrawn else " and could not be withdrawn"
-        super().__init__(f"the line {name} could not be printed ({reason}){outcome}; {done}")
-        self.withdrawn = withdrawn
+        super().__init__(f"the line {name} could not be printed ({reason}){outcome}", done)
 
 
 @contextmanager

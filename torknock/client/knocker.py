@@ -69,8 +69,8 @@ class TokensSpent(TorknockError):
 
     def __init__(self) -> None:
         super().__init__(
-            "all tokens of this bridge line that are valid now were used; wait up to 5 minutes, "
-            "or ask for a line with more (n=)"
+            "all tokens of this bridge line that are valid now were used",
+            "wait up to 5 minutes, or ask for a line with more (n=)",
         )
 
 

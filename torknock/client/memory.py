@@ -41,10 +41,9 @@ class MemoryHeld(TorknockError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"{path} is held by another program, such as a backup, and without it a token could be used twice; wait "
-            "until that program has ended, or end it"
+            f"{path} is held by another program, such as a backup, and without it a token could be used twice",
+            "wait until that program has ended, or end it",
         )
-        self.path = path
 
 
 def line_id(line: Line) -> bytes:

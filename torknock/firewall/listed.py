@@ -32,9 +32,11 @@ def items(told: str) -> list[dict[str, Any]]:
     try:
         listed = [item for item in json.loads(told)["nftables"] if "metainfo" not in item]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FirewallUnreadable("nft does not say the ruleset as JSON; apt-get install nftables") from error
+        raise FirewallUnreadable("nft does not say the ruleset as JSON", "apt-get install nftables") from error
     if not all(map(_is_known, listed)):
-        raise FirewallUnreadable("nft does not say the ruleset as nftables 1.0 does; install that of the distribution")
+        raise FirewallUnreadable(
+            "nft does not say the ruleset as nftables 1.0 does", "install that of the distribution"
+        )
     return listed
 
 

@@ -145,7 +145,7 @@ def _json(name: str, *arguments: str) -> list[Any]:
     try:
         return list(json.loads(_command(name, "-json", *arguments, package="iproute2") or "[]"))
     except (ValueError, TypeError) as error:
-        raise FirewallUnreadable(f"{name} does not speak JSON; apt-get install iproute2") from error
+        raise FirewallUnreadable(f"{name} does not speak JSON", "apt-get install iproute2") from error
 
 
 def _changes(found: Mapping[Place, Chain]) -> frozenset[str]:
@@ -203,7 +203,7 @@ def _command(name: str, *arguments: str, package: str) -> str:
     """
     path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
     if path is None:
-        raise FirewallUnreadable(f"the command {name} is missing; apt-get install {package}")
+        raise FirewallUnreadable(f"the command {name} is missing", f"apt-get install {package}")
     try:
         done = subprocess.run(  # noqa: S603  ours
             [path, *arguments], capture_output=True, text=True, errors="replace", check=False, env={},

@@ -23,7 +23,7 @@ async def command(reactor: Any, name: str, arguments: list[str], stdin: bytes = 
     """
     path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
     if path is None:
-        raise GateFailed(f"the command {name} is missing; apt-get install {package}")
+        raise GateFailed(f"the command {name} is missing", f"apt-get install {package}")
     program = _Program(reactor, f"{name} {' '.join(arguments)}", stdin)
     try:
         reactor.spawnProcess(program, path, [path, *arguments], env={})

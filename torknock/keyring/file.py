@@ -93,8 +93,8 @@ class KeyringUnreadable(TorknockError):
     """The keyring is there and cannot be used."""
 
     def __init__(self, path: Path, reason: str, remedy: str = _FROM_BACKUP) -> None:
-        super().__init__(f"keyring {path}: {reason}; {remedy}")
-        self.path, self.reason, self.remedy = path, reason, remedy
+        super().__init__(f"keyring {path}: {reason}", remedy)
+        self.reason = reason
 
 
 class KeyringLocked(KeyringUnreadable):
@@ -109,8 +109,7 @@ class KeyringMissing(TorknockError):
     """There is no keyring where one was expected."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"there is no keyring in {path}; start the bridge once, or name another with --keyring")
-        self.path = path
+        super().__init__(f"there is no keyring in {path}", "start the bridge once, or name another with --keyring")
 
 
 def opened(

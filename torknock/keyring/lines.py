@@ -72,32 +72,30 @@ class LineExists(TorknockError):
     """A line's name was used before, by a line that lives or by one that was revoked."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is a line called {name} already; choose another name, or see torknock line list")
-        self.name = name
+        super().__init__(f"there is a line called {name} already", "choose another name, or see torknock line list")
 
 
 class LineUnknown(TorknockError):
     """No line has this name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no line is called {name}; see torknock line list")
-        self.name = name
+        super().__init__(f"no line is called {name}", "see torknock line list")
 
 
 class LineRevoked(TorknockError):
     """A line that was taken back for good."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the line {name} is revoked, which is for good; issue another with torknock line add")
-        self.name = name
+        super().__init__(f"the line {name} is revoked, which is for good", "issue another with torknock line add")
 
 
 class LineErased(TorknockError):
     """A line that has expired: its secret is erased."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the line {name} has expired and its secret is erased; issue another with torknock line add")
-        self.name = name
+        super().__init__(
+            f"the line {name} has expired and its secret is erased", "issue another with torknock line add"
+        )
 
 
 class BadNote(TorknockError):

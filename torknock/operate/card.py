@@ -32,8 +32,7 @@ class CannotDraw(TorknockError):
     """A file was not written."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be written: {reason}; name another file")
-        self.path, self.reason = path, reason
+        super().__init__(f"{path} cannot be written: {reason}", "name another file")
 
 
 def qr_text(bridge_line: str, encoding: str) -> str:

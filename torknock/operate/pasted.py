@@ -45,11 +45,11 @@ class Pasted:
 def read(text: str) -> Pasted:
     """The bridge line in *text*, at most `LONGEST` characters. Raises `LineError`."""
     if len(text) > LONGEST:
-        raise LineError(f"this is longer than any bridge line ({LONGEST} characters); give one bridge line")
+        raise LineError(f"this is longer than any bridge line ({LONGEST} characters)", "give one bridge line")
     cleaning = _Cleaning()
     lines = cleaning.lines(text)
     if sum(_BEGINS.match(line) is not None for line in lines) > 1:
-        raise LineError("this is more than one line; give one bridge line at a time")
+        raise LineError("this is more than one line", "give one bridge line at a time")
     return Pasted(cleaning.read(lines), cleaning.repairs)
 
 
@@ -147,5 +147,6 @@ def _check(word: str) -> None:
             where = f"the argument {name}" if secret else "a word"
             raise LineError(
                 f"{where} of the bridge line has U+{ord(character):04X} ({what}) as its character {place}, where only "
-                f"{'letters, digits, - and _' if secret else 'ASCII'} can be; {_AGAIN}"
+                f"{'letters, digits, - and _' if secret else 'ASCII'} can be",
+                _AGAIN,
             )

@@ -56,7 +56,7 @@ def propose_posture() -> ProposedPosture:
     try:
         firewall = look()
     except FirewallUnreadable as error:
-        reason = str(error).partition("; ")[0]
+        reason = error.what
         return ProposedPosture(Posture.CLOSED, f"this host's firewall cannot be read ({reason})")
     used = {each.port for each in listening()}
     postures = {LIKE.get(judgement.fate) for judgement in firewall.of_unused(used, routed((4, 6)))}

@@ -34,9 +34,8 @@ class BridgeUnheard(TorknockError):
 
     def __init__(self, directory: Path, reason: str) -> None:
         super().__init__(
-            f"no bridge tells its status in {directory}: {reason}; start tor, ask as root, or name another --keyring"
+            f"no bridge tells its status in {directory}: {reason}", "start tor, ask as root, or name another --keyring"
         )
-        self.directory, self.reason = directory, reason
 
 
 @dataclass(frozen=True, slots=True)

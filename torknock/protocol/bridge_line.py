@@ -101,17 +101,17 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
             known = ", ".join(_KNOWN)
             raise LineError(f"the bridge line has an argument {_printable(name)} that is none of {known}")
         if name in given:
-            raise LineError(f"the bridge line has the argument {name} twice; leave one")
+            raise LineError(f"the bridge line has the argument {name} twice", "leave one")
         given[name] = value
     if "key" not in given:
-        raise LineError("the bridge line lacks the argument key; copy the whole line")
+        raise LineError("the bridge line lacks the argument key", "copy the whole line")
     scheme = _one_of(given, "scheme", ("token", "knock"))
     if scheme == "knock":
         return _knock_line(given)
     if "integrity" in given:
-        raise LineError("the argument integrity belongs to scheme=knock alone; leave it out")
+        raise LineError("the argument integrity belongs to scheme=knock alone", "leave it out")
     if "pin" not in given and "sni" not in given:
-        raise LineError("the bridge line lacks the argument pin; copy the whole line")
+        raise LineError("the bridge line lacks the argument pin", "copy the whole line")
     return Line(
         secret=_secret(given),
         pin=_octets(given, "pin") if "pin" in given else None,
@@ -126,14 +126,14 @@ def _knock_line(given: dict[str, str]) -> Line:
     """A line of scheme `knock`: its secret is of any length up to 64, and its channel is `raw` (knock.md)."""
     for name in ("epoch", "pin", "n", "sni"):
         if name in given:
-            raise LineError(f"the argument {name} belongs to scheme=token alone; leave it out")
+            raise LineError(f"the argument {name} belongs to scheme=token alone", "leave it out")
     if given.get("channel", "raw") != "raw":
-        raise LineError("the argument channel is raw with scheme=knock; leave it out")
+        raise LineError("the argument channel is raw with scheme=knock", "leave it out")
     text = given["key"]
     whole = _KNOCK_KEY.fullmatch(text) is not None and len(text) % 4 != 1  # no octets are written so
     secret = urlsafe_b64decode(text + "=" * (-len(text) % 4)) if whole else b""
     if not 1 <= len(secret) <= 64 or not hmac.compare_digest(_base64(secret), text):
-        raise LineError("the argument key is not base64url of 1 to 64 octets; copy the whole line")
+        raise LineError("the argument key is not base64url of 1 to 64 octets", "copy the whole line")
     integrity = given.get("integrity", "")
     if "integrity" in given and not (_NUMBER.fullmatch(integrity) and int(integrity) <= 65535):
         raise LineError("the argument integrity is not a number from 1 to 65535")
@@ -161,7 +161,7 @@ def parse_bridge_line(text: str) -> BridgeLine:
     if words and words[0].lower() == "bridge":
         del words[0]
     if len(text.strip().splitlines()) > 1:
-        raise LineError("this is more than one line; give one bridge line at a time")
+        raise LineError("this is more than one line", "give one bridge line at a time")
     if len(words) < 2 or words[0] != BridgeLine.transport:
         raise LineError("this is no bridge line of torknock: Bridge torknock ADDRESS:PORT FINGERPRINT key=... pin=...")
     address, port = parse_address(words[1])
@@ -221,7 +221,7 @@ def _secret(given: dict[str, str]) -> bytes:
     if "epoch" not in given:
         return _octets(given, "key")
     if not _EPOCH.fullmatch(given["epoch"]):
-        raise LineError("the argument epoch is not a number; copy the whole line")
+        raise LineError("the argument epoch is not a number", "copy the whole line")
     key = _octets(given, "key", _KEY)
     return ratchet(key[:32], key[32:], int(given["epoch"]))
 
@@ -234,7 +234,7 @@ def _octets(given: dict[str, str], name: str, count: int = 32) -> bytes:
         if hmac.compare_digest(_base64(octets), text):  # the last character's spare bits are 0
             return octets
     form = f"{length} characters of base64url ({count} octets)"
-    raise LineError(f"the argument {name} is not {form}; copy the whole line")
+    raise LineError(f"the argument {name} is not {form}", "copy the whole line")
 
 
 def _base64(octets: bytes) -> str:

@@ -84,19 +84,19 @@ def parse(text: str, name: str = "the access list") -> tuple[Entry, ...]:
     try:
         said = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and of lists that no list of doors has
-        raise AccessDenied(f"{name} is no TOML: {error}; {_MEND}, or mend it") from error
+        raise AccessDenied(f"{name} is no TOML: {error}", f"{_MEND}, or mend it") from error
     listed = said.get("door", [])
     if set(said) - {"door"} or not isinstance(listed, list):
-        raise AccessDenied(f"{name} has something other than [[door]] tables; take it out")
+        raise AccessDenied(f"{name} has something other than [[door]] tables", "take it out")
     if len(listed) > DOORS_AT_MOST:
-        raise AccessDenied(f"{name} has {len(listed)} doors, and may have {DOORS_AT_MOST}; take some out")
+        raise AccessDenied(f"{name} has {len(listed)} doors, and may have {DOORS_AT_MOST}", "take some out")
     entries = tuple(_entry(each, f"door {number} of {name}") for number, each in enumerate(listed, 1))
     for user, count in Counter(each.user for each in entries).items():
         if count > DOORS_A_USER:
-            raise AccessDenied(f"{name} has {count} doors of {user}, and may have {DOORS_A_USER}; take some out")
+            raise AccessDenied(f"{name} has {count} doors of {user}, and may have {DOORS_A_USER}", "take some out")
     for number, one in enumerate(entries):
         if any(one.port == other.port and _overlap(one, other) for other in entries[:number]):
-            raise AccessDenied(f"{name} has port {one.port} twice at one address; take one of them out")
+            raise AccessDenied(f"{name} has port {one.port} twice at one address", "take one of them out")
     return entries
 
 
@@ -111,34 +111,36 @@ def read(path: Path) -> tuple[Entry, ...]:
         check_directories(path)
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NoAccessList(f"nothing may be guarded, for there is no {path}; {_MEND}") from error
+        raise NoAccessList(f"nothing may be guarded, for there is no {path}", _MEND) from error
     except PermissionError as error:
-        raise AccessDenied(f"{path} is not for this user; as root: chgrp torknock {path}; chmod 0640 {path}") from error
+        raise AccessDenied(
+            f"{path} is not for this user", f"as root: chgrp torknock {path}; chmod 0640 {path}"
+        ) from error
     except OSError as error:
-        raise AccessDenied(f"{path} cannot be read: {error.strerror}; remove it, and {_MEND}") from error
+        raise AccessDenied(f"{path} cannot be read: {error.strerror}", f"remove it, and {_MEND}") from error
     with os.fdopen(opened, "rb") as file:
         found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):
-            raise AccessDenied(f"{path} is no regular file; remove it, and {_MEND}")
+            raise AccessDenied(f"{path} is no regular file", f"remove it, and {_MEND}")
         if found.st_uid != 0 or found.st_mode & 0o022:
             raise AccessDenied(
-                f"{path} can be written by others than root; as root: chown root {path}; chmod go-w {path}"
+                f"{path} can be written by others than root", f"as root: chown root {path}; chmod go-w {path}"
             )
         octets = file.read(_OCTETS_AT_MOST + 1)
     if len(octets) > _OCTETS_AT_MOST:
-        raise AccessDenied(f"{path} has more than {_OCTETS_AT_MOST} octets; look what is in it")
+        raise AccessDenied(f"{path} has more than {_OCTETS_AT_MOST} octets", "look what is in it")
     try:
         return parse(octets.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise AccessDenied(f"{path} is no UTF-8 text; remove it, and {_MEND}") from error
+        raise AccessDenied(f"{path} is no UTF-8 text", f"remove it, and {_MEND}") from error
 
 
 def check_directories(path: Path) -> None:
     """Raise `AccessDenied` if a user other than root could replace the list at *path*; else `OSError`, as `lstat`."""
     if (place := directory_of_others(path)) is not None:
         raise AccessDenied(
-            f"{place} can be written by others than root, who could replace {path}; "
-            f"as root: chown -h root {place}; chmod go-w {place}"
+            f"{place} can be written by others than root, who could replace {path}",
+            f"as root: chown -h root {place}; chmod go-w {place}",
         )
 
 
@@ -166,7 +168,8 @@ class AccessList:
             return
         raise AccessDenied(
             f"{_name(uid)} may not guard port {port} of {door[0]} as {posture.value}, for {self._path} does not list "
-            f"it; {_MEND}, with the port and posture that torrc has"
+            f"it",
+            f"{_MEND}, with the port and posture that torrc has",
         )
 
 
@@ -196,7 +199,7 @@ def _name(uid: int) -> str:
 
 def _entry(said: Any, name: str) -> Entry:
     if not isinstance(said, dict) or set(said) != set(_KEYS):
-        raise AccessDenied(f"{name} must have {', '.join(_KEYS)}, and nothing else; mend it")
+        raise AccessDenied(f"{name} must have {', '.join(_KEYS)}, and nothing else", "mend it")
     for key, kind in _KEYS.items():
         if type(said[key]) is not kind:
             raise AccessDenied(f"{name}: {key} must be {'a number' if kind is int else 'a text in quotation marks'}")

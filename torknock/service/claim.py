@@ -20,9 +20,9 @@ def claim(door: Door, directory: Path) -> int:
         held = try_lock(directory, f"{network_namespace()}-{door.table}")
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise GateFailed(f"port {door.port} cannot be claimed in {directory}: {reason}; see who owns it") from error
+        raise GateFailed(f"port {door.port} cannot be claimed in {directory}: {reason}", "see who owns it") from error
     if held is None:
         raise DoorTaken(
-            f"another torknock guards port {door.port}; stop it, or give this one another ServerTransportListenAddr"
+            f"another torknock guards port {door.port}", "stop it, or give this one another ServerTransportListenAddr"
         )
     return held

@@ -40,12 +40,12 @@ def listener(path: str, environ: Mapping[str, str], pid: int) -> socket.socket:
             return bound(path, 0o660)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise CannotServe(f"cannot listen on {path}: {reason}; name another socket with --socket") from error
+            raise CannotServe(f"cannot listen on {path}: {reason}", "name another socket with --socket") from error
     if environ.get("LISTEN_FDS") != "1":
-        raise CannotServe("systemd passed more or less than one socket; use the units of contrib/systemd")
+        raise CannotServe("systemd passed more or less than one socket", "use the units of contrib/systemd")
     passed = socket.socket(fileno=_SYSTEMD_FD)
     if (passed.family, passed.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-        raise CannotServe("systemd passed something else than a Unix stream socket; use the units of contrib/systemd")
+        raise CannotServe("systemd passed something else than a Unix stream socket", "use the units of contrib/systemd")
     passed.set_inheritable(False)
     passed.setblocking(False)
     return passed

@@ -41,7 +41,7 @@ class HelperMissing(TorknockError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"no torknock service at {path}: {reason}")
-        self.path, self.reason = path, reason
+        self.reason = reason
 
 
 class HelperLost(TorknockError):

@@ -90,7 +90,7 @@ class RunningTor:
         gives_up = time.monotonic() + _CLOSES_WITHIN
         while self._or_connections():
             if time.monotonic() > gives_up:
-                raise TorUnreachable("tor does not close its connections; stop it, then try again", missing=False)
+                raise TorUnreachable("tor does not close its connections", "stop it, then try again")
             time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
 
     @property

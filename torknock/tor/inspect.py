@@ -30,8 +30,8 @@ _NUMBER = re.compile("[0-9]{1,9}")
 class TorUnreachable(TorknockError):
     """No tor could be asked; *missing* if there is none, else it is not for us."""
 
-    def __init__(self, text: str, missing: bool) -> None:
-        super().__init__(text)
+    def __init__(self, what: str, remedy: str = "", *, missing: bool = False) -> None:
+        super().__init__(what, remedy)
         self.missing = missing
 
 
@@ -89,23 +89,24 @@ def controller(control: str, password: str | None) -> Iterator[Asked]:
         finally:
             connected.close()
     except TorSilent as error:
-        text = f"tor at {control} does not answer within {ANSWERS_WITHIN:.0f} s; if it hangs, restart it"
-        raise TorUnreachable(text, missing=False) from error
+        what = f"tor at {control} does not answer within {ANSWERS_WITHIN:.0f} s"
+        raise TorUnreachable(what, "if it hangs, restart it") from error
     except MissingPassword as error:
-        raise TorUnreachable(f"tor at {control} asks for a password; give it with --password", missing=False) from error
+        raise TorUnreachable(f"tor at {control} asks for a password", "give it with --password") from error
     except IncorrectPassword as error:
-        text = f"tor at {control} refuses the password; torrc has its hash (HashedControlPassword)"
-        raise TorUnreachable(text, missing=False) from error
+        remedy = "give the one whose hash is in torrc (HashedControlPassword)"
+        raise TorUnreachable(f"tor at {control} refuses the password", remedy) from error
     except UnreadableCookieFile as error:
-        raise TorUnreachable(f"tor's cookie for {control} cannot be read; run it as root", missing=False) from error
+        raise TorUnreachable(f"tor's cookie for {control} cannot be read", "run this command as root") from error
     except AuthenticationFailure as error:
-        raise TorUnreachable(f"tor at {control} does not let us ask; run it as root", missing=False) from error
+        raise TorUnreachable(f"tor at {control} does not let us ask", "run this command as root") from error
     except SocketError as error:
         denied = "Permission denied" in str(error)
-        text = f"{control} may not be opened; run it as root" if denied else f"no tor answers at {control}"
-        raise TorUnreachable(text, missing=not denied) from error
+        if denied:
+            raise TorUnreachable(f"{control} may not be opened", "run this command as root") from error
+        raise TorUnreachable(f"no tor answers at {control}", missing=True) from error
     except ControllerError as error:
-        raise TorUnreachable(f"tor at {control} broke off", missing=False) from error
+        raise TorUnreachable(f"tor at {control} broke off") from error
 
 
 def _connected(control: str) -> Controller:

@@ -96,7 +96,7 @@ class WhichTests(ISNCase):
         where = ("--keyring", str(self.keyring))
         for name, line, state in (("bob", self.bob, "revoked"), ("carol", carol, "expired")):
             call = ("isn", "which", self.isns(line, EPOCH)[0], "--epoch", str(EPOCH))
-            self.assertIn("cannot be told any more", self.refused(self.torknock(*call, *where)))
+            self.assertIn("revoked and expired lines are erased", self.refused(self.torknock(*call, *where)))
             self.assertIn(state, self.refused(self.torknock("isn", "list", name, *where)))
 
     def test_the_present_is_called_now(self) -> None:

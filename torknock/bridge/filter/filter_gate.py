@@ -129,8 +129,8 @@ class FilterGate:
         admitted = {**dict.fromkeys(tokens, until), **self._tokens}
         if len(admitted) > TOKENS_AT_MOST:
             raise GateFailed(
-                f"without privilege a port has at most {TOKENS_AT_MOST} tokens, and here are {len(admitted)}; revoke "
-                "lines, make them with a smaller --n, or enable the service torknock-gate.socket"
+                f"without privilege a port has at most {TOKENS_AT_MOST} tokens, and here are {len(admitted)}",
+                "revoke lines, make them with a smaller --n, or enable the service torknock-gate.socket",
             )
         self._tokens = admitted
         self._sift()
@@ -151,8 +151,8 @@ class FilterGate:
                 _choose(pair.deaf, self._tokens, pair.version)
         except OSError as error:
             raise GateFailed(
-                f"the kernel takes no program of {len(self._tokens)} tokens: {error.strerror}; raise the sysctl "
-                "net.core.optmem_max, or have fewer lines"
+                f"the kernel takes no program of {len(self._tokens)} tokens: {error.strerror}",
+                "raise the sysctl net.core.optmem_max, or have fewer lines",
             ) from error
         if self._tokens:
             self._runs_out = self._reactor.callLater(min(self._tokens.values()) - now, self._sift)
@@ -245,9 +245,9 @@ def _drops(sock: socket.socket) -> int:
 def _why(error: OSError, port: int) -> GateFailed:
     if error.errno in (errno.EACCES, errno.EPERM):
         return GateFailed(
-            f"port {port} cannot be had without privilege; as root: systemctl enable --now torknock-gate.socket, or "
-            "choose a port above 1023"
+            f"port {port} cannot be had without privilege",
+            "as root: systemctl enable --now torknock-gate.socket, or choose a port above 1023",
         )
     if error.errno == errno.EAFNOSUPPORT:
-        return GateFailed(f"{NO_IPV6}; torrc: ServerTransportListenAddr torknock 0.0.0.0:{port}")
+        return GateFailed(NO_IPV6, f"torrc: ServerTransportListenAddr torknock 0.0.0.0:{port}")
     return GateFailed(f"port {port} cannot be listened on: {error.strerror}")

@@ -45,7 +45,7 @@ class WhatIsThis(TorknockError):
     """It is not to be seen whether this host has a bridge or a client."""
 
     def __init__(self) -> None:
-        super().__init__("neither tor nor a keyring tells what this host has; say torknock doctor bridge, or client")
+        super().__init__("neither tor nor a keyring tells what this host has", "say torknock doctor bridge, or client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> l
         facts = await deferToThread(ask_tor, patient.control, patient.password)
         findings.append(tor.version(facts))
     except TorUnreachable as error:
-        remedy = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
-        findings.append((not_ok if error.missing else unknown)("tor", str(error), remedy))
+        start = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
+        findings.append((not_ok if error.missing else unknown)("tor", error.what, error.remedy or start))
     role = patient.role or _guess(patient, facts)
     tor_process = _process(facts)
     if tor_process is not None and not _is_here(tor_process):
@@ -175,12 +175,11 @@ def _access(facts: TorFacts | None, posture: Posture, filtering: bool, user: Pro
 async def _door(
     reactor: Any, facts: TorFacts | None, posture: Posture, transport: Process | None, filtering: bool
 ) -> list[Finding]:
-    firewall: Firewall | None = None
-    refused = ""
+    seen: Firewall | FirewallUnreadable
     try:
-        firewall = await deferToThread(look)
+        seen = await deferToThread(look)
     except FirewallUnreadable as error:
-        refused = str(error)
+        seen = error
     where = facts.of_torknock("ServerTransportListenAddr") if facts is not None else None
     try:
         address, number = parse_address(where or "")
@@ -190,16 +189,16 @@ async def _door(
     door = Door(str(address), number, 1, 2 if has_ipv6() else None)
     found = listening()
     findings = [port.listeners(number, posture, found, _sockets(transport))]
-    findings.append(port.gate(door.table, firewall, filtering))
-    if firewall is None:
-        why, _, install = refused.partition("; ")
-        findings.append(unknown("firewall", f"its rules cannot be listed: {why}", install or host.AS_ROOT))
-        findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", install or host.AS_ROOT))
+    findings.append(port.gate(door.table, None if isinstance(seen, FirewallUnreadable) else seen, filtering))
+    if isinstance(seen, FirewallUnreadable):
+        remedy = seen.remedy or host.AS_ROOT
+        findings.append(unknown("firewall", f"its rules cannot be listed: {seen.what}", remedy))
+        findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", remedy))
         return findings
     versions = routed(door.versions)
     own = None if door.everywhere else door.host
-    findings.append(port.let_in(number, [(version, firewall.judge(number, version, own)) for version in versions]))
-    findings.append(port.fits(posture, firewall.of_unused({number, *(each.port for each in found)}, versions)))
+    findings.append(port.let_in(number, [(version, seen.judge(number, version, own)) for version in versions]))
+    findings.append(port.fits(posture, seen.of_unused({number, *(each.port for each in found)}, versions)))
     return findings
 
 

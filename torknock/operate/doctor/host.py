@@ -150,8 +150,7 @@ async def gate_programs(reactor: Any, posture: Posture, knocks: bool) -> list[Fi
     try:
         told = await command(reactor, "nft", ["--version"], package="nftables")
     except GateFailed as error:
-        why, _, remedy = str(error).partition("; ")
-        return [not_ok("nft", why, remedy or "see why it does not run: nft --version")]
+        return [not_ok("nft", error.what, error.remedy or "see why it does not run: nft --version")]
     found = re.search(r"v(\d+)\.(\d+)\.(\d+)", told)
     version = tuple(map(int, found.groups())) if found else ()
     said = ".".join(map(str, version)) or "of an unknown version"
@@ -190,7 +189,7 @@ async def _loads(reactor: Any, posture: Posture, judging: Judging | None) -> Non
     text = ruleset.load(Door("0.0.0.0", 443, 1, 2 if has_ipv6() else None, posture), judging)  # noqa: S104  a text, not a socket
     nft = shutil.which("nft", path=PATH)
     if nft is None:
-        raise GateFailed("the command nft is missing; apt-get install nftables")
+        raise GateFailed("the command nft is missing", "apt-get install nftables")
     await command(reactor, "unshare", ["--net", nft, "-f", "-"], text.encode("ascii"), package="util-linux")
 
 

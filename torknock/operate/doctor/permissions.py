@@ -19,10 +19,9 @@ def listed(door: Entry, path: Path = ACCESS) -> Finding:
     try:
         entries = read(path)
     except AccessDenied as error:
-        why, _, remedy = str(error).partition("; ")
         if isinstance(error.__cause__, PermissionError):
-            return unknown(name, why, _AS_ROOT)
-        return not_ok(name, why, remedy or _MEND)
+            return unknown(name, error.what, _AS_ROOT)
+        return not_ok(name, error.what, error.remedy or _MEND)
     if door in entries:
         return ok(name, f"{path} lets {door.user} guard port {door.port} as {door.posture.value}")
     there = [each for each in entries if (each.port, each.user) == (door.port, door.user)]

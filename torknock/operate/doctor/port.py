@@ -55,8 +55,7 @@ def opens(warnings: Iterable[Warned]) -> Finding:
     closed = next((warned.text for warned in warnings if warned.trouble is Trouble.CLOSED), None)
     if closed is None:
         return ok("bridge", "it says that lines open its port")
-    why, _, remedy = closed.partition("; ")
-    return not_ok("bridge", why, remedy or "look at tor's log")
+    return not_ok("bridge", closed, "do what this says; tor's log has more, and the bridge opens again by itself")
 
 
 def let_in(port: int, judged: Sequence[tuple[int, Judgement]]) -> Finding:

@@ -84,7 +84,7 @@ def start_transport(tor: RunningTor, side: str) -> None:
     with tor.heard():
         tor.reload()
         if not tor.reads_within(_REGISTERED_WITHIN):
-            raise CannotSetUp("tor does not read its configuration anew; restart it")
+            raise CannotSetUp("tor does not read its configuration again", "restart it")
         if stays:
             return
         if running is not None:
@@ -94,7 +94,7 @@ def start_transport(tor: RunningTor, side: str) -> None:
         while not tor.registers_within(_STARTS_WITHIN):
             if tor.failed or time.monotonic() > gives_up:
                 said = tor.complaint or f"nothing within {_REGISTERED_WITHIN:.0f} s"
-                raise CannotSetUp(f"tor has not started the transport; it said: {said}")
+                raise CannotSetUp(f"tor has not started the transport. It said: {said}")
             if _transport(tor, side) is None:
                 tor.reload()
 
@@ -116,7 +116,7 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
     until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
-        raise CannotSetUp("tor does not tell its fingerprint yet; try again in a minute")
+        raise CannotSetUp("tor does not tell its fingerprint yet", "try again in a minute")
     directory = facts.data_directory / "pt_state" / "torknock"
     with Keyring.open(directory, create=True) as keyring:
         before = {issued.name for issued in keyring.lines()}

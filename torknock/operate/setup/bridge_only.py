@@ -41,16 +41,16 @@ def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: B
             verify_bridged(tor.config_file, tor.defaults_file)
     except (TorknockError, KeyboardInterrupt) as error:
         raise CannotSetUp(
-            f"{_reason(error)}; nothing is configured. tor's network stays off (DisableNetwork) until tor reads its "
-            "configuration again or is restarted; it then connects as before"
+            f"{_reason(error)}; nothing is configured. tor's network stays off (DisableNetwork)",
+            "to have tor connect as before, reload or restart it",
         ) from error
     try:
         start_transport(tor, "client")
         if tor.network_disabled:
-            raise CannotSetUp("tor's configuration has DisableNetwork 1; take it out, and reload tor")
+            raise CannotSetUp("tor's configuration has DisableNetwork 1", "take it out, and reload tor")
         _wait(tor, bridge)
     except (TorknockError, KeyboardInterrupt) as error:
-        raise CannotSetUp(f"{_reason(error)}; {_CONFIGURED}") from error
+        raise CannotSetUp(_reason(error), _CONFIGURED) from error
 
 
 def verify_bridged(config_file: Path, defaults_file: Path | None) -> None:
@@ -60,14 +60,15 @@ def verify_bridged(config_file: Path, defaults_file: Path | None) -> None:
     """
     if shutil.which("tor", path=PATH) is None:
         raise CannotSetUp(
-            f"no command tor in {PATH}: whether tor would use the bridge, or connect directly, cannot be checked; "
-            "install Debian's tor, or link the one that runs to /usr/local/bin"
+            f"no command tor in {PATH}: whether tor would use the bridge, or connect directly, cannot be checked",
+            "install Debian's tor, or link the one that runs to /usr/local/bin",
         )
     options = configured(config_file, defaults_file)
     if ("UseBridges", "1") not in options or not any(name == "Bridge" for name, _ in options):
         raise CannotSetUp(
             f"tor would not use the bridge, but connect directly: another UseBridges stands behind torknock's part of "
-            f"{config_file}, there or in a file that it includes; take it out"
+            f"{config_file}, there or in a file that it includes",
+            "take it out",
         )
 
 

@@ -114,7 +114,7 @@ class File:
         """Refuse to replace a file that torknock has not written."""
         there = read(self.path)
         if there is not None and there not in {self.text, self.replaces, *(each.text for each in earlier)}:
-            raise CannotChange(f"{self.path} is there already, and not as torknock wrote it; move it away")
+            raise CannotChange(f"{self.path} is there already, and not as torknock wrote it", "move it away")
         self.before = there
         self.made = [str(each) for each in reversed(Path(self.path).parents) if not each.exists()]
 
@@ -401,7 +401,7 @@ class Process:
         daemons.end_holder(self.socket)
         started = daemons.start(self.command, self.socket, self.user, self.group, Path(self.log))
         if started is None:
-            raise CannotChange(f"the service that listens on {self.socket} does not start; see {self.log}")
+            raise CannotChange(f"the service that listens on {self.socket} does not start", f"see {self.log}")
         self.started = {"pid": started.pid, "since": started.since}
 
     def undo(self) -> str:

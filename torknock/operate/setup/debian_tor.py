@@ -119,7 +119,7 @@ def start() -> bool:
     if not until(lambda: Path(CONTROL).exists(), _OPENS_WITHIN):
         run("systemctl", "stop", _UNIT, check=False)
         said = run("journalctl", f"--unit={_UNIT}", f"--since=@{began}", "--no-pager", "--output=json", check=False)
-        raise CannotSetUp(f"tor does not start: {why_refused(from_journal(said.output))}; it is stopped")
+        raise CannotSetUp(f"tor does not start: {why_refused(from_journal(said.output))}. It is stopped")
     return True
 
 
@@ -142,7 +142,7 @@ def stop(control: str, password: str | None) -> bool:
             return False
         raise
     if pid is None or not until(lambda: not _lives(pid), _ENDS_WITHIN):
-        raise CannotSetUp(f"tor does not end; nothing was taken back. End it, and try again (its process is {pid})")
+        raise CannotSetUp("tor does not end; nothing was taken back", f"end its process, {pid}, and try again")
     return False
 
 

@@ -68,7 +68,8 @@ class Door:
         others = parse(there.replace(self.former, "", 1), str(ACCESS))
         if taken := next((other for other in others if other.port == self.port), None):
             raise AccessDenied(
-                f"{ACCESS} has port {self.port} for {taken.user} already; name another port with --port, or take it out"
+                f"{ACCESS} has port {self.port} for {taken.user} already",
+                "name another port with --port, or take it out",
             )
 
     def make(self) -> None:

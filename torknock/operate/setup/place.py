@@ -92,7 +92,7 @@ def place_at(control: str, password: str | None) -> Place:
     if found := re.fullmatch(r"/run/tor-instances/([A-Za-z0-9]+)/control", control):
         return Place.of(INSTANCES / found[1] / "torrc")
     if others and control != CONTROL:
-        raise CannotChange(f"no tor answers at {control}, and several are set up here; start it, and try again")
+        raise CannotChange(f"no tor answers at {control}, and several are set up here", "start it, and try again")
     return usual
 
 

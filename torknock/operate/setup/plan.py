@@ -62,9 +62,9 @@ class Host:
         *user* is whose tor starts the program, if not tor's own. Raises `CannotSetUp`.
         """
         if os.geteuid() != 0:
-            raise CannotSetUp("setup changes files of this host; run it as root")
+            raise CannotSetUp("setup changes files of this host", "run it as root")
         if " " in str(program):
-            raise CannotSetUp(f"tor cannot start {program}, because of the space in it; install torknock elsewhere")
+            raise CannotSetUp(f"tor cannot start {program}, because of the space in it", "install torknock elsewhere")
         apparmor = APPARMOR.parent.is_dir() and _read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
         config_file, tor_user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
         _check_runs(program, user or tor_user)
@@ -80,8 +80,9 @@ def _check_runs(program: Path, user: str) -> None:
     become = ("setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--no-new-privs")
     if run(*become, str(program), "--version", check=False).status:
         raise CannotSetUp(
-            f"{user} cannot run {program}, and so cannot its tor; install torknock where every user can run it: "
-            "contrib/install does, and so does pipx with PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin"
+            f"{user} cannot run {program}, and so cannot its tor",
+            "install torknock where every user can run it: "
+            "contrib/install does, and so does pipx with PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin",
         )
 
 
@@ -105,8 +106,8 @@ def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host
     if exposed:
         ports = ", ".join(f"ORPort {value}" for value in facts.options.get("ORPort", ()))
         raise CannotSetUp(
-            f"tor's ORPort listens on {', '.join(exposed)}, which gives a hidden bridge away; take {ports or 'it'} "
-            f"out of {host.place.config_file}, reload tor, and try again"
+            f"tor's ORPort listens on {', '.join(exposed)}, which gives a hidden bridge away",
+            f"take {ports or 'it'} out of {host.place.config_file}, reload tor, and try again",
         )
     wanted = {
         "BridgeRelay": "1",
@@ -132,9 +133,9 @@ def client_options(facts: TorFacts, bridge_line: BridgeLine, known: str, host: H
     """The lines of torrc that make a client of the bridge, and of those in *known*, its former lines. Pure."""
     _check_version(facts)
     if facts.option("BridgeRelay") == "1":
-        raise CannotSetUp("this tor is a bridge itself, and cannot use one; use another tor as the client")
+        raise CannotSetUp("this tor is a bridge itself, and cannot use one", "use another tor as the client")
     if facts.option("ORPort") not in (None, "0"):
-        raise CannotSetUp("this tor is a relay, and a relay cannot use a bridge; use another tor as the client")
+        raise CannotSetUp("this tor is a relay, and a relay cannot use a bridge", "use another tor as the client")
     written = write_bridge_line(bridge_line)
     former = [line for line in known.splitlines() if line.startswith("Bridge torknock ")]
     same = {bridge_line.fingerprint, write_address(bridge_line.address, bridge_line.port)}
@@ -157,7 +158,7 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     place = host.place
     if place.name and includes(place.config_file, SNIPPET):
         raise CannotSetUp(
-            f"{place.config_file} includes {SNIPPET}, which is another tor's; take that %include out, and try again"
+            f"{place.config_file} includes {SNIPPET}, which is another tor's", "take that %include out, and try again"
         )
     changes.append(
         File(str(place.snippet), _HEAD + options, 0o640, group, Reader.TOR, known_options(place.snippet) or None)
@@ -244,13 +245,13 @@ def port_and_posture(
     port, posture = port or there or 443, posture or options.get("posture") or usual()
     if port != there and posture != "decoy" and is_served("0.0.0.0", port):  # noqa: S104  looked at, not listened on
         raise CannotSetUp(
-            f"another program listens on port {port}; end it, name another with --port, or let it be the decoy with "
-            "--posture decoy"
+            f"another program listens on port {port}",
+            "end it, name another with --port, or let it be the decoy with --posture decoy",
         )
     if rule := taken(port, (4, 6), None):
         raise CannotSetUp(
-            f"address translation takes port {port} to another service, such as a container that publishes it; remove "
-            f"the rule, or name another port with --port: {rule}"
+            f"address translation takes port {port} to another service, such as a container that publishes it",
+            f"remove the rule, or name another port with --port: {rule}",
         )
     return port, posture
 
@@ -302,7 +303,7 @@ def _process(service: str, path: str, host: Host, group: int) -> Process:
 def _check_version(facts: TorFacts) -> None:
     if facts.version[:3] < OLDEST_TOR:
         wanted = ".".join(map(str, OLDEST_TOR))
-        raise CannotSetUp(f"this tor is {'.'.join(map(str, facts.version))}; torknock needs {wanted} or newer")
+        raise CannotSetUp(f"this tor is {'.'.join(map(str, facts.version))}", f"torknock needs {wanted} or newer")
 
 
 def _is_loopback(where: str) -> bool:

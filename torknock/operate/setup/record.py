@@ -38,7 +38,7 @@ class Record:
     def alone(self) -> Iterator[None]:
         """Within this, no other set-up changes this host. Raises `CannotChange` if another is at work."""
         if os.geteuid() != 0:
-            raise CannotChange("setup changes files of this host; run it as root")
+            raise CannotChange("setup changes files of this host", "run it as root")
         with ExitStack() as stack:
             with _reasons():
                 os.fchmod(self._hold(stack), 0o700)  # who can open a directory can lock it
@@ -52,8 +52,8 @@ class Record:
             place = directory_of_others(self._path)
         if place is not None:
             raise CannotChange(
-                f"{place} can be written by others than root, who could replace {self._path}; "
-                f"chown -h root {place}; chmod go-w {place}"
+                f"{place} can be written by others than root, who could replace {self._path}",
+                f"chown -h root {place}; chmod go-w {place}",
             )
 
     def _hold(self, stack: ExitStack) -> int:
@@ -64,7 +64,7 @@ class Record:
             try:
                 held = stack.enter_context(alone_in(directory, wait=False))
             except BlockingIOError:
-                raise CannotChange("another torknock setup is at work on this host; wait until it ends") from None
+                raise CannotChange("another torknock setup is at work on this host", "wait until it ends") from None
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(held), os.stat(directory)):
                     return held
@@ -84,7 +84,7 @@ class Record:
                 return [_made(_of_the_first_format(each)) for each in told]
             return [_made(each) for each in told["changes"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise CannotChange(f"{self._path} is damaged, and does not say what was changed; move it away") from None
+            raise CannotChange(f"{self._path} is damaged, and does not say what was changed", "move it away") from None
 
     @contextmanager
     def making(self, changes: list[Change]) -> Iterator[None]:

@@ -56,7 +56,7 @@ def _kept(table: str, path: Path) -> set[int]:
             known |= dict.fromkeys(found, now + SECONDS_AT_MOST)
             _write(path, known)
     except OSError as error:
-        raise GateFailed(f"{path}: {error.strerror or type(error).__name__}; {_MEND}") from error
+        raise GateFailed(f"{path}: {error.strerror or type(error).__name__}", _MEND) from error
     return set(known)
 
 

@@ -28,7 +28,7 @@ def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
     with_ipv6 = has_ipv6()
     address = ip_address(host)
     if address.version == 6 and not with_ipv6 and not address.is_unspecified:
-        raise GateFailed(f"{NO_IPV6}; torrc: ServerTransportListenAddr torknock 0.0.0.0:443")
+        raise GateFailed(NO_IPV6, "torrc: ServerTransportListenAddr torknock 0.0.0.0:443")
     first = _hidden(socket.AF_INET, "127.0.0.1")
     try:
         return (first, _hidden(socket.AF_INET6, "::1")) if with_ipv6 else (first,)

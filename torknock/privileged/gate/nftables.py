@@ -164,7 +164,7 @@ class NftablesGate:
 
     async def _change(self, tokens: Collection[int], command: Callable[[list[int]], str]) -> None:
         if self._claim is None:
-            raise GateFailed(f"the gate of port {self._door.port} is closed; nothing can be changed about it")
+            raise GateFailed(f"the gate of port {self._door.port} is closed, so it cannot be changed")
         waiting = list(tokens)
         for start in range(0, len(waiting), _TOKENS_A_COMMAND):
             await self._load(command(waiting[start : start + _TOKENS_A_COMMAND]))
@@ -206,8 +206,8 @@ class NftablesGate:
             self._looked = generation, rule
         if rule := self._looked[1]:
             raise GateFailed(
-                f"address translation takes port {self._door.port} to another service; remove the rule, or hide "
-                f"another port: {rule}"
+                f"address translation takes port {self._door.port} to another service",
+                f"remove the rule, or hide another port: {rule}",
             )
 
     async def _listed(self) -> str:
@@ -243,7 +243,8 @@ def _generation() -> int:
     try:
         return ruleset_generation()
     except OSError as error:
-        raise GateFailed(f"nftables cannot be asked: {error.strerror or error}; the kernel needs nf_tables") from error
+        reason = error.strerror or error
+        raise GateFailed(f"nftables cannot be asked: {reason}", "use a kernel with nf_tables") from error
 
 
 async def _list(reactor: Any, table: str) -> str:
