@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "contrib" / "doc" / "architecture.md"
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "contrib").glob("*/*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "contrib").glob("*/*.md")))
 
 _NAMED = re.compile(r"(?<![\w./-])((?:tests|torknock|pluggable|contrib)/[a-z_][\w./-]*)|`([a-z_]+/[\w/]+\.py)`")
 """A path from the root of the repository, or a module's, in backticks, from `torknock/` on."""
@@ -20,8 +20,9 @@ _ENTRY = re.compile(r" {4}( *)([\w.]+/?)  +\S.*|    (\w+/)")
 
 
 def named(text: str) -> set[str]:
-    """The paths that *text* names."""
-    return {(found[1] or found[2]).rstrip("./-") for found in _NAMED.finditer(text)}
+    """The paths that *text* names; NAME in one stands for a file that the reader writes."""
+    paths = ((found[1] or found[2]).rstrip("./-") for found in _NAMED.finditer(text))
+    return {path for path in paths if "NAME" not in path}
 
 
 def tree(text: str) -> Iterator[str]:
