@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "contrib" / "doc" / "architecture.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "contrib").glob("*/*.md")))
 
+PROSE = (*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "contrib" / "doc").glob("*.md")))
+COLUMNS = 120
+
 _NAMED = re.compile(r"(?<![\w./-])((?:tests|torknock|pluggable|contrib)/[a-z_][\w./-]*)|`([a-z_]+/[\w/]+\.py)`")
 """A path from the root of the repository, or a module's, in backticks, from `torknock/` on."""
 
@@ -52,6 +55,16 @@ class DocumentTests(SynchronousTestCase):
             if not (ROOT / path).exists() and not (ROOT / "torknock" / path).exists()
         }
         self.assertEqual(missing, set())
+
+    def test_no_line_is_wider_than_a_terminal(self) -> None:
+        """Also in tables and examples: a longer row is a list."""
+        wide = [
+            f"{document.relative_to(ROOT)}:{number}: {len(line)} columns"
+            for document in PROSE
+            for number, line in enumerate(document.read_text("utf-8").splitlines(), 1)
+            if len(line) > COLUMNS
+        ]
+        self.assertEqual(wide, [])
 
     def test_every_file_of_the_tree_exists(self) -> None:
         """Under "Files" in architecture.md."""
