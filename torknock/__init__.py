@@ -1,12 +1,20 @@
-"""Silent knocking for Tor bridges: the ISN of the SYN is the key.
+"""Silent knocking for Tor bridges: the ISN of a client's SYN opens the port.
 
-isn        what an ISN says
-segment    raw octets -> IP -> TCP
-line       bridge lines
-keyring    the lines that a bridge has issued
-gate       the bridge's door
-dial       the client's knock
-channel    what runs behind the handshake
-transport  the rooms above joined to `pluggable`
-cli        the command `torknock`
+protocol    the protocol as values: bridge lines, tokens, knocks, proofs. Pure
+interfaces  the gate and the dialer: all that needs privilege, on one page
+errors      what is wrong, and what to do about it
+redact      texts without addresses and secrets
+kernel      what Linux provides
+keyring     the lines that a bridge has issued
+channel     what runs behind the TCP handshake
+tor         what a running tor is asked
+service     what both sides of the privilege line speak
+firewall    what this host's firewall does with a SYN
+privileged  all that runs with CAP_NET_ADMIN
+bridge      the bridge's transport
+client      the client's transport
+operate     what operators do, as functions that return values
+cli         the command `torknock`
+
+Who may import whom, and which program has which rights: `contrib/doc/architecture.md`.
 """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -14,6 +14,7 @@ from click_man.man import ManPage
 from torknock.cli import torknock
 
 MAN = Path(__file__).parent
+PROJECT = MAN.parents[1] / "pyproject.toml"
 COMPLETION = MAN.parent / "completion"
 SHELLS = {"bash": "torknock.bash", "zsh": "_torknock", "fish": "torknock.fish"}
 
@@ -44,6 +45,11 @@ def main() -> None:
             (directory / name).write_text(text, "utf-8")
 
 
+def _version() -> str:
+    """The version of this tree, which an installed one may not have yet."""
+    return str(tomllib.loads(PROJECT.read_text("utf-8"))["project"]["version"])
+
+
 def _contexts(command: click.Command = torknock, above: click.Context | None = None) -> Iterator[click.Context]:
     context = click.Context(command, info_name=command.name, parent=above)
     yield context
@@ -57,7 +63,7 @@ def _contexts(command: click.Command = torknock, above: click.Context | None = N
 def _page(context: click.Context) -> str:
     command = context.command
     page = ManPage(context.command_path)
-    page.date, page.version = "", f"torknock {version('torknock')}"
+    page.date, page.version = "", f"torknock {_version()}"
     page.short_help = _prose(command.help).partition("\n")[0].rstrip(".")
     page.synopsis = " ".join(command.collect_usage_pieces(context))
     page.description = _prose(command.help)

@@ -1,1 +1,1 @@
-"""Tests with real packets, in network namespaces (root)."""
+"""Tests with real packets, nftables and processes, in network namespaces. Needs root."""

@@ -1,1 +1,1 @@
-"""What several tests share."""
+"""What several tests share: hosts, captures, packets, a private Tor network, hypothesis strategies."""

@@ -1,1 +1,1 @@
-"""Tests with a real tor, in a private network (root)."""
+"""Tests with a real tor: a private Tor network, and Debian machines that are set up and undone. Needs root."""

@@ -1,1 +1,1 @@
-"""Tests without root: as an ordinary user, in memory or on loopback."""
+"""Tests without root: in memory or on loopback, as an ordinary user."""

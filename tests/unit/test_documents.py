@@ -8,6 +8,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+import torknock
+
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "contrib" / "doc" / "architecture.md"
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "contrib").glob("*/*.md")))
@@ -60,11 +62,18 @@ class DocumentTests(SynchronousTestCase):
         """Also in tables and examples: a longer row is a list."""
         wide = [
             f"{document.relative_to(ROOT)}:{number}: {len(line)} columns"
-            for document in PROSE
+            for document in DOCUMENTS
             for number, line in enumerate(document.read_text("utf-8").splitlines(), 1)
             if len(line) > COLUMNS
         ]
         self.assertEqual(wide, [])
+
+    def test_the_package_names_its_rooms(self) -> None:
+        """`help(torknock)` has a line for each package and module, but for `__main__`."""
+        modules = {path.stem for path in (ROOT / "torknock").glob("[a-z]*.py")}
+        packages = {path.parent.name for path in (ROOT / "torknock").glob("*/__init__.py")}
+        named_here = re.findall(r"(?m)^(\w+)  +\w", torknock.__doc__ or "")
+        self.assertEqual(sorted(named_here), sorted(modules | packages))
 
     def test_every_file_of_the_tree_exists(self) -> None:
         """Under "Files" in architecture.md."""

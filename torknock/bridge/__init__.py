@@ -1,1 +1,1 @@
-"""The bridge's transport: who is admitted, and what becomes of a connection."""
+"""The bridge's transport: from tor's options to a guarded port, and from an accepted connection to tor."""

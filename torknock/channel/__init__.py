@@ -1,1 +1,1 @@
-"""What runs behind the handshake (protocol.md §3)."""
+"""The channels: they carry the service's octets behind the TCP handshake (protocol.md §3)."""

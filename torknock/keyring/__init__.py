@@ -1,1 +1,1 @@
-"""The lines that a bridge has issued, and its key."""
+"""The lines that a bridge has issued, its TLS key, and the erasure of what is over."""

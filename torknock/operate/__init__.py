@@ -1,1 +1,1 @@
-"""What operators do, as functions that return values."""
+"""What operators do, as functions that return values; `torknock.cli` asks and prints."""

@@ -1,4 +1,4 @@
-"""How a transport without privilege asks a service that has it: lines over a Unix socket, sockets beside them."""
+"""What both sides of the privilege line speak: lines of words over a Unix socket, with sockets beside them."""
 
 from __future__ import annotations
 

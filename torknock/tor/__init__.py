@@ -1,4 +1,4 @@
-"""What is asked of a tor that runs."""
+"""What a running tor is asked, and what its answers mean."""
 
 CONTROL = "/run/tor/control"
 """Where Debian's tor takes commands."""

@@ -1,1 +1,1 @@
-"""Tests of torknock.client."""
+"""Tests of the client's transport, with a clock and a dialer in memory: which SYN leaves when, what tor is told."""

@@ -1,1 +1,1 @@
-"""Tests of torknock.kernel."""
+"""Tests of what Linux provides, as an ordinary user sees it: files, locks, limits, programs, segments."""

@@ -1,1 +1,1 @@
-"""Tests of torknock.keyring."""
+"""Tests of the keyring: lines are issued, revoked and expire, and what derived their tokens is erased."""

@@ -1,1 +1,1 @@
-"""Tests of torknock.operate."""
+"""Tests of what operators do, on values and files of their own: no host is changed."""

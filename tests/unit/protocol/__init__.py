@@ -1,1 +1,1 @@
-"""Tests of torknock.protocol."""
+"""Tests of the protocol: vectors of other implementations, and properties of every input."""

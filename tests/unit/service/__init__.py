@@ -1,1 +1,1 @@
-"""Tests of torknock.service."""
+"""Tests of both sides of the privilege line: grammars, peers, access lists, passed descriptors."""

@@ -1,1 +1,1 @@
-"""A gate without any privilege."""
+"""A gate without any privilege: two listening sockets, and a program that chooses between them."""

@@ -1,1 +1,1 @@
-"""What `torknock doctor` looks at: the host, tor, the protected port. Nothing is changed."""
+"""The conditions that `torknock doctor` checks: the host, tor, the protected port. Changes nothing."""

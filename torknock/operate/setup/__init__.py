@@ -1,1 +1,1 @@
-"""What a set-up changes on a host, and how it is undone."""
+"""What `torknock setup` changes on a host, and how it is undone."""

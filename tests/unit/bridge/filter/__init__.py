@@ -1,1 +1,1 @@
-"""Tests of torknock.bridge.filter."""
+"""Tests of the gate without privilege; `tests.kernel.test_filter` runs it in the kernel."""
