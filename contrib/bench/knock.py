@@ -13,7 +13,7 @@ from pathlib import Path
 from contrib.bench.table import Figure
 from contrib.bench.transports import plain_server, service, torknock_server
 from tests.support.netns import Namespace, end
-from torknock.kernel.linux import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
+from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 from torknock.keyring.lines import Keyring
 from torknock.protocol.token import epoch_at, tokens
 

@@ -26,7 +26,7 @@ from torknock.firewall import iptables_rules
 from torknock.firewall.fate import SYN, judge
 from torknock.firewall.listed import items
 from torknock.firewall.look import Firewall
-from torknock.kernel import linux, proc
+from torknock.kernel import proc
 from torknock.keyring.lines import Keyring
 from torknock.operate.doctor.tor import bridge_options, client_options, is_exposed, takes_clients
 from torknock.operate.setup import place
@@ -183,7 +183,7 @@ def _listeners(octets: bytes) -> None:
         row = f"0: {host.hex().upper()}:{octets[16:18].hex()} {host.hex()}:0000 {octets[18]:02X} 0:0 00:0 0 0 0"
         with mock.patch.object(Path, "read_text", lambda *_, row=row: f"sl\n{row} {octets[19]} 1\n"):
             list(proc._listening(name))
-            linux.is_served("0.0.0.0", 443)  # noqa: S104  looked up
+            proc.is_served("0.0.0.0", 443)  # noqa: S104  looked up
 
 
 class _Answers:

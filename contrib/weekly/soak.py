@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from contrib.bench.table import Figure
 from contrib.weekly.ends import Ends, Session, resident
-from torknock.kernel.linux import raise_descriptor_limit
+from torknock.kernel.descriptor_limit import raise_descriptor_limit
 
 CONNECTIONS = 800
 _KILOBYTES = 4

@@ -134,8 +134,9 @@ def _tor_link(octets: bytes) -> None:
 
 
 def _netlink(octets: bytes) -> None:
-    for value in (*netlink._attributes(octets).values(), *netlink._each(octets)):
-        netlink._attributes(value)
+    for received in netlink.messages(octets):
+        for _, value in netlink.attributes(received.body):
+            list(netlink.attributes(value))
 
 
 def _speak(lower: IProtocol, octets: bytes) -> None:
@@ -179,21 +180,22 @@ def _server_hello() -> bytes:
 def _queued(datagram: bytes) -> bytes:
     """A message of the packet queue (linux/netfilter/nfnetlink_queue.h)."""
     attributes = b"".join(
-        nfqueue._attribute(kind, value)
+        netlink.attribute(kind, value)
         for kind, value in ((1, struct.pack("!IHBx", 7, 0x800, 1)), (3, bytes(4)), (10, datagram))
     )
-    return nfqueue._message(nfqueue._PACKET, 1, attributes, 0)
+    return netlink.message(nfqueue._PACKET, attributes)
 
 
 _CERTIFICATES = struct.pack("!IBH", 0, 129, 10) + b"\2\2\0\3abc\4\0\1x"
 _WANTED = b"\5\1\2\1\4key=\1a\5\1\0\1\xc0\0\2\7\1\xbb"
+_NESTED = netlink.message(1, netlink.attribute(1, netlink.attribute(1, b"abcd")))
 
 TARGETS = (
     Target("socks", _socks, (), (b"\0" + _WANTED, b"\x40" + _WANTED, b"\x40\5\1\0\5\1\0\4" + bytes(16) + b"\1\xbb")),
     Target("extorport", _extorport, (), (b"\x40\1\2\0", b"\x40\1\x10\1\0\0", b"\1\1\x10\0\0\2ab\x10\0\0\0rest")),
     Target("syn", _syn, (BadDatagram,), (build(_SYN4), build(_SYN6), build(_SYN4)[:20])),
     Target("packet-queue", nfqueue._parse, (), (_queued(build(_SYN4)), _queued(build(_SYN6)))),
-    Target("nftables-netlink", _netlink, (), (netlink._attribute(1, netlink._attribute(1, b"abcd")), b"\0" * 8)),
+    Target("nftables-netlink", _netlink, (), (_NESTED, b"\0" * 32)),
     Target("hello", _hello, (WrongHello,), (b"\x40" + hello(bytes(32), b"pad"), b"\x07" + bytes(32) + b"\4\1")),
     Target("integrity", _integrity, (), (b"\1GET /", b"\x40GET / HTTP/1.1")),
     Target("tls-server", _tls_server, (), (b"\xff" + _client_hello(), b"\x05" + _client_hello(), b"\xffGET / HTTP")),

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import Lab
-from torknock.kernel.linux import is_clock_synchronized
+from torknock.kernel.wall_clock import is_clock_synchronized
 from torknock.protocol.token import epoch_at
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"

@@ -56,7 +56,7 @@ import json, sys
 from twisted.internet import reactor
 from twisted.internet.task import react
 from torknock.client.remote_dialer import RemoteDialer
-from torknock.kernel.linux import may_administer_network
+from torknock.kernel.capability import may_administer_network
 
 async def knock(reactor):
     assert not may_administer_network()

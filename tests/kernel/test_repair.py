@@ -31,7 +31,8 @@ from tests.support.netns import Host, Lab
 from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
 from torknock.interfaces import CannotKnock, IDialer, Slipped
-from torknock.kernel.linux import NO_CAPABILITY, TCP_REPAIR
+from torknock.kernel.capability import NO_CAPABILITY
+from torknock.kernel.socket_options import TCP_REPAIR
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.tuples import SAME_TUPLE_AFTER, Tuples
 from torknock.protocol.bridge_line import Line

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.netns import Host, Namespace, end
-from torknock.kernel.linux import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
+from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 from torknock.keyring.lines import Issued, Keyring
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))

@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torknock.kernel.descriptor_limit import Places
-from torknock.kernel.linux import TCP_SAVED_SYN
 from torknock.kernel.segment import BadDatagram
+from torknock.kernel.socket_options import TCP_SAVED_SYN
 from torknock.kernel.syn_reader import SYNReader
 from torknock.protocol.syn import SYN
 

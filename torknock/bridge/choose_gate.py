@@ -15,7 +15,9 @@ from torknock.bridge.filter.filter_gate import FilterGate
 from torknock.bridge.remote_gate import RemoteGate
 from torknock.errors import TorknockError
 from torknock.interfaces import GateFailed, IGate
-from torknock.kernel.linux import has_ipv6, is_served, may_administer_network
+from torknock.kernel.capability import may_administer_network
+from torknock.kernel.ipv6 import has_ipv6
+from torknock.kernel.proc import is_served
 from torknock.privileged.gate.listeners import door, hidden_listeners
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.privileged.gate.service import served

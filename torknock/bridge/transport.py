@@ -26,7 +26,8 @@ from torknock.bridge.reopening import ReopeningDoor
 from torknock.bridge.running import GuardedDoor, Wanted, address, in_thread
 from torknock.errors import TorknockError
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
-from torknock.kernel.linux import is_clock_synchronized, is_served
+from torknock.kernel.proc import is_served
+from torknock.kernel.wall_clock import is_clock_synchronized
 from torknock.keyring.file import KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.protocol.door import Posture

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from torknock.errors import TorknockError
-from torknock.kernel.linux import keep_memory_private
+from torknock.kernel.private_memory import keep_memory_private
 
 
 class Verb(NamedTuple):

@@ -74,7 +74,7 @@ def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[An
     from torknock.client.memory import Memory
     from torknock.client.reach import Bridges
     from torknock.client.remote_dialer import RemoteDialer
-    from torknock.kernel.linux import may_administer_network
+    from torknock.kernel.capability import may_administer_network
     from torknock.operate.check_bridge import check, check_as_stranger
     from torknock.privileged.dial.repair import RepairDialer
 

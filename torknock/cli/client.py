@@ -10,7 +10,7 @@ from importlib.metadata import version
 import click
 
 from torknock.cli.options import helper_option
-from torknock.kernel.linux import raise_descriptor_limit
+from torknock.kernel.descriptor_limit import raise_descriptor_limit
 from torknock.service import DIAL_SOCKET
 
 

@@ -8,8 +8,7 @@ import sys
 import click
 
 from torknock.cli.service_options import guests_options, socket_option, without_openssl
-from torknock.kernel.descriptor_limit import OF_A_PEER, places
-from torknock.kernel.linux import raise_descriptor_limit
+from torknock.kernel.descriptor_limit import OF_A_PEER, places, raise_descriptor_limit
 from torknock.service import DIAL_SOCKET
 from torknock.service.peers import Guests
 

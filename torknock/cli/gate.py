@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from torknock.cli.service_options import socket_option, without_openssl
-from torknock.kernel.descriptor_limit import OF_A_PEER, places
-from torknock.kernel.linux import raise_descriptor_limit
+from torknock.kernel.descriptor_limit import OF_A_PEER, places, raise_descriptor_limit
 from torknock.service import GATE_SOCKET, doors
 from torknock.service.access import ACCESS, AccessList
 

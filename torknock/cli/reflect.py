@@ -10,7 +10,7 @@ import click
 from torknock.cli.options import say
 from torknock.client.path import reflect as reflecting
 from torknock.errors import TorknockError
-from torknock.kernel.linux import NO_IPV6
+from torknock.kernel.ipv6 import NO_IPV6
 from torknock.protocol.bridge_line import LineError, parse_address, write_address
 
 

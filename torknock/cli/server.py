@@ -10,7 +10,7 @@ import click
 
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.cli.options import helper_option
-from torknock.kernel.linux import raise_descriptor_limit
+from torknock.kernel.descriptor_limit import raise_descriptor_limit
 from torknock.service import GATE_SOCKET
 
 

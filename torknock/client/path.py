@@ -26,8 +26,10 @@ from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
-from torknock.kernel.linux import NO_IPV6, TCP_SAVE_SYN, TCP_SAVED_SYN, may_administer_network
+from torknock.kernel.capability import may_administer_network
+from torknock.kernel.ipv6 import NO_IPV6
 from torknock.kernel.segment import BadDatagram, parse_segment, without_extensions, without_options
+from torknock.kernel.socket_options import TCP_SAVE_SYN, TCP_SAVED_SYN
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.timestamp import clock, stamps
 

@@ -30,8 +30,8 @@ from torknock.client.reach import Bridges
 from torknock.client.remote_dialer import RemoteDialer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
+from torknock.kernel.capability import may_administer_network
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
-from torknock.kernel.linux import may_administer_network
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at

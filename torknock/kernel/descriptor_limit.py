@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+
 from twisted.logger import Logger
 
 _log = Logger()
+
+_AT_MOST = 65_536
+_UNKNOWN = 1_024  # the kernel's own soft limit, and systemd's
 
 RESERVE = 128
 """Descriptors that no connection may take: files, locks, listeners, the pipes of `nft`, askers of the status."""
@@ -17,6 +23,21 @@ OF_A_REQUEST = 4
 
 OF_A_PEER = 8
 """Descriptors of a peer of a service: its connection, twice, the sockets that are made for it, and one that leaves."""
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may, 65,536 at most (getrlimit(2), RLIMIT_NOFILE); returns how many.
+
+    Every connection takes two, and programs are started with a soft limit of 1,024. More than the most would make each
+    start of a program slow, which closes all that may be open. A unit's filter of system calls may leave it as it is.
+    """
+    soft = _UNKNOWN
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = max(soft, min(hard, _AT_MOST))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        return limit
+    return soft
 
 
 def places(limit: int, each: int) -> int:

@@ -1,6 +1,7 @@
-"""What nftables' own netlink interface tells in microseconds (linux/netfilter/nf_tables.h).
+"""Messages of netlink's netfilter family: written, read, sent (netlink(7), linux/netfilter/nfnetlink.h).
 
-`nft` reads every token back from the kernel whatever it is asked, which takes a second for 100,000 of them.
+Each message is a header, `struct nlmsghdr` and `struct nfgenmsg`, and attributes, `struct nlattr`, which can be nested.
+What is read is never trusted to be whole: a length that is wrong ends what is found.
 """
 
 from __future__ import annotations
@@ -8,120 +9,138 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300  # NLM_F_*, linux/netlink.h
 
 _NETLINK_NETFILTER = 12  # linux/netlink.h
-_NLM_F_REQUEST = 1  # linux/netlink.h
-_NLM_F_DUMP = 0x300  # linux/netlink.h
-_NLM_F_DUMP_INTR = 0x10  # linux/netlink.h
+_DUMP_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR, linux/netlink.h
 _ERROR, _DONE = 2, 3  # NLMSG_*, linux/netlink.h
-_DUMP_AT_ONCE = 1 << 16
-_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
-_NEWGEN, _GETGEN = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
-_NEWOBJ, _GETOBJ = _SUBSYSTEM << 8 | 18, _SUBSYSTEM << 8 | 19
-_GETSETELEM = _SUBSYSTEM << 8 | 13
-_GEN_ID = 1  # NFTA_GEN_*
-_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
-_ELEMENT_KEY = 1  # NFTA_SET_ELEM_*
-_DATA_VALUE = 1  # NFTA_DATA_*
-_OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4  # NFTA_OBJ_*
-_COUNTER = 1  # NFT_OBJECT_COUNTER
-_COUNTER_PACKETS = 2  # NFTA_COUNTER_*
-_INET = 1  # NFPROTO_INET, linux/netfilter.h
 _NESTED = 0x8000  # NLA_F_NESTED, linux/netlink.h
-_HEADER = struct.Struct("=IHHIIBBH")  # struct nlmsghdr and struct nfgenmsg
+_HEADER = struct.Struct("=IHHIIBBH")
+_SIZE_AND_KIND = struct.Struct("=HH")
+_CODE = struct.Struct("=i")
+_RECEIVED_AT_ONCE = 1 << 16
+_ANSWERS_WITHIN = 1.0
+"""Seconds. The kernel answers at once."""
 
 
-def ruleset_generation() -> int:
-    """A number that every change to this network namespace's nftables raises, whoever makes it.
+class INetlink(Protocol):
+    """What is used of a netlink socket: `socket.socket`, or `torknock.kernel.twins.MemoryNetlink`."""
 
-    Raises `OSError` where the kernel has no nftables or this process may not ask.
-    """
-    value = _asked(_GETGEN, _NEWGEN, 0, b"").get(_GEN_ID, b"")
-    if len(value) < 4:
-        raise OSError("the kernel's answer holds no nftables generation")
-    return int.from_bytes(value[:4])
+    def send(self, octets: bytes, /) -> int:
+        """Give the kernel a message."""
 
+    def recv(self, size: int, /) -> bytes:
+        """The kernel's next messages."""
 
-def counted_packets(table: str, counter: str) -> int:
-    """What the named *counter* of the inet *table* has counted. Raises `OSError`, also if there is none."""
-    wanted = (
-        _attribute(_OBJ_TABLE, table.encode("ascii") + b"\0")
-        + _attribute(_OBJ_NAME, counter.encode("ascii") + b"\0")
-        + _attribute(_OBJ_TYPE, struct.pack("!I", _COUNTER))
-    )
-    told = _asked(_GETOBJ, _NEWOBJ, _INET, wanted)
-    return int.from_bytes(_attributes(told.get(_OBJ_DATA, b"")).get(_COUNTER_PACKETS, b""))
+    def settimeout(self, seconds: float | None, /) -> None:
+        """How long `recv` waits."""
 
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        """Set an option of the socket."""
 
-def set_elements(table: str, name: str) -> set[int]:
-    """The elements of the set *name* of the inet *table*, whose keys are numbers of 4 octets.
+    def fileno(self) -> int:
+        """Its descriptor; -1 once it is closed."""
 
-    Raises `OSError`, which is an `InterruptedError` if nftables is changed meanwhile. 100,000 take about half a second.
-    """
-    names = (_LIST_TABLE, table), (_LIST_SET, name)
-    wanted = b"".join(_attribute(kind, text.encode("ascii") + b"\0") for kind, text in names)
-    found: set[int] = set()
-    for message in _dumped(_GETSETELEM, _INET, wanted):
-        for element in _each(_attributes(message).get(_LIST_ELEMENTS, b"")):
-            key = _attributes(_attributes(element).get(_ELEMENT_KEY, b""))
-            found.add(int.from_bytes(key.get(_DATA_VALUE, b"")))
-    return found
+    def close(self) -> None:
+        """Let go of it."""
 
 
-def _dumped(question: int, family: int, attributes: bytes) -> Iterator[bytes]:
-    """The attributes of each message that the kernel answers *question* with."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
-        netlink.settimeout(1.0)
-        flags = _NLM_F_REQUEST | _NLM_F_DUMP
-        netlink.send(_HEADER.pack(_HEADER.size + len(attributes), question, flags, 0, 0, family, 0, 0) + attributes)
-        while True:
-            octets, at = netlink.recv(_DUMP_AT_ONCE), 0
-            while at < len(octets):
-                length, kind, flags = struct.unpack_from("=IHH", octets, at)
-                code = -struct.unpack_from("=i", octets, at + 16)[0] if kind in (_ERROR, _DONE) else 0
-                if code:
-                    raise OSError(code, os.strerror(code))
-                if flags & _NLM_F_DUMP_INTR:
-                    raise InterruptedError("nftables was changed while it was read")
-                if kind == _DONE:
-                    return
-                yield octets[at + _HEADER.size : at + length]
-                at += max(length + 3 & ~3, 16)
+Connect = Callable[[], INetlink]
+"""Opens a netlink socket. Raises `OSError`."""
 
 
-def _each(octets: bytes) -> Iterator[bytes]:
-    """The values of the attributes in *octets*, one after the other."""
+def connect() -> INetlink:
+    """A socket that speaks to the kernel's netfilter. Raises `OSError`."""
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    netlink.settimeout(_ANSWERS_WITHIN)
+    return netlink
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that was received."""
+
+    kind: int
+    interrupted: bool
+    """Whether what is listed was changed meanwhile."""
+    body: bytes
+    """The octets behind both headers: attributes."""
+    code: int | None = None
+    """The number of an error, 0 for none; None if this is no acknowledgement and no end of a list."""
+
+
+def message(kind: int, body: bytes, *, flags: int = REQUEST, family: int = 0, resource: int = 0) -> bytes:
+    """A message of *kind* with the attributes *body*; *resource* is the number of a packet queue."""
+    size = _HEADER.size + len(body)
+    return _HEADER.pack(size, kind, flags, 0, 0, family, 0, socket.htons(resource)) + body
+
+
+def messages(octets: bytes) -> Iterator[Message]:
+    """The whole messages in *octets*, which `recv` gave."""
     at = 0
-    while at + 4 <= len(octets):
-        length = struct.unpack_from("=H", octets, at)[0]
-        yield octets[at + 4 : at + length]
-        at += max(length + 3 & ~3, 4)
+    while at + 16 <= len(octets):
+        size, kind, flags = struct.unpack_from("=IHH", octets, at)
+        end = min(at + size, len(octets))
+        code = None
+        if kind in (_ERROR, _DONE):
+            code = -_CODE.unpack_from(octets, at + 16)[0] if end >= at + 20 else 0
+        if code is not None or end >= at + _HEADER.size:
+            yield Message(kind, bool(flags & _DUMP_INTERRUPTED), octets[at + _HEADER.size : end], code)
+        at += max(size + 3 & ~3, 16)
 
 
-def _asked(question: int, answer: int, family: int, attributes: bytes) -> dict[int, bytes]:
-    """The attributes of the kernel's *answer* to *question*."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
-        netlink.settimeout(1.0)
-        length = _HEADER.size + len(attributes)
-        netlink.send(_HEADER.pack(length, question, _NLM_F_REQUEST, 0, 0, family, 0, 0) + attributes)
-        reply = netlink.recv(4096)
-    kind = struct.unpack_from("=IH", reply)[1]
-    if kind == _ERROR:
-        code = -struct.unpack_from("=i", reply, 16)[0]
-        raise OSError(code, os.strerror(code))
-    return _attributes(reply[_HEADER.size :]) if kind == answer else {}
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute, padded to a multiple of four octets."""
+    return _SIZE_AND_KIND.pack(_SIZE_AND_KIND.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+def attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and value of each attribute in *octets*, in order; the mark of nested ones is taken off."""
+    at = 0
+    while at + _SIZE_AND_KIND.size <= len(octets):
+        size, kind = _SIZE_AND_KIND.unpack_from(octets, at)
+        yield kind & ~_NESTED, octets[at + _SIZE_AND_KIND.size : at + size]
+        at += max(size + 3 & ~3, _SIZE_AND_KIND.size)
 
 
-def _attributes(octets: bytes) -> dict[int, bytes]:
-    """What is in *octets*, by kind (struct nlattr)."""
-    found, at = {}, 0
-    while at + 4 <= len(octets):
-        length, kind = struct.unpack_from("=HH", octets, at)
-        found[kind & ~_NESTED] = octets[at + 4 : at + length]
-        at += max(length + 3 & ~3, 4)
-    return found
+def ask(netlink: INetlink, question: bytes) -> Message:
+    """The kernel's first answer to *question*. Raises `OSError`, also if that is an error."""
+    netlink.send(question)
+    for answer in messages(netlink.recv(_RECEIVED_AT_ONCE)):
+        _check(answer)
+        return answer
+    raise OSError("the kernel's answer is no netlink message")
+
+
+def tell(netlink: INetlink, order: bytes) -> None:
+    """Send *order*, which asks for an acknowledgement, and wait for it. Raises `OSError` if the kernel refuses."""
+    netlink.send(order)
+    while True:
+        for answer in messages(netlink.recv(_RECEIVED_AT_ONCE)):
+            if answer.kind == _ERROR:
+                return _check(answer)
+
+
+def dump(netlink: INetlink, question: bytes) -> Iterator[bytes]:
+    """The attributes of each message of the list that *question* asks for.
+
+    Raises `OSError`, which is an `InterruptedError` if the list is changed meanwhile.
+    """
+    netlink.send(question)
+    while True:
+        for answer in messages(netlink.recv(_RECEIVED_AT_ONCE)):
+            _check(answer)
+            if answer.interrupted:
+                raise InterruptedError("nftables was changed while it was read")
+            if answer.kind == _DONE:
+                return
+            yield answer.body
+
+
+def _check(answer: Message) -> None:
+    if answer.code:
+        raise OSError(answer.code, os.strerror(answer.code))

@@ -1,4 +1,4 @@
-"""What Linux tells of processes and of who listens, out of /proc (proc(5)). Everything raises `OSError`."""
+"""What Linux tells about processes and about listening sockets in /proc (proc(5)). Everything raises `OSError`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 _CAP_NET_ADMIN = 12  # linux/capability.h
@@ -115,12 +115,32 @@ def confinement(pid: int) -> str:
 
 def same_network(pid: int) -> bool:
     """Whether the process is in this process' network namespace."""
-    return os.stat(_PROC / str(pid) / "ns/net").st_ino == os.stat("/proc/thread-self/ns/net").st_ino
+    return os.stat(_PROC / str(pid) / "ns/net").st_ino == network_namespace()
+
+
+def network_namespace() -> int:
+    """The number of this thread's network namespace, which no other has while it exists (namespaces(7))."""
+    return os.stat(_PROC / "thread-self/ns/net").st_ino
 
 
 def listening() -> list[Listening]:
     """Every TCP socket that listens in this network namespace."""
     return [*_listening("tcp"), *_listening("tcp6")]
+
+
+def is_served(host: str, port: int) -> bool:
+    """Whether something listens on *port* where SYNs for *host* would find it; "0.0.0.0" and "::" are every address.
+
+    It is looked up, not tried: a process that may not bind a port below 1024 may look.
+    """
+    wanted = ip_address(host)
+    return any(
+        wanted.is_unspecified
+        or each.address == wanted
+        or (each.address.is_unspecified and each.address.version >= wanted.version)
+        for each in listening()
+        if each.port == port
+    )
 
 
 def sockets_of(pid: int) -> frozenset[int]:
@@ -135,8 +155,10 @@ def sockets_of(pid: int) -> frozenset[int]:
 
 def _listening(table: str) -> Iterator[Listening]:
     try:
-        rows = Path("/proc/thread-self/net", table).read_text().splitlines()[1:]
-    except FileNotFoundError:  # IPv6 is off
+        rows = (_PROC / "self/net" / table).read_text("ascii").splitlines()[1:]  # AppArmor's rules name this path
+    except FileNotFoundError:  # the kernel has no IPv6
+        if table == "tcp":
+            raise
         return
     for row in rows:
         words = row.split()

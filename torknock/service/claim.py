@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from torknock.interfaces import DoorTaken, GateFailed
-from torknock.kernel.linux import network_namespace
 from torknock.kernel.lock import try_lock
+from torknock.kernel.proc import network_namespace
 from torknock.protocol.door import Door
 
 

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from torknock.kernel.linux import SO_PASSRIGHTS
+from torknock.kernel.socket_options import SO_PASSRIGHTS
 
 _THREADS = 4
 """Each waits for one child at a time: so many children at most."""

@@ -12,7 +12,7 @@ from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent, glo
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
-from torknock.kernel.linux import may_administer_network
+from torknock.kernel.capability import may_administer_network
 from torknock.service.conversation import Helper
 from torknock.service.listener import Accepting
 

@@ -50,7 +50,7 @@ from torknock.client.reach import _Bridge
 from torknock.client.rounds import Opener, T
 from torknock.client.transport import PROXY_ERROR, KnockClient, Told
 from torknock.interfaces import CannotKnock
-from torknock.kernel.linux import NO_CAPABILITY
+from torknock.kernel.capability import NO_CAPABILITY
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import epoch_at
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.kernel.descriptor_limit import OF_A_CLIENT, RESERVE, Places, places
+from torknock.kernel.descriptor_limit import OF_A_CLIENT, RESERVE, Places, places, raise_descriptor_limit
 
 
 class PlacesTests(SynchronousTestCase):
@@ -37,3 +39,16 @@ class PlacesTests(SynchronousTestCase):
                 "connections accepted again; 6 were turned away",
             ],
         )
+
+
+class DescriptorTests(SynchronousTestCase):
+    """`raise_descriptor_limit`."""
+
+    def test_the_soft_limit_is_raised(self) -> None:
+        """To the hard one, 65,536 at most; what is higher already stays, and so does the hard limit."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+        self.assertEqual(raise_descriptor_limit(), min(hard, 65_536))
+        self.assertEqual(resource.getrlimit(resource.RLIMIT_NOFILE), (min(hard, 65_536), hard))
+        self.assertEqual(raise_descriptor_limit(), min(hard, 65_536))

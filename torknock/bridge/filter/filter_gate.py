@@ -31,17 +31,17 @@ from zope.interface import implementer
 from torknock.bridge.accept import Listener
 from torknock.bridge.filter.bpf import TOKENS_AT_MOST, assembled, program
 from torknock.interfaces import DoorTaken, GateFailed, IGate
-from torknock.kernel.linux import (
+from torknock.kernel.ipv6 import NO_IPV6
+from torknock.kernel.proc import is_served
+from torknock.kernel.socket_options import (
     IP_MINTTL,
     IPV6_MINHOPCOUNT,
-    NO_IPV6,
     SK_MEMINFO_DROPS,
     SO_ATTACH_REUSEPORT_CBPF,
     SO_MEMINFO,
     TCP_MD5SIG_EXT,
     TCP_MD5SIG_FLAG_PREFIX,
     TCP_SAVE_SYN,
-    is_served,
 )
 from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN

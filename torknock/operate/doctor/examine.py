@@ -15,7 +15,7 @@ from torknock.bridge.status_report import StatusError
 from torknock.errors import TorknockError
 from torknock.firewall.listed import FirewallUnreadable
 from torknock.firewall.look import Firewall, look, routed
-from torknock.kernel.linux import has_ipv6
+from torknock.kernel.ipv6 import has_ipv6
 from torknock.kernel.proc import (
     Listening,
     Process,

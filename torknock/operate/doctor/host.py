@@ -16,10 +16,12 @@ from typing import Any
 
 from torknock.bridge.status_report import odds
 from torknock.interfaces import GateFailed
-from torknock.kernel.linux import TCP_SAVE_SYN, has_ipv6, may_administer_network
-from torknock.kernel.netlink import ruleset_generation
+from torknock.kernel.capability import may_administer_network
+from torknock.kernel.ipv6 import has_ipv6
+from torknock.kernel.nftables_state import ruleset_generation
 from torknock.kernel.proc import Process, answers, may_open
 from torknock.kernel.program import command
+from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.operate.finding import Finding, not_ok, ok, unknown

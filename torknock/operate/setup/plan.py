@@ -16,7 +16,7 @@ from attrs import frozen
 from torknock.errors import TorknockError
 from torknock.firewall.look import taken
 from torknock.kernel.files import read_file
-from torknock.kernel.linux import is_served
+from torknock.kernel.proc import is_served
 from torknock.operate.setup.changes import AT_MOST, Block, Change, File, Member, Process, Reader, Unit, User, run
 from torknock.operate.setup.doors import FILTERED_UNIT, access_changes, door_of
 from torknock.operate.setup.place import SNIPPET, TORRC, Place, includes

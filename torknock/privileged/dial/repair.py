@@ -20,9 +20,9 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
-from torknock.kernel.linux import (
-    NO_CAPABILITY,
-    NO_IPV6,
+from torknock.kernel.capability import NO_CAPABILITY
+from torknock.kernel.ipv6 import NO_IPV6
+from torknock.kernel.socket_options import (
     TCP_QUEUE_SEQ,
     TCP_REPAIR,
     TCP_REPAIR_OFF_NO_WP,

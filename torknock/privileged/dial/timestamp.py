@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torknock.interfaces import CannotKnock, Slipped
-from torknock.kernel.linux import (
+from torknock.kernel.socket_options import (
     TCP_FASTOPEN_CONNECT,
     TCP_FASTOPEN_NO_COOKIE,
     TCP_REPAIR,

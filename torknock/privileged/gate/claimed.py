@@ -19,8 +19,8 @@ from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import read_own, replace_file
-from torknock.kernel.linux import network_namespace
-from torknock.kernel.netlink import set_elements
+from torknock.kernel.nftables_state import set_elements
+from torknock.kernel.proc import network_namespace
 from torknock.kernel.program import command
 from torknock.service.gate_requests import SECONDS_AT_MOST
 from torknock.service.posture_table import FAMILY

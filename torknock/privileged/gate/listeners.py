@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from torknock.interfaces import GateFailed
-from torknock.kernel.linux import IPV6_TRANSPARENT, NO_IPV6, TCP_SAVE_SYN, has_ipv6
+from torknock.kernel.ipv6 import NO_IPV6, has_ipv6
+from torknock.kernel.socket_options import IPV6_TRANSPARENT, TCP_SAVE_SYN
 from torknock.protocol.door import Door, Posture
 
 _BACKLOG = 1024

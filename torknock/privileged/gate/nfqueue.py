@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +19,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.interfaces import GateFailed
+from torknock.kernel import netlink
+from torknock.kernel.capability import NO_CAPABILITY
 from torknock.kernel.segment import BadDatagram
+from torknock.kernel.socket_options import SO_RCVBUFFORCE
 from torknock.kernel.syn_reader import SYNReader
 from torknock.protocol.syn import SYN, AskLater
 
@@ -36,17 +38,12 @@ _QUEUE_AT_MOST = 4096
 _COPIED = 2048
 """Octets of a packet that are seen. A SYN that is longer is closed to."""
 
-_NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 12, 270, 5  # linux/netlink.h
-_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
-_REQUEST, _ACK = 1, 4  # NLM_F_*, linux/netlink.h
-_ERROR = 2  # NLMSG_ERROR, linux/netlink.h
+_SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5  # linux/netlink.h
 _PACKET, _VERDICT, _CONFIG, _VERDICT_BATCH = 0x300, 0x301, 0x302, 0x303  # NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_*
 _CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5  # NFQA_CFG_*
 _PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD = 1, 2, 3, 10  # NFQA_*
 _CMD_BIND, _COPY_PACKET, _FAIL_OPEN = 1, 2, 1
 _NF_ACCEPT = 1  # linux/netfilter.h: go on
-_MESSAGE = struct.Struct("=IHHIIBBH")  # struct nlmsghdr and struct nfgenmsg
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 
 
 @implementer(IReadDescriptor)
@@ -57,13 +54,22 @@ class PacketQueue:
     as they came, and so does one that nobody reads.
     """
 
-    def __init__(self, reactor: Any, number: int, port: int, ask: AskLater, mark: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        number: int,
+        port: int,
+        ask: AskLater,
+        mark: Callable[[int], int],
+        connect: netlink.Connect = netlink.connect,
+    ) -> None:
         self._reactor = reactor
         self._number = number
         self._ask = ask
         self._mark = mark
+        self._connect = connect
         self._reader = SYNReader(port, verify=True)
-        self._netlink: socket.socket | None = None
+        self._netlink: netlink.INetlink | None = None
         self._judging: Deferred[None] | None = None
 
     @property
@@ -75,22 +81,27 @@ class PacketQueue:
         """Begin to judge; no more than that if it has begun. Raises `GateFailed`."""
         if self._netlink is not None:
             return
-        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         try:
-            netlink.settimeout(1.0)
-            netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)
-            netlink.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
-            self._configure(netlink, _CFG_CMD, struct.pack("!BxH", _CMD_BIND, 0))
-            self._configure(netlink, _CFG_PARAMS, struct.pack("!IB", _COPIED, _COPY_PACKET))
-            self._configure(netlink, _CFG_MAXLEN, struct.pack("!I", _QUEUE_AT_MOST))
-            flag = struct.pack("!I", _FAIL_OPEN)
-            self._configure(netlink, _CFG_FLAGS, flag, _attribute(_CFG_MASK, flag))
+            opened = self._connect()
         except OSError as error:
-            netlink.close()
-            why = "another program reads it" if error.errno == errno.EPERM else error.strerror or error
-            raise GateFailed(f"packet queue {self._number} cannot be read: {why}") from error
-        netlink.setblocking(False)
-        self._netlink = netlink
+            raise self._unreadable(error.strerror or error) from error
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+            self._bind(opened)
+            self._configure(opened, _CFG_PARAMS, struct.pack("!IB", _COPIED, _COPY_PACKET))
+            self._configure(opened, _CFG_MAXLEN, struct.pack("!I", _QUEUE_AT_MOST))
+            flag = struct.pack("!I", _FAIL_OPEN)
+            self._configure(opened, _CFG_FLAGS, flag, netlink.attribute(_CFG_MASK, flag))
+        except OSError as error:
+            opened.close()
+            why = NO_CAPABILITY if error.errno == errno.EPERM else error.strerror or error
+            raise self._unreadable(why) from error
+        except BaseException:
+            opened.close()
+            raise
+        opened.settimeout(0)
+        self._netlink = opened
         self._reactor.addReader(self)
 
     def stop(self) -> None:
@@ -100,15 +111,19 @@ class PacketQueue:
             self._netlink.close()
             self._netlink = None
 
-    def _configure(self, netlink: socket.socket, kind: int, value: bytes, more: bytes = b"") -> None:
-        netlink.send(_message(_CONFIG, self._number, _attribute(kind, value) + more, _REQUEST | _ACK))
-        while True:
-            reply = netlink.recv(4096)
-            if _MESSAGE.unpack_from(reply.ljust(_MESSAGE.size, b"\0"))[1] == _ERROR:
-                code = -struct.unpack_from("=i", reply, 16)[0]
-                if code:
-                    raise OSError(code, os.strerror(code))
-                return
+    def _bind(self, opened: netlink.INetlink) -> None:
+        try:
+            self._configure(opened, _CFG_CMD, struct.pack("!BxH", _CMD_BIND, 0))
+        except PermissionError as error:
+            raise self._unreadable("another program reads it") from error
+
+    def _configure(self, opened: netlink.INetlink, kind: int, value: bytes, more: bytes = b"") -> None:
+        body = netlink.attribute(kind, value) + more
+        flags = netlink.REQUEST | netlink.ACK
+        netlink.tell(opened, netlink.message(_CONFIG, body, flags=flags, resource=self._number))
+
+    def _unreadable(self, why: object) -> GateFailed:
+        return GateFailed(f"packet queue {self._number} cannot be read: {why}")
 
     def fileno(self) -> int:
         """The netlink socket."""
@@ -147,7 +162,7 @@ class PacketQueue:
 
     async def _judged(
         self,
-        netlink: socket.socket,
+        opened: netlink.INetlink,
         waiting: Sequence[tuple[int, int]],
         judging: Awaitable[Sequence[bool]],
         last: int,
@@ -158,24 +173,24 @@ class PacketQueue:
             answers = await Deferred.fromCoroutine(_awaited(judging)).addTimeout(_JUDGED_WITHIN, self._reactor)
         except Exception as error:  # noqa: BLE001  a judge that breaks lets nobody in, and no SYN wait
             _log.warn("knocks are refused: {reason}", reason=str(error) or "the judge does not answer")
-        self._settle(netlink, waiting, answers, last)
-        if self._netlink is netlink:
+        self._settle(opened, waiting, answers, last)
+        if self._netlink is opened:
             self._reactor.addReader(self)
 
     def _settle(
-        self, netlink: socket.socket, waiting: Sequence[tuple[int, int]], answers: Sequence[bool], last: int
+        self, opened: netlink.INetlink, waiting: Sequence[tuple[int, int]], answers: Sequence[bool], last: int
     ) -> None:
         """Let those of the *waiting*, (id, mark), in that *answers* say, and everything else up to *last* go on."""
-        if netlink.fileno() < 0:
+        if opened.fileno() < 0:
             return
         for (packet_id, mark), let_in in zip(waiting, answers, strict=False):
             if let_in:
-                self._go_on(netlink, _VERDICT, packet_id, _attribute(_MARK, struct.pack("!I", self._mark(mark))))
-        self._go_on(netlink, _VERDICT_BATCH, last, b"")
+                self._go_on(opened, _VERDICT, packet_id, netlink.attribute(_MARK, struct.pack("!I", self._mark(mark))))
+        self._go_on(opened, _VERDICT_BATCH, last, b"")
 
-    def _go_on(self, netlink: socket.socket, kind: int, packet_id: int, more: bytes) -> None:
-        verdict = _attribute(_VERDICT_HDR, struct.pack("!II", _NF_ACCEPT, packet_id))
-        netlink.send(_message(kind, self._number, verdict + more, _REQUEST))
+    def _go_on(self, opened: netlink.INetlink, kind: int, packet_id: int, more: bytes) -> None:
+        verdict = netlink.attribute(_VERDICT_HDR, struct.pack("!II", _NF_ACCEPT, packet_id))
+        opened.send(netlink.message(kind, verdict + more, resource=self._number))
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor found the queue broken: it is closed, which leaves the door closed."""
@@ -191,32 +206,17 @@ async def _awaited(judging: Awaitable[Sequence[bool]]) -> Sequence[bool]:
     return await judging
 
 
-def _message(kind: int, queue: int, attributes: bytes, flags: int) -> bytes:
-    length = _MESSAGE.size + len(attributes)
-    return _MESSAGE.pack(length, kind, flags, 0, 0, 0, 0, socket.htons(queue)) + attributes
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
 def _parse(octets: bytes) -> tuple[int, int, bytes] | None:
     """Id, mark and datagram of a queued packet; None for any other message."""
-    if len(octets) < _MESSAGE.size:
-        return None
-    length, kind = struct.unpack_from("=IH", octets)
-    if kind != _PACKET:
+    received = next(netlink.messages(octets), None)
+    if received is None or received.kind != _PACKET:
         return None
     packet_id, mark, datagram = None, 0, b""
-    at, end = _MESSAGE.size, min(length, len(octets))
-    while at + 4 <= end:
-        size, attribute = _ATTRIBUTE.unpack_from(octets, at)
-        value = octets[at + 4 : at + size]
-        if attribute == _PACKET_HDR and len(value) >= 4:
+    for kind, value in netlink.attributes(received.body):
+        if kind == _PACKET_HDR and len(value) >= 4:
             packet_id = int.from_bytes(value[:4])
-        elif attribute == _MARK:
+        elif kind == _MARK:
             mark = int.from_bytes(value[:4])
-        elif attribute == _PAYLOAD:
+        elif kind == _PAYLOAD:
             datagram = value
-        at += max(size + 3 & ~3, 4)
     return None if packet_id is None else (packet_id, mark, datagram)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from torknock.firewall.look import taken
 from torknock.interfaces import GateFailed, IGate
-from torknock.kernel.netlink import counted_packets, ruleset_generation, set_elements
+from torknock.kernel.nftables_state import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.claimed import keep_claimed

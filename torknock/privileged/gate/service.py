@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.interfaces import DoorTaken, GateFailed
-from torknock.kernel.linux import is_served
+from torknock.kernel.proc import is_served
 from torknock.kernel.program import command
 from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.listeners import door, hidden_listeners

@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from torknock.interfaces import GateFailed
-from torknock.kernel.netlink import ruleset_generation
+from torknock.kernel.nftables_state import ruleset_generation
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.sources import sources_listing, sources_table

@@ -1,0 +1,78 @@
+"""Tests of torknock.kernel.proc: listening sockets, with a /proc of their own."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.kernel import proc
+from torknock.kernel.proc import Listening, is_served, listening
+
+ANY = "0.0.0.0"  # noqa: S104  looked up
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+LISTEN, ESTABLISHED = "0A", "01"
+
+
+def row(address: str, port: int, state: str = LISTEN) -> str:
+    """A row of /proc/net/tcp or tcp6, as this machine writes it."""
+    octets = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    words = memoryview(octets).cast("I")
+    here = "".join(f"{word:08X}" for word in words)
+    return f"   0: {here}:{port:04X} {'0' * len(here)}:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 4711 1\n"
+
+
+class ListeningTests(SynchronousTestCase):
+    """`listening` and `is_served`."""
+
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).absolute()
+        (self.root / "self/net").mkdir(parents=True)
+        self.patch(proc, "_PROC", self.root)
+
+    def write(self, name: str, *rows: str) -> None:
+        (self.root / "self/net" / name).write_text(HEAD + "".join(rows))
+
+    def test_both_tables_are_read(self) -> None:
+        """Sockets that do not listen are left out; an IPv4 address within IPv6 is one of IPv4."""
+        self.write("tcp", row("192.0.2.7", 443), row("192.0.2.7", 444, ESTABLISHED))
+        self.write("tcp6", row("2001:db8::7", 80), row("::ffff:198.51.100.1", 81))
+        self.assertEqual(
+            [(str(each.address), each.port, each.inode) for each in listening()],
+            [("192.0.2.7", 443, 4711), ("2001:db8::7", 80, 4711), ("198.51.100.1", 81, 4711)],
+        )
+
+    def test_a_kernel_without_ipv6(self) -> None:
+        """It has no such table, which is no error; a table of IPv4 it must have."""
+        self.write("tcp", row("192.0.2.7", 443))
+        self.assertTrue(is_served("192.0.2.7", 443))
+        (self.root / "self/net/tcp").unlink()
+        self.assertRaises(FileNotFoundError, is_served, "192.0.2.7", 443)
+
+    def test_which_listener_serves_which_address(self) -> None:
+        """One at every address of IPv6 serves IPv4 too; one at every address of IPv4 serves that alone."""
+        for listens, serves in (
+            ("192.0.2.7", {"192.0.2.7", ANY, "::"}),
+            (ANY, {"192.0.2.7", "192.0.2.8", ANY, "::"}),
+            ("::", {"192.0.2.7", "192.0.2.8", ANY, "::", "2001:db8::7"}),
+            ("2001:db8::7", {"2001:db8::7", ANY, "::"}),
+        ):  # fmt: skip
+            self.write("tcp6", *([row(listens, 443)] if ":" in listens else []))
+            self.write("tcp", *([row(listens, 443)] if ":" not in listens else []))
+            asked = ("192.0.2.7", "192.0.2.8", ANY, "::", "2001:db8::7")
+            self.assertEqual({host for host in asked if is_served(host, 443)}, serves, listens)
+            self.assertFalse(any(is_served(host, 444) for host in asked))
+
+    def test_this_machines_own(self) -> None:
+        """A socket that listens here is found."""
+        with mock.patch.object(proc, "_PROC", Path("/proc")), socket.create_server(("127.0.0.1", 0)) as served:
+            host, port = served.getsockname()
+            self.assertTrue(is_served(host, port))
+            self.assertTrue(any((str(each.address), each.port) == (host, port) for each in listening()))
+
+    def test_an_address_of_loopback_is_not_public(self) -> None:
+        """Any other is."""
+        self.write("tcp", row("127.0.0.1", 1), row("192.0.2.7", 2))
+        self.assertEqual([each.public for each in listening() if isinstance(each, Listening)], [False, True])
