@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contrib.bench.table import Figure
-from contrib.weekly import faults, fuzz, kills, soak
+from contrib.weekly import faults, fuzz, hosts, kills, soak
 
 PARTS: dict[str, float] = {
     "soak": 12.0, "kills": 5.0, "flush": 5.0, "link": 5.0, "loss": 5.0, "mtu": 4.0, "stop": 2.0, "revoke": 3.0,
+    "memory": 4.0, "clock": 4.0, "restart": 4.0,
     "fuzz": 120.0,
 }  # fmt: skip
 """Each part, and the minutes that it takes unless `--minutes` says otherwise."""
@@ -19,6 +20,7 @@ PARTS: dict[str, float] = {
 _SINGLE: dict[str, Callable[[float], Iterator[Figure]]] = {
     "soak": soak.figures, "kills": kills.figures, "flush": faults.flush, "link": faults.link, "loss": faults.loss,
     "mtu": faults.mtu, "stop": faults.stop, "revoke": faults.revoke,
+    "memory": hosts.memory, "clock": hosts.clock, "restart": hosts.restart,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from contrib.bench.table import Figure
 from contrib.bench.transports import connect, torknock_client
 from tests.support.bridge import GREETING, HiddenService
 from tests.support.netns import Lab, end
@@ -21,6 +22,9 @@ from torknock.protocol.bridge_line import arguments
 _PATIENCE = 40.0
 """Seconds in which a client that tries on, as `torknock client` does, has an answer for tor."""
 
+
+_AGAIN_WITHIN = 150.0
+"""Seconds: a client whose attempts have failed tries a bridge again after two minutes."""
 
 _LINES = 4
 """So that no session wants for tokens: each line has 1,024 in five minutes."""
@@ -157,7 +161,29 @@ def every(seconds: float, minutes: float) -> Iterator[int]:
             return
 
 
+def carried(part: str, traffic: Traffic, at_least: float) -> Iterator[Figure]:
+    """The share of the sessions that were carried."""
+    yield Figure(part, f"share of {traffic.carried + traffic.failed} sessions that were carried", traffic.share, "",
+                 at_least=at_least)  # fmt: skip
+
+
+def back(part: str, ends: Ends) -> Figure:
+    """How long it takes afterwards until a session stands."""
+    began = time.monotonic()
+    ends.carries_within(2 * _AGAIN_WITHIN)
+    return Figure(part, "time to a session afterwards", time.monotonic() - began, "s", at_most=_AGAIN_WITHIN)
+
+
+def virtual(pid: int) -> int:
+    """Octets of address space that the process has (proc(5), VmSize)."""
+    return 1024 * _kilobytes(pid, "VmSize:")
+
+
 def resident(pid: int) -> int:
     """Kilobytes of memory that the process has (proc(5), VmRSS)."""
+    return _kilobytes(pid, "VmRSS:")
+
+
+def _kilobytes(pid: int, name: str) -> int:
     status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
-    return int(status.partition("VmRSS:")[2].split()[0])
+    return int(status.partition(name)[2].split()[0])

@@ -9,15 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 from contrib.bench.table import Figure
-from contrib.weekly.ends import Ends, Traffic, every
+from contrib.weekly.ends import Ends, Traffic, back, carried, every
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.middlebox import Middlebox
 from tests.support.netns import Host, Lab, Namespace
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import epoch_at
-
-_AGAIN_WITHIN = 150.0
-"""Seconds: a client that was refused in vain tries a bridge again after two minutes."""
 
 _STOPPED = 10.0
 _LINES = 1000
@@ -31,8 +28,8 @@ def flush(minutes: float) -> Iterator[Figure]:
             for number in every(3.0, minutes):
                 what = ["ruleset"] if number % 2 else ["set", "inet", "torknock-443", "tokens"]
                 ends.bridge.run(["sh", "-c", f"nft flush {' '.join(what)} || true"])
-        yield from _carried("flush", traffic, 0.5)
-        yield _back("flush", ends)
+        yield from carried("flush", traffic, 0.5)
+        yield back("flush", ends)
 
 
 def link(minutes: float) -> Iterator[Figure]:
@@ -42,8 +39,8 @@ def link(minutes: float) -> Iterator[Figure]:
             for number in every(9.0, minutes):
                 (_without_address if number % 2 else _without_link)(ends.bridge)
                 standing.exchange(1)
-        yield from _carried("link", traffic, 0.3)
-        yield _back("link", ends)
+        yield from carried("link", traffic, 0.3)
+        yield back("link", ends)
 
 
 def _without_link(host: Host) -> None:
@@ -72,7 +69,7 @@ def loss(minutes: float) -> Iterator[Figure]:
         box = Middlebox(ends.lab, ends.client, ends.bridge, copies=_copies)
         with box, Traffic(ends, kilobytes=64) as traffic:
             time.sleep(60 * minutes)
-        yield from _carried("loss", traffic, 0.95)
+        yield from carried("loss", traffic, 0.95)
 
 
 def _copies() -> Sequence[float]:
@@ -94,7 +91,7 @@ def mtu(minutes: float) -> Iterator[Figure]:
                 where.ip(f"link set {name} mtu {size}")
             with Traffic(ends, kilobytes=256) as traffic:
                 time.sleep(30 * minutes)
-            yield from _carried(f"mtu {size}", traffic, 1.0)
+            yield from carried(f"mtu {size}", traffic, 1.0)
 
 
 def stop(minutes: float) -> Iterator[Figure]:
@@ -108,7 +105,7 @@ def stop(minutes: float) -> Iterator[Figure]:
                 finally:
                     process.send_signal(signal.SIGCONT)
                 standing.exchange(16)
-                yield _back(f"stop {name}", ends)
+                yield back(f"stop {name}", ends)
 
 
 def revoke(minutes: float) -> Iterator[Figure]:
@@ -156,15 +153,3 @@ def revoke(minutes: float) -> Iterator[Figure]:
 
 def _token(line: Line) -> int:
     return _chance.choice(line.tokens(epoch_at(time.time())))
-
-
-def _carried(part: str, traffic: Traffic, at_least: float) -> Iterator[Figure]:
-    yield Figure(part, f"share of {traffic.carried + traffic.failed} sessions that were carried", traffic.share, "",
-                 at_least=at_least)  # fmt: skip
-
-
-def _back(part: str, ends: Ends) -> Figure:
-    """How long it takes afterwards until a session stands."""
-    began = time.monotonic()
-    ends.carries_within(2 * _AGAIN_WITHIN)
-    return Figure(part, "time to a session afterwards", time.monotonic() - began, "s", at_most=_AGAIN_WITHIN)
