@@ -71,15 +71,16 @@ class _Bridge:
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        upper = factory.buildProtocol(_named(self._host, self._port))  # once, however many knocks it takes
+        assert upper is not None  # noqa: S101  the factory refuses no connection
+
         def opened(knocked: Knocked) -> Awaitable[IProtocol]:
-            return self._carried(knocked, factory)
+            return self._carried(knocked, upper)
 
         return await self._knocker.knock(self._line, self._host, self._port, opened)
 
-    async def _carried(self, knocked: Knocked, factory: IProtocolFactory) -> IProtocol:
-        """The service's protocol, once the channel says that this is the bridge. Raises `WrongPeer` if it is not."""
-        upper = factory.buildProtocol(_named(self._host, self._port))
-        assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
+    async def _carried(self, knocked: Knocked, upper: IProtocol) -> IProtocol:
+        """*upper*, connected once the channel says that this is the bridge. Raises `WrongPeer` if it is not."""
         try:
             line = self._line if knocked.epoch is None else self._line.forward(knocked.epoch)
             with knocked.socket as connected:

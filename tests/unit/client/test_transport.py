@@ -41,6 +41,7 @@ from pluggable.errors import (
     TTLExpired,
 )
 from pluggable.interfaces import IClientTransport, Request
+from pluggable.relay import Single
 from pluggable.socks import socks_error
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
@@ -82,6 +83,19 @@ class Knocks:
         except WrongPeer as error:
             self.wrong.append(error)
             raise NotTheBridge(error, again_in=0.0) from error
+
+
+class TwoKnocks:
+    """A knocker whose first knock is answered by another than the bridge."""
+
+    def __init__(self, first: Knocked, second: Knocked) -> None:
+        self._knocks = (first, second)
+
+    async def knock(self, _line: Line, _host: str, _port: int, opened: Opener[T]) -> T:
+        first, second = self._knocks
+        with contextlib.suppress(WrongPeer):
+            return await opened(first)
+        return await opened(second)
 
 
 class Ends(Protocol):
@@ -239,6 +253,21 @@ class ConnectionTests(TestCase):
         self.assertIsNone(channel.asked)
         self.assertEqual(len(knocks.wrong), 1)
         self.assertEqual(ours.fileno(), -1)
+
+
+    async def test_a_knock_after_one_that_was_reset(self) -> None:
+        """It has the protocol that the first would have had: a SOCKS link has one, and gives it once."""
+        reset, closing = self.pair()
+        closing.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        closing.close()
+        select.select([reset], [], [], 5)
+        ours, theirs = self.pair()
+        knocker: Any = TwoKnocks(Knocked(reset, ISN), Knocked(ours, ISN))
+        upper = Ends()
+        bridge = _Bridge(reactor, knocker, Raw(), LINE, "192.0.2.7", 443)
+        self.assertIs(await bridge.connect(Single(upper)), upper)
+        theirs.close()
+        await upper.ended
 
 
 NOW = 1_700_000_100.0
