@@ -1,7 +1,7 @@
 """A Twisted library for managed Tor pluggable transports: a transport is a pair of Twisted endpoints.
 
-It speaks with tor as its child: the environment, the lines on stdout, SOCKS5 on the client's side, the ORPort on the
-server's, the end. A transport says how its bytes travel, and no more::
+The library does what tor expects of its child: the environment, the lines on stdout, SOCKS5 at the client, the ORPort
+at the server, the shutdown. A transport only says how its bytes travel::
 
     @implementer(IClientTransport)
     class PlainClient:
@@ -21,8 +21,8 @@ server's, the end. A transport says how its bytes travel, and no more::
     main(reactor, os.environ, implementation="plain", version="1.0",
          clients={"plain": PlainClient}, servers={"plain": PlainServer})
 
-`contrib/examples/` has it whole. Implemented: pt-spec (version 1), ext-orport-spec (SAFE_COOKIE), RFC 1928 and
-RFC 1929 as far as tor speaks them.
+`contrib/examples/plain.py` is a whole transport. Implemented: pt-spec (version 1), ext-orport-spec (SAFE_COOKIE),
+RFC 1928 and RFC 1929 as far as tor speaks them.
 """
 
 from pluggable.arrivals import ORPortFactory
