@@ -32,6 +32,7 @@ from pluggable.logs import logging_to
 from pluggable.peers import LocalUsers
 from pluggable.relay import Links
 from pluggable.report import Report
+from pluggable.signals import handled
 from pluggable.socks import SOCKSFactory
 
 _log = Logger()
@@ -138,7 +139,7 @@ async def run(
             asked: Mapping[str, Any] = (clients if isinstance(environment, ClientEnvironment) else servers) or {}
             known = [name for name in environment.transports if name in asked]
             life = _Life(reactor)
-            with _signals(reactor, life), _stdin(reactor, life, environment.exit_on_stdin_close, stdin):
+            with handled(reactor, _handlers(life)), _stdin(reactor, life, environment.exit_on_stdin_close, stdin):
                 report.version()
                 if known:
                     report.status(known[0], implementation, version)
@@ -352,21 +353,9 @@ def _tor_hears(stdout: int) -> Iterator[Callable[[bytes], None]]:
         os.close(private)
 
 
-@contextlib.contextmanager
-def _signals(reactor: Any, life: _Life) -> Iterator[None]:
+def _handlers(life: _Life) -> Mapping[int, Callable[[], object]]:
     """SIGTERM ends, SIGINT drains first; SIGCHLD lets `reactor.spawnProcess` work without Twisted's own handlers."""
-    answers = {signal.SIGTERM: life.terminate, signal.SIGINT: life.drain, signal.SIGCHLD: reapAllProcesses}
-    before = {
-        number: signal.signal(number, lambda *_, answer=answer: reactor.callFromThread(answer))
-        for number, answer in answers.items()
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            # tor and the kernel may both send SIGTERM: the second must not spoil a good end.
-            last = number != signal.SIGCHLD and handler in (signal.SIG_DFL, signal.default_int_handler)
-            signal.signal(number, signal.SIG_IGN if last else handler)
+    return {signal.SIGTERM: life.terminate, signal.SIGINT: life.drain, signal.SIGCHLD: reapAllProcesses}
 
 
 @contextlib.contextmanager

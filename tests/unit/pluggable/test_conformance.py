@@ -61,6 +61,24 @@ main(reactor, os.environ, implementation="plain", version="1", clients={{"plain"
 """A transport that speaks out of turn, and has children."""
 
 
+THREADED = f"""
+import os, signal, sys, threading, time
+sys.path.insert(0, {str(EXAMPLE.parent)!r})
+from pluggable import main
+from plain import PlainClient
+from twisted.internet import reactor
+
+def receive():
+    open(os.environ["GO"]).read()
+    time.sleep(0.5)  # until the reactor is idle; sooner, the signal would be seen in any case
+    signal.pthread_kill(threading.get_ident(), int(os.environ["SIGNAL"]))
+
+threading.Thread(target=receive, daemon=True).start()
+main(reactor, os.environ, implementation="plain", version="1", clients={{"plain": PlainClient}})
+"""
+"""A transport whose signals arrive in another thread than the reactor's, once the fifo `GO` has been written to."""
+
+
 class StartTests(SynchronousTestCase):
     """What is said at the start."""
 
@@ -242,6 +260,17 @@ class EndTests(SynchronousTestCase):
             with Transport(environ) as transport:
                 transport.start()
                 transport.process.send_signal(signal.SIGINT)
+                self.assertEqual(transport.process.wait(), 0)
+
+    def test_a_signal_that_interrupts_nothing_is_seen_at_once(self) -> None:
+        """As one that arrives just before an idle reactor begins to wait, or in another thread."""
+        program, go = Path(self.mktemp()).absolute(), Path(self.mktemp()).absolute()
+        program.write_text(THREADED)
+        os.mkfifo(go)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with Transport(CLIENT | {"GO": str(go), "SIGNAL": str(int(number))}, program) as transport:
+                transport.start()
+                go.write_text("go")
                 self.assertEqual(transport.process.wait(), 0)
 
     def test_a_tor_that_reads_no_more_is_survived(self) -> None:
