@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
@@ -31,32 +30,43 @@ _ASKED_AGAIN = 300.0
 """Seconds until a listener that was not tor's Extended ORPort is asked again."""
 
 
-class _Arrival(Early):
-    """The opening of a client's link: introduces the client to tor."""
+class Arrival(Early):
+    """A client whose `link` is held, once it is connected, until `introduce` has joined it with a link to tor."""
 
-    def __init__(self, factory: ORPortFactory, client: IAddress | None) -> None:
+    def __init__(self, factory: ORPortFactory) -> None:
         super().__init__()
-        self._factory, self._client = factory, client
-        self._tor: Half | None = None
+        self._factory = factory
+        self._dialling: Deferred[Half] | None = None
+        self.link = Half(self)
+        """The protocol for the client's connection."""
 
     def opened(self, half: Half) -> None:
+        """The client is connected: read nothing from it yet."""
         super().opened(half)
         self._factory.links.add(half)
         half.transport.pauseProducing()
-        self._dialling = Deferred.fromCoroutine(self._introduce(half))
 
-    async def _introduce(self, half: Half) -> None:
+    async def introduce(self, client: IAddress | None) -> Half | None:
+        """Join the link, which is connected, with a new link to tor, and return the latter.
+
+        *client* is the address that tor is told; None if it is not known. If tor does not take the client, log why, cut
+        the client's link and return None. Raises `CancelledError` if the client leaves first.
+        """
+        self._dialling = self._factory.dial(client)
         try:
-            self._tor = await self._factory.dial(self._client)
-        except Exception as error:  # noqa: BLE001  whatever it is, this client cannot be served
-            if not half.lost:
-                self._tell(error)
-                half.abort()
-                self._factory.turned_away()
-            return
-        join(half, self._tor)
-        if not half.lost:
-            half.transport.resumeProducing()
+            tor = await self._dialling
+        except CancelledError:
+            raise
+        except Exception as error:
+            if self.link.lost:
+                raise CancelledError from error
+            self._tell(error)
+            self.link.abort()
+            return None
+        join(self.link, tor)
+        if not self.link.lost:
+            self.link.transport.resumeProducing()
+        return tor
 
     def _tell(self, error: Exception) -> None:
         if isinstance(error, (ORPortError, ConnectError)):
@@ -66,10 +76,23 @@ class _Arrival(Early):
             _log.failure("{transport}: a client was turned away", transport=self._factory.name)
 
     def lost(self, reason: Failure) -> None:
+        """The client has left."""
         self._factory.links.discard(self._half)
-        self._dialling.cancel()
-        if self._tor is not None and self._tor.hung_up:
-            self._factory.turned_away()
+        if self._dialling is not None:
+            self._dialling.cancel()
+
+
+class _SelfIntroducing(Arrival):
+    """A client that is introduced to tor as soon as it is connected."""
+
+    def __init__(self, factory: ORPortFactory, client: IAddress | None) -> None:
+        super().__init__(factory)
+        self._client = client
+
+    def opened(self, half: Half) -> None:
+        super().opened(half)
+        introducing = Deferred.fromCoroutine(self.introduce(self._client))
+        introducing.addErrback(lambda failure: failure.trap(CancelledError))
 
 
 def _too_late(_result: object, seconds: float) -> Failure:
@@ -84,14 +107,16 @@ class ORPortFactory(Factory[Half]):
     def __init__(self, reactor: Any, environment: ServerEnvironment, name: str, links: Links) -> None:
         self._reactor, self._environment = reactor, environment
         self.name, self.links = name, links
-        self.turned_away: Callable[[], object] = lambda: None
-        """Called after each client that tor did not take, or hung up on without a word. For the transport to set."""
         self._asked: dict[int, float] = {}
         """When a socket of this user's was last taken for tor's new Extended ORPort, by its inode."""
 
     def buildProtocol(self, addr: IAddress | None) -> Half:
-        """A link for a client at *addr*, which is None if nobody knows it."""
-        return Half(_Arrival(self, addr))
+        """A link for a client at *addr*, None if that is not known, that is joined with tor once it is connected."""
+        return _SelfIntroducing(self, addr).link
+
+    def arrival(self) -> Arrival:
+        """A client that the caller introduces to tor, to know whether tor takes it."""
+        return Arrival(self)
 
     def dial(self, client: IAddress | None) -> Deferred[Half]:
         """`dial` for *client*; fails with `ORPortError` too if that takes longer than `HANDSHAKE_LIMIT`."""

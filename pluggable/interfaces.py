@@ -65,7 +65,8 @@ class IServerTransport(Interface):
         The `getHost()` of what its `listen` returns is what tor is told, and its `stopListening` the end. A failure
         of `listen` with `MethodError` or `CannotListenError` becomes `SMETHOD-ERROR`; an address in use is tried
         again for a few seconds. The factory is an `ORPortFactory`: its `buildProtocol` wants the client's address, or
-        None; a transport that can close its port sets `turned_away`, and asks tor by `probe`.
+        None. A transport that closes its port while tor takes no clients asks for an `arrival` instead, which tells
+        whether tor took the client, and asks tor by `probe`.
         """
 
     def smethod_args() -> Mapping[str, str]:

@@ -103,8 +103,9 @@ def _access(given: bytes) -> None:
 
 
 _TOLD = Status(
-    "1", 2, "closed", 443, 1, 1, 1, None, 0, 1, 24, (LineInUse("alice", 1, 2),), (Warned(Trouble.GUESSING, "a text"),)
-)
+    version="1", uptime=2, posture="closed", port=443, connections=1, opened=1, let_in=1, refused=None, lines=1,
+    lines_in_use=1, tokens=24, in_use=(LineInUse("alice", 1, 2),), warnings=(Warned(Trouble.GUESSING, "a text"),),
+)  # fmt: skip
 
 
 def _status(given: bytes) -> None:

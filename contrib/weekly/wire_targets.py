@@ -26,6 +26,7 @@ from tests.unit.channel import peer
 from tests.unit.channel.wire import CLIENT, SERVER, End
 from torknock.channel import tls
 from torknock.channel.integrity import Integrity
+from torknock.channel.interfaces import NotProved
 from torknock.channel.tls import ClientTLS, ServerTLS
 from torknock.kernel import netlink
 from torknock.kernel.segment import BadDatagram
@@ -86,13 +87,17 @@ def _integrity(octets: bytes) -> None:
     """With a code that fits, and with one that does not."""
     payload = octets[1:5]
     for isn in (integrity_code(b"secret", payload), 0):
-        lower = Integrity(Clock(), [b"other", b"secret"], 4, isn, Protocol)
+        lower = Integrity(Clock(), [b"other", b"secret"], 4, isn)
         _speak(lower, octets)
 
 
 def _tls_server(octets: bytes) -> None:
-    lower = _server().accept([_LINE], 1, _nobody)
+    lower, proved = _server().accept([_LINE], 1, Protocol())
+    carried: list[int] = []
+    proved.addCallbacks(carried.append, lambda failure: failure.trap(NotProved))
     _speak(lower, octets)
+    if carried:
+        raise Fault("a client was carried that has proved nothing")
 
 
 def _tls_client(octets: bytes) -> None:
@@ -147,10 +152,6 @@ def _speak(lower: IProtocol, octets: bytes) -> None:
         if end.connected and not end.disconnecting:
             end.protocol.dataReceived(piece)
     end.lose(ConnectionError())
-
-
-def _nobody(_index: int) -> IProtocol:
-    raise Fault("a client was carried that has proved nothing")
 
 
 @cache

@@ -14,14 +14,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.support.keeper import QuietKeeper
 from tests.support.netns import Lab
 from tests.support.tornet import Tor, shared_network
-from torknock.bridge.counts import Monitor
+from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.publish import Publication
 from torknock.operate.doctor.tor import or_port, takes_clients
 from torknock.tor.inspect import ask_tor
@@ -98,10 +99,7 @@ class RealTorTests(TestCase):
 
     async def test_the_command_beside_a_tor(self) -> None:
         """One object that has the bridge and its tor, whose ORPort answers."""
-        monitor = Monitor(
-            reactor, version="1.0", posture="closed", port=443, refused=lambda: succeed(7),
-            tokens=lambda: 24, lines=lambda: 1, trouble=lambda: "", ignored=lambda: "",
-        )  # fmt: skip
+        monitor = Monitor(reactor, Identity("1.0", "closed", 443), Counts(reactor), QuietKeeper())
         publication = Publication(reactor, monitor, self.directory)
         self.addCleanup(lambda: Deferred.fromCoroutine(publication.stop()))
         await publication.start()

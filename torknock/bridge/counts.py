@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from attrs import define
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IReactorTime, ITransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from torknock.bridge.refusals import MINUTE, Refusals
-from torknock.bridge.status_report import GUESSES_A_SECOND, LineInUse, Status, Trouble, Warned, about
+from torknock.bridge.status_report import FIGURES, GUESSES_A_SECOND, LineInUse, Status, Trouble, Warned, about
 
 _HIT_NEAR = 60 * GUESSES_A_SECOND
-"""Where so few random SYNs hit a token, somebody with many addresses gets in within a minute."""
+"""Where so few random SYNs hit a token, an attacker with many addresses gets in within a minute."""
 
 _REMEMBERED = 3_600.0
-"""So long the operator is warned of a connection that was let in and then given nothing."""
+"""Seconds for which the operator is warned of a connection without a proof."""
 
 
 @define(eq=False)
@@ -32,78 +30,43 @@ class _Open:
     abort: Callable[[], object]
 
 
-class Monitor:
-    """Counts from `start` to `stop`.
+class Counts:
+    """What has happened since the bridge was started, and the connections that proved themselves, by line."""
 
-    *refused* is `IGate.refused`; *tokens* tells how many ISNs open a connection now, *lines* how many lines do;
-    *trouble* says why the gate is closed to everyone, and is empty while it is not; *ignored* likewise which live lines
-    open nothing.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        *,
-        version: str,
-        posture: str,
-        port: int,
-        refused: Callable[[], Deferred[int | None]],
-        tokens: Callable[[], int],
-        lines: Callable[[], int],
-        trouble: Callable[[], str],
-        ignored: Callable[[], str],
-    ) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._version, self._posture, self._port = version, posture, port
-        self._tokens, self._lines, self._trouble, self._ignored = tokens, lines, trouble, ignored
-        self._since = clock.seconds()
+        self._totals: Counter[str] = Counter()
+        self._last: dict[str, float] = {}
         self._connections: dict[_Open, None] = {}
         self._opened: Counter[str] = Counter()
         self._used: Counter[str] = Counter()
-        self._let_in = 0
-        self._given_nothing = 0
-        self._disappointed_at = -_REMEMBERED
-        self._refusals = Refusals(clock, refused, tokens)
-        self._minutely = LoopingCall(self._refusals.end_minute)
-        self._minutely.clock = clock
 
-    def start(self) -> None:
-        """Look every minute whether too many SYNs were refused."""
-        self._since = self._clock.seconds()
-        self._minutely.start(MINUTE)
+    def count(self, figure: str) -> None:
+        """One more of *figure*, a name in `FIGURES`; `KeyError` for any other."""
+        if figure not in FIGURES:
+            raise KeyError(figure)
+        self._totals[figure] += 1
+        self._last[figure] = self._clock.seconds()
 
-    def stop(self) -> None:
-        """Look no more. Connections are counted on, and can be cut."""
-        if self._minutely.running:
-            self._minutely.stop()
-
-    def let_in(self) -> None:
-        """A SYN has opened a connection."""
-        self._let_in += 1
-
-    def given_nothing(self) -> None:
-        """A connection whose SYN was right did not prove itself."""
-        self._given_nothing += 1
-        self._disappointed_at = self._clock.seconds()
+    def within(self, figure: str, seconds: float) -> bool:
+        """Whether *figure* was counted in the last *seconds*."""
+        return figure in self._last and self._clock.seconds() - self._last[figure] < seconds
 
     def opened(self, name: str, abort: Callable[[], object]) -> Callable[[], None]:
         """A connection has proved that it is the line *name*'s; *abort* cuts it.
 
-        Returns what is to be called when it is no more.
+        Returns what is to be called when it has ended.
         """
         connection = _Open(name, abort)
         self._connections[connection] = None
+        self.count("opened")
         self._opened[name] += 1
         self._used[name] += 1
-        return lambda: self._connections.pop(connection, None)
 
-    def counted(self, name: str, upper: IProtocol) -> IProtocol:
-        """*upper* in a coat that counts its connection as the line *name*'s, from its first moment to its last."""
-        return _Counted(self, name, upper)
+        def closed() -> None:
+            self._connections.pop(connection, None)
 
-    def in_use(self) -> set[str]:
-        """The names of the lines that somebody is connected by."""
-        return {connection.name for connection in self._connections}
+        return closed
 
     def cut(self, name: str) -> int:
         """Cut the connections of the line *name*; returns how many there were."""
@@ -117,76 +80,109 @@ class Monitor:
         used, self._used = self._used, Counter()
         return dict(used)
 
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """What was counted, by the names in `FIGURES`; what never was is left out."""
+        return dict(self._totals)
+
+    @property
+    def in_use(self) -> tuple[LineInUse, ...]:
+        """The lines that have a connection, by name."""
+        now = Counter(connection.name for connection in self._connections)
+        return tuple(LineInUse(name, now[name], self._opened[name]) for name in sorted(now))
+
+
+class Guarding(Protocol):
+    """What a status has from the keeper of the gate."""
+
+    @property
+    def tokens(self) -> int:
+        """How many ISNs open a connection now."""
+
+    @property
+    def live(self) -> Collection[str]:
+        """The names of the lines that open a connection now."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the port is closed to everyone; empty while it is not."""
+
+    @property
+    def ignored(self) -> str:
+        """How many live lines open nothing, and why; empty if there is none."""
+
+    def refused(self) -> Deferred[int | None]:
+        """See `IGate.refused`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a status says of the bridge that does not change."""
+
+    version: str
+    posture: str
+    port: int
+
+
+class Monitor:
+    """Makes the status of a bridge, of what *counts* has counted and what the *keeper* says."""
+
+    def __init__(self, clock: IReactorTime, identity: Identity, counts: Counts, keeper: Guarding) -> None:
+        self._clock, self._identity, self._counts, self._keeper = clock, identity, counts, keeper
+        self._since = clock.seconds()
+        self._refusals = Refusals(clock, keeper.refused, lambda: keeper.tokens)
+        self._minutely = LoopingCall(self._refusals.end_minute)
+        self._minutely.clock = clock
+
+    def start(self) -> None:
+        """Look every minute whether too many SYNs were refused."""
+        self._since = self._clock.seconds()
+        self._minutely.start(MINUTE)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._minutely.running:
+            self._minutely.stop()
+
     async def status(self) -> Status:
         """All of it, now."""
         await self._refusals.fresh()
-        now = Counter(connection.name for connection in self._connections)
+        in_use = self._counts.in_use
+        now: dict[str, Any] = {
+            "uptime": int(self._clock.seconds() - self._since),
+            "connections": sum(line.connections for line in in_use),
+            "refused": self._refusals.ever,
+            "lines": len(self._keeper.live),
+            "lines_in_use": len(in_use),
+            "tokens": self._keeper.tokens,
+        }
         return Status(
-            version=self._version,
-            uptime=int(self._clock.seconds() - self._since),
-            posture=self._posture,
-            port=self._port,
-            connections=len(self._connections),
-            opened=self._opened.total(),
-            let_in=self._let_in,
-            refused=self._refusals.ever,
-            given_nothing=self._given_nothing,
-            lines=self._lines(),
-            tokens=self._tokens(),
-            in_use=tuple(LineInUse(name, now[name], self._opened[name]) for name in sorted(now)),
+            version=self._identity.version,
+            posture=self._identity.posture,
+            port=self._identity.port,
+            in_use=in_use,
             warnings=tuple(self._warnings()),
+            **{**self._counts.totals, **now},
         )
 
     def _warnings(self) -> list[Warned]:
         warnings = []
-        if trouble := _one_line(self._trouble()):
+        if trouble := _one_line(self._keeper.trouble):
             warnings.append(Warned(Trouble.CLOSED, f"the port is closed to everyone: {trouble}"))
-        if ignored := self._ignored():
+        if ignored := self._keeper.ignored:
             warnings.append(Warned(Trouble.IGNORED, ignored))
         if refused := self._refusals.brute_force:
             text = f"possible brute force: {refused:,} SYNs without a valid token in the last minute"
             warnings.append(Warned(Trouble.GUESSING, text))
-        if (tokens := self._tokens()) and (syns := 2**32 // tokens) < _HIT_NEAR:
+        if (tokens := self._keeper.tokens) and (syns := 2**32 // tokens) < _HIT_NEAR:
             text = f"{tokens:,} tokens are live, and {syns:,} random SYNs hit one: {about(syns / GUESSES_A_SECOND)}"
             text = f"{text} for {GUESSES_A_SECOND:,} a second; revoke lines, or make them with a smaller --n"
             warnings.append(Warned(Trouble.HIT_NEAR, text))
-        if self._given_nothing and self._clock.seconds() - self._disappointed_at < _REMEMBERED:
-            text = f"{self._given_nothing:,} connections were let in by their SYN and then given nothing"
-            warnings.append(Warned(Trouble.GIVEN_NOTHING, f"{text}; the last within the hour"))
+        if self._counts.within("given_nothing", _REMEMBERED):
+            count = self._counts.totals["given_nothing"]
+            text = f"{count:,} connections with a valid token but no valid proof, the last within the hour"
+            warnings.append(Warned(Trouble.GIVEN_NOTHING, f"{text}; clients may have been intercepted"))
         return warnings
-
-
-@implementer(IHalfCloseableProtocol)
-class _Counted(Protocol):
-    """*upper*'s coat: hands everything on."""
-
-    transport: Any
-
-    def __init__(self, monitor: Monitor, name: str, upper: IProtocol) -> None:
-        self._monitor, self._name = monitor, name
-        self._upper: Any = upper
-
-    def makeConnection(self, transport: ITransport) -> None:
-        self.transport = transport
-        self._closed = self._monitor.opened(self._name, self.transport.abortConnection)
-        self._upper.makeConnection(transport)
-
-    def dataReceived(self, data: bytes) -> None:
-        self._upper.dataReceived(data)
-
-    def readConnectionLost(self) -> None:
-        if IHalfCloseableProtocol.providedBy(self._upper):
-            self._upper.readConnectionLost()
-        else:
-            self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        if IHalfCloseableProtocol.providedBy(self._upper):
-            self._upper.writeConnectionLost()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._closed()
-        self._upper.connectionLost(reason)
 
 
 def _one_line(text: str) -> str:

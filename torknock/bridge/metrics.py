@@ -18,17 +18,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from torknock.bridge.counts import Monitor
-from torknock.bridge.status_report import Status, Trouble
+from torknock.bridge.status_report import FIGURES, Kind, Status, Trouble
 from torknock.errors import TorknockError
 from torknock.protocol.bridge_line import LineError, parse_address
 
 _log = Logger()
 
-_ASKERS = 16
-"""Connections at once."""
+_CONNECTIONS_AT_MOST = 16
 
-_PATIENCE = 5.0
-"""So long somebody who connects may be silent."""
+_TIMEOUT = 5.0
+"""Seconds that a connection may be silent."""
 
 
 class BadMetrics(TorknockError):
@@ -60,25 +59,25 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def site(reactor: Any, monitor: Monitor) -> WrappingFactory:
-    """The web site that has what *monitor* counts at `/metrics`, for so many at once that descriptors remain."""
+    """The web site that has what *monitor* counts at `/metrics`; it serves few at once, so that descriptors remain."""
     root = Resource()
     root.putChild(b"metrics", _MetricsPage(monitor))
-    return _Few(_Site(root, reactor=reactor, timeout=_PATIENCE))  # type: ignore[no-untyped-call]  # Twisted's
+    return _Few(_Site(root, reactor=reactor, timeout=_TIMEOUT))  # type: ignore[no-untyped-call]  # Twisted's
 
 
 class _Few(WrappingFactory):
-    """Talks to `_ASKERS` at once; further connections are closed."""
+    """Serves `_CONNECTIONS_AT_MOST` connections; further ones are closed."""
 
     noisy = False
 
     def registerProtocol(self, p: ProtocolWrapper) -> None:
         super().registerProtocol(p)  # type: ignore[no-untyped-call]  # Twisted's
-        if len(self.protocols) > _ASKERS:
+        if len(self.protocols) > _CONNECTIONS_AT_MOST:
             p.abortConnection()
 
 
 class _Site(Site):
-    """Keeps no record of who asks."""
+    """Keeps no log of requests."""
 
     noisy = False
 
@@ -118,20 +117,12 @@ class _Counts(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        """One family a count."""
+        """One family for each figure, and one for the warnings."""
         status = self._status
-        yield GaugeMetricFamily("torknock_uptime_seconds", "Since the bridge was started.", status.uptime)
-        yield GaugeMetricFamily("torknock_connections", "Connections now.", status.connections)
-        yield CounterMetricFamily("torknock_connections_opened", "Connections that proved themselves.", status.opened)
-        yield CounterMetricFamily("torknock_syns_let_in", "SYNs that opened a connection.", status.let_in)
-        if status.refused is not None:
-            yield CounterMetricFamily("torknock_syns_refused", "SYNs that did not, an estimate.", status.refused)
-        yield CounterMetricFamily(
-            "torknock_given_nothing", "Connections that never proved themselves.", status.given_nothing
-        )
-        yield GaugeMetricFamily("torknock_lines", "Lines that open a connection now.", status.lines)
-        yield GaugeMetricFamily("torknock_lines_in_use", "Lines with a connection now.", len(status.in_use))
-        yield GaugeMetricFamily("torknock_tokens", "ISNs that open a connection now.", status.tokens)
+        for name, figure in FIGURES.items():
+            family = CounterMetricFamily if figure.kind is Kind.COUNTER else GaugeMetricFamily
+            if (value := getattr(status, name)) is not None:
+                yield family(f"torknock_{figure.metric}", figure.meaning, value)
         warned = {each.trouble for each in status.warnings}
         warnings = GaugeMetricFamily("torknock_warning", "1 while the operator is warned.", labels=["trouble"])
         for trouble in Trouble:

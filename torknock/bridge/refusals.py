@@ -1,8 +1,14 @@
-"""How many SYNs had no valid token and no valid knock, and the warning that there are too many."""
+"""How many SYNs had no valid token and no valid knock, and the warning that there are too many.
+
+Rules: the gate is asked one question at a time, and not twice within `_FRESH` seconds. All who wait while a question is
+under way wait for its answer, but no longer than `_TIMEOUT`. A question that fails changes no count. The gate's own
+count starts at 0 whenever the gate is opened; the sum here never falls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -24,14 +30,14 @@ _SUPPRESSED = 3_600.0
 """Seconds after a warning in the log without a further one."""
 
 _FRESH = 1.0
-"""The gate is asked no more often than this."""
+"""Seconds after a question without a further one."""
 
-_PATIENCE = 2.0
-"""So long the gate has for its answer; the last one serves then."""
+_TIMEOUT = 2.0
+"""Seconds that the gate has for its answer; the last one serves then."""
 
 
 class Refusals:
-    """The sum of what the gate counts, which starts at 0 whenever the gate is opened.
+    """The sum of what the gate counts.
 
     *refused* is `IGate.refused`; *tokens* returns how many ISNs open a connection now.
     """
@@ -39,47 +45,33 @@ class Refusals:
     def __init__(
         self, clock: IReactorTime, refused: Callable[[], Deferred[int | None]], tokens: Callable[[], int]
     ) -> None:
-        self._clock = clock
         self._refused = refused
-        self._tokens = tokens
+        self._question = _Question(clock, self._ask)
+        self._minutes = _Minutes(clock, tokens)
+        self._gate = 0
+        """What the gate said last."""
         self.ever: int | None = None
         """None if the gate does not count."""
-        self._gate = 0
-        self._minute = 0
-        self._last_minute = 0
-        self._warned_at = -_SUPPRESSED
-        self._asked_at = -_FRESH
-        self._asking: Deferred[None] | None = None
-        self._waiting: list[Deferred[None]] = []
 
     @property
     def brute_force(self) -> int:
         """How many this minute or the last one had, whichever had more; 0 if they are too few to warn of."""
-        count = max(self._minute, self._last_minute)
-        return count if count >= _BRUTE_FORCE else 0
+        return self._minutes.brute_force
 
     def fresh(self) -> Deferred[None]:
-        """Fires when the count is at most a second old, or after `_PATIENCE`."""
-        if self._asking is None and self._clock.seconds() - self._asked_at >= _FRESH:
-            self._asked_at = self._clock.seconds()
-            self._asking = Deferred.fromCoroutine(self._ask())
-            self._asking.addBoth(self._answered)
-        if self._asking is None:
-            return succeed(None)
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        return waiting.addTimeout(_PATIENCE, self._clock, lambda _result, _seconds: None)
+        """Fires when the count is at most a second old, or after `_TIMEOUT`."""
+        return self._question.answered()
 
     async def end_minute(self) -> None:
         """A minute is over: what it had counts for one more."""
         await self.fresh()
-        self._last_minute, self._minute = self._minute, 0
+        self._minutes.end()
 
     async def _ask(self) -> None:
         try:
             counted = await self._refused()
         except TorknockError as error:
-            _log.debug("what the gate refused is not known: {reason}", reason=str(error))
+            _log.debug("the gate's count of refused SYNs is not known: {reason}", reason=str(error))
             return
         if counted is None:
             self.ever = None
@@ -87,10 +79,60 @@ class Refusals:
         new = counted - self._gate if counted >= self._gate else counted
         self._gate = counted
         self.ever = (self.ever or 0) + new
-        self._minute += new
-        self._warn()
+        self._minutes.add(new)
 
-    def _warn(self) -> None:
+
+class _Question:
+    """Asks by *ask*, which returns once the answer has been dealt with."""
+
+    def __init__(self, clock: IReactorTime, ask: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+        self._clock, self._ask = clock, ask
+        self._asked_at = -_FRESH
+        self._asking: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
+
+    def answered(self) -> Deferred[None]:
+        """Fires once the last answer is at most `_FRESH` old, or after `_TIMEOUT`."""
+        if self._asking is None and self._clock.seconds() - self._asked_at >= _FRESH:
+            self._asked_at = self._clock.seconds()
+            self._asking = Deferred.fromCoroutine(self._ask())
+            self._asking.addBoth(self._end)
+        if self._asking is None:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        return waiting.addTimeout(_TIMEOUT, self._clock, lambda _result, _seconds: None)
+
+    def _end(self, result: object) -> None:
+        self._asking = None
+        if isinstance(result, Failure):
+            _log.failure("the gate's count of refused SYNs is not known", failure=result)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
+
+
+class _Minutes:
+    """The refused SYNs of this minute and of the last one; warns in the log if they are too many for *tokens*."""
+
+    def __init__(self, clock: IReactorTime, tokens: Callable[[], int]) -> None:
+        self._clock, self._tokens = clock, tokens
+        self._this = self._last = 0
+        self._warned_at = -_SUPPRESSED
+
+    @property
+    def brute_force(self) -> int:
+        count = max(self._this, self._last)
+        return count if count >= _BRUTE_FORCE else 0
+
+    def end(self) -> None:
+        """The next minute begins."""
+        self._last, self._this = self._this, 0
+
+    def add(self, count: int) -> None:
+        """So many more were refused."""
+        self._this += count
         if self.brute_force and self._clock.seconds() - self._warned_at >= _SUPPRESSED:
             self._warned_at = self._clock.seconds()
             tokens = self._tokens()
@@ -101,12 +143,3 @@ class Refusals:
                 tokens=f"{tokens:,}",
                 odds=odds(tokens),
             )
-
-    def _answered(self, result: object) -> None:
-        self._asking = None
-        if isinstance(result, Failure):
-            _log.failure("what the gate refused is not known", failure=result)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(None)

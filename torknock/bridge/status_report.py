@@ -6,7 +6,8 @@ Nothing in it is secret, and nothing in it is a client's: counts, and the operat
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -19,14 +20,14 @@ LONGEST = 4_194_304
 """Octets of a status as JSON: some forty thousand lines in use."""
 
 GUESSES_A_SECOND = 10_000
-"""SYNs a second that somebody may be thought to send, where a number is put into words."""
+"""SYNs a second that an attacker is assumed to send, where a number is put into words."""
 
 _MOST = 2**63 - 1
 _UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 
 
 class StatusError(TorknockError):
-    """What should be a bridge's status is none."""
+    """What was read is not the status of a bridge."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -55,7 +56,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class LineInUse:
-    """A line that somebody is connected by."""
+    """A line that has a connection."""
 
     name: str
     connections: int
@@ -64,30 +65,71 @@ class LineInUse:
     """Since the bridge was started."""
 
 
+class Kind(StrEnum):
+    """Whether a figure goes up and down, or only up."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """How a number of a `Status` is published: to Prometheus, and in a row of `torknock status`."""
+
+    kind: Kind
+    metric: str
+    """Its name for Prometheus, without `torknock_` and without the `_total` of a counter."""
+    meaning: str
+    row: str
+    words: Callable[[int], str]
+    unknown: str = ""
+    """What is shown where the number is None; a figure without these words is never None."""
+
+
+def _gauge(metric: str, meaning: str, row: str, words: Callable[[int], str]) -> Any:
+    return field(default=0, metadata={Figure: Figure(Kind.GAUGE, metric, meaning, row, words)})
+
+
+def _counter(metric: str, meaning: str, row: str, words: Callable[[int], str], unknown: str = "") -> Any:
+    return field(default=0, metadata={Figure: Figure(Kind.COUNTER, metric, meaning, row, words, unknown)})
+
+
+def _live(tokens: int) -> str:
+    return f"{tokens:,} live: {odds(tokens)}"
+
+
+def _up(seconds: int) -> str:
+    return f"up for {about(seconds)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A bridge. What is counted is counted since it was started. Numbers are below 2**63, texts one printable line."""
+    """A bridge. What is counted is counted since it was started. Numbers are below 2**63, texts one printable line.
+
+    This is the one table of figures: JSON, Prometheus and `torknock status` are made from it. A new counter is one
+    entry here, and a call of `Counts.count` with its name.
+    """
 
     version: str
     """torknock's."""
-    uptime: int
-    """Seconds."""
+    uptime: int = _gauge("uptime_seconds", "Since the bridge was started.", "torknock", _up)
     posture: str
     port: int
-    connections: int
-    """Now, of those that proved themselves."""
-    opened: int
-    """Connections that proved themselves."""
-    let_in: int
-    """SYNs that opened a connection."""
-    refused: int | None
-    """SYNs that did not, about (see `IGate.refused`); None where nobody counts them."""
-    given_nothing: int
-    """Connections whose SYN was right, and that never proved themselves."""
-    lines: int
-    """Lines that open a connection now."""
-    tokens: int
-    """ISNs that open a connection now."""
+    connections: int = _gauge("connections", "Connections now, with a proof.", "connections", "{:,} now".format)
+    opened: int = _counter(
+        "connections_opened", "Connections that proved themselves.", "connections", "{:,} since the start".format
+    )
+    let_in: int = _counter("syns_let_in", "SYNs that opened a connection.", "SYNs", "{:,} let in".format)
+    refused: int | None = _counter(
+        "syns_refused", "SYNs that did not, an estimate.", "SYNs", "about {:,} refused".format, "others not counted"
+    )
+    """See `IGate.refused`; None where the gate does not count them."""
+    given_nothing: int = _counter(
+        "given_nothing", "Connections that never proved themselves.", "connections", "{:,} without a proof".format
+    )
+    lines: int = _gauge("lines", "Lines that open a connection now.", "lines", "{:,} live".format)
+    lines_in_use: int = _gauge("lines_in_use", "Lines with a connection now.", "lines", "{:,} in use".format)
+    tokens: int = _gauge("tokens", "ISNs that open a connection now.", "tokens", _live)
     in_use: tuple[LineInUse, ...]
     warnings: tuple[Warned, ...]
 
@@ -95,6 +137,10 @@ class Status:
     def syns_to_a_hit(self) -> int | None:
         """So many random SYNs open one connection on average; None if none ever does."""
         return _syns_to_a_hit(self.tokens)
+
+
+FIGURES: Mapping[str, Figure] = {each.name: each.metadata[Figure] for each in fields(Status) if Figure in each.metadata}
+"""The figures of a `Status`, by the names of its members, in the order in which they are shown."""
 
 
 def to_json(status: Status) -> bytes:
@@ -111,22 +157,18 @@ def from_json(octets: bytes) -> Status:
     except (ValueError, RecursionError):
         raise StatusError("it is not JSON") from None
     given = _members(Status, read)
-    refused = given["refused"]
     return Status(
         version=_text(given, "version"),
-        uptime=_number(given, "uptime"),
         posture=_text(given, "posture"),
         port=_number(given, "port"),
-        connections=_number(given, "connections"),
-        opened=_number(given, "opened"),
-        let_in=_number(given, "let_in"),
-        refused=None if refused is None else _number(given, "refused"),
-        given_nothing=_number(given, "given_nothing"),
-        lines=_number(given, "lines"),
-        tokens=_number(given, "tokens"),
         in_use=tuple(map(_line, _list(given, "in_use"))),
         warnings=tuple(map(_warned, _list(given, "warnings"))),
+        **{name: _figure_in(given, name, figure) for name, figure in FIGURES.items()},
     )
+
+
+def _figure_in(given: dict[str, object], name: str, figure: Figure) -> Any:
+    return None if given[name] is None and figure.unknown else _number(given, name)
 
 
 def about(seconds: float) -> str:

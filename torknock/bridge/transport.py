@@ -23,7 +23,7 @@ from torknock.bridge.calendar import ClockUnsure, assert_sure
 from torknock.bridge.ledger import SpentUnusable
 from torknock.bridge.metrics import parse_metrics
 from torknock.bridge.reopening import ReopeningDoor
-from torknock.bridge.running import GuardedDoor, Wanted, address, in_thread
+from torknock.bridge.running import RunningBridge, Wanted, address, in_thread, run_bridge
 from torknock.errors import TorknockError
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
 from torknock.kernel.proc import is_served
@@ -135,17 +135,11 @@ class _Endpoint:
         except TorknockError as error:
             raise MethodError(str(error)) from error
 
-    async def _opened(self, factory: ORPortFactory) -> GuardedDoor:
+    async def _opened(self, factory: ORPortFactory) -> RunningBridge:
         assert_sure(time.clock_gettime(time.CLOCK_BOOTTIME), is_clock_synchronized())
         directory = self._wanted.directory
         keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, patience=0.0)
-        door = GuardedDoor(self._reactor, self._wanted, keyring, factory, self._now)
-        try:
-            await door.open()
-        except BaseException:
-            await door.stopListening()
-            raise
-        return door
+        return await run_bridge(self._reactor, self._wanted, keyring, factory, self._now)
 
 
 def _unused_port(host: str) -> int:

@@ -7,7 +7,7 @@ A channel's transport is an `ITransport`, `IConsumer` and `IPushProducer` with `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
@@ -25,6 +25,14 @@ class ChannelFailed(TorknockError):
         self.reason = reason
 
 
+class NotProved(TorknockError):
+    """A connection whose client gave no proof that it holds the line; *why* says what happened instead."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"connection without a proof: {why}")
+        self.why = why
+
+
 class IClientChannel(Interface):
     """The client's end."""
 
@@ -40,14 +48,11 @@ class IServerChannel(Interface):
     """The bridge's end."""
 
     def accept(
-        lines: Sequence[Line],
-        isn: int,
-        upper: Callable[[int], IProtocol | None],
-        known_at: Sequence[Collection[str]] = (),
-    ) -> IProtocol:
+        lines: Sequence[Line], isn: int, upper: IProtocol, known_at: Sequence[Collection[str]] = ()
+    ) -> tuple[IProtocol, Deferred[int]]:
         """The protocol for a TCP connection that a SYN with *isn* has opened, a token of each of *lines*.
 
         *known_at* is for each of them the addresses, IP literals, that it was printed with; empty if nobody knows.
-        Once the client has proved which line it has, *upper* is called with that line's index, and what it returns is
-        connected; None closes the connection.
+        The Deferred fires with the index of the line that the client has proved, when *upper* has been connected, or
+        fails with `NotProved`; then *upper* never is, and the channel ends the connection when it is time.
         """

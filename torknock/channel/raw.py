@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IProtocol
-from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from torknock.channel.interfaces import IClientChannel, IServerChannel
@@ -22,19 +21,7 @@ class Raw:
         return upper, succeed(None)
 
     def accept(
-        self,
-        lines: Sequence[Line],
-        isn: int,
-        upper: Callable[[int], IProtocol | None],
-        known_at: Sequence[Collection[str]] = (),
-    ) -> IProtocol:
+        self, lines: Sequence[Line], isn: int, upper: IProtocol, known_at: Sequence[Collection[str]] = ()
+    ) -> tuple[IProtocol, Deferred[int]]:
         """See `IServerChannel.accept`. Nothing proves more than the SYN did, so it is the first line's."""
-        return upper(0) or _Closed()
-
-
-class _Closed(Protocol):
-    """A connection that nobody wants."""
-
-    def connectionMade(self) -> None:
-        assert self.transport is not None  # noqa: S101  a Protocol that is connected has a transport
-        self.transport.loseConnection()
+        return upper, succeed(0)

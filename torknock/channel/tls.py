@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -33,7 +33,7 @@ from zope.interface import implementer
 
 from torknock.channel.alpn import choose_protocol
 from torknock.channel.certificate import certificate, certified
-from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
+from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel, NotProved
 from torknock.channel.pump import TLSPump
 from torknock.errors import TorknockError
 from torknock.protocol.bridge_line import Line
@@ -232,8 +232,7 @@ def _wrong(connection: SSL.Connection, line: Line, host: str) -> str | None:
 class ServerTLS:
     """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER.
 
-    *refused* is called once for each connection that is not carried; *public* is shown to clients of lines that have no
-    pin.
+    *public* is shown to clients of lines that have no pin.
 
     Raises `TicketsSent` where OpenSSL would send session tickets, and `CertificateUnusable`.
     """
@@ -243,7 +242,6 @@ class ServerTLS:
         clock: IReactorTime,
         private_key: bytes,
         chance: Chance,
-        refused: Callable[[Refusal], object] = lambda why: None,
         public: PublicCertificate | None = None,
     ) -> None:
         key = load_der_private_key(private_key, None)
@@ -251,7 +249,6 @@ class ServerTLS:
         self._key = key
         self.clock = clock
         self.chance = chance
-        self.refused = refused
         self._public = None if public is None else _public_context(public)
         self._contexts: dict[frozenset[str], SSL.Context] = {}
         self._unproven: dict[_Server, None] = {}
@@ -259,14 +256,11 @@ class ServerTLS:
             raise TicketsSent
 
     def accept(
-        self,
-        lines: Sequence[Line],
-        isn: int,
-        upper: Callable[[int], IProtocol | None],
-        known_at: Sequence[Collection[str]] = (),
-    ) -> IProtocol:
-        """See `IServerChannel.accept`."""
-        return _Server(self, lines, isn, upper, known_at)
+        self, lines: Sequence[Line], isn: int, upper: IProtocol, known_at: Sequence[Collection[str]] = ()
+    ) -> tuple[IProtocol, Deferred[int]]:
+        """See `IServerChannel.accept`; a `Refusal` is why there is no proof."""
+        lower = _Server(self, lines, isn, upper, known_at)
+        return lower, lower.proved
 
     def context(self, dialled: str, lines: Sequence[Line], known_at: Sequence[Collection[str]] = ()) -> SSL.Context:
         """OpenSSL's settings, with a certificate for what *lines*, which share a token, are for (`certified`)."""
@@ -298,19 +292,21 @@ class ServerTLS:
 
 
 class _Server(TLSPump):
-    """A connection from somebody who has yet to prove which line is his."""
+    """A connection whose client has yet to prove which of *lines* it holds."""
 
     def __init__(
         self,
         channel: ServerTLS,
         lines: Sequence[Line],
         isn: int,
-        upper: Callable[[int], IProtocol | None],
+        upper: IProtocol,
         known_at: Sequence[Collection[str]],
     ) -> None:
         super().__init__()
+        self.proved: Deferred[int] = Deferred()
         self._channel = channel
-        self._lines, self._isn, self._wanted, self._known_at = lines, isn, upper, known_at
+        self._lines, self._isn, self._known_at = lines, isn, known_at
+        self._waiting: IProtocol | None = upper
         self._reader = HelloReader()
         self._timer: IDelayedCall | None = None
         self._ends = 0.0
@@ -356,13 +352,12 @@ class _Server(TLSPump):
         if index is None:
             self._stay_silent(Refusal.WRONG_PROOF)
             return
+        upper = self._waiting
+        assert upper is not None  # noqa: S101  it is judged once
         self._settle(None)
         self._channel.left(self)
-        upper = self._wanted(index)
-        if upper is None:
-            self.loseConnection()
-        else:
-            self.carry(upper, self._reader.rest)
+        self.carry(upper, self._reader.rest)
+        self.proved.callback(index)
 
     def _stay_silent(self, why: Refusal) -> None:
         """Read and discard, send nothing, and close in the end: every wrong proof looks like a missing one."""
@@ -380,9 +375,10 @@ class _Server(TLSPump):
         """It is known what becomes of the connection: it is carried (None), or refused for that reason."""
         if not self._settled:
             self._settled = True
+            self._waiting = None
             self._stop_timer()
             if why is not None:
-                self._channel.refused(why)
+                self.proved.errback(NotProved(why))
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():

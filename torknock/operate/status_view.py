@@ -20,7 +20,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from torknock.bridge.status_report import LONGEST, SOCKET, Status, about, from_json, odds
+from torknock.bridge.status_report import FIGURES, LONGEST, SOCKET, Status, from_json
 from torknock.errors import TorknockError
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
@@ -89,17 +89,8 @@ def picture(report: Report) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    refused = "nobody counts the others" if bridge.refused is None else f"about {bridge.refused:,} refused"
-    for name, value in (
-        ("torknock", f"{bridge.version}, up for {about(bridge.uptime)}"),
-        ("port", f"{bridge.port}, {bridge.posture}"),
-        ("connections", f"{bridge.connections:,} now, {bridge.opened:,} since the start"),
-        ("SYNs", f"{bridge.let_in:,} let in, {refused}"),
-        ("lines", f"{bridge.lines:,} live, {len(bridge.in_use):,} in use"),
-        ("tokens", f"{bridge.tokens:,} live: {odds(bridge.tokens)}"),
-        ("tor", _tor(report.tor)),
-    ):
-        facts.add_row(Text(name), Text(value))
+    for name, values in _facts(report).items():
+        facts.add_row(Text(name), Text(", ".join(values)))
     parts: list[RenderableType] = [facts]
     if bridge.in_use:
         parts += ["", _lines(bridge)]
@@ -110,6 +101,16 @@ def picture(report: Report) -> RenderableType:
     if warnings:
         parts += ["", *(Text(f"! {text}", style="bold red") for text in warnings)]
     return Group(*parts)
+
+
+def _facts(report: Report) -> dict[str, list[str]]:
+    """The rows of the table and what each says: its figures, and what is no number."""
+    bridge = report.bridge
+    rows = {"torknock": [bridge.version], "port": [str(bridge.port), bridge.posture]}
+    for name, figure in FIGURES.items():
+        value = getattr(bridge, name)
+        rows.setdefault(figure.row, []).append(figure.unknown if value is None else figure.words(value))
+    return rows | {"tor": [_tor(report.tor)]}
 
 
 def _lines(bridge: Status) -> RenderableType:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
-from torknock.bridge.counts import Monitor
+from tests.support.keeper import QuietKeeper
+from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.status_report import LineInUse, Status, Trouble
 from torknock.interfaces import GateFailed
 
@@ -27,30 +22,12 @@ class MonitorCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.answers: Deferred[int | None] | int | None = 0
-        self.asked = 0
-        self.tokens = 24
-        self.trouble = ""
-        self.ignored = ""
-        self.monitor = Monitor(
-            self.clock,
-            version="1.0",
-            posture="closed",
-            port=443,
-            refused=self.refused,
-            tokens=lambda: self.tokens,
-            lines=lambda: 1,
-            trouble=lambda: self.trouble,
-            ignored=lambda: self.ignored,
-        )
+        self.keeper = QuietKeeper(answer=0)
+        self.counts = Counts(self.clock)
+        self.monitor = Monitor(self.clock, Identity("1.0", "closed", 443), self.counts, self.keeper)
         self.monitor.start()
         self.addCleanup(self.monitor.stop)
         self.clock.advance(2)
-
-    def refused(self) -> Deferred[int | None]:
-        """What the gate says."""
-        self.asked += 1
-        return self.answers if isinstance(self.answers, Deferred) else succeed(self.answers)
 
     def status(self) -> Status:
         """What is said now; a second passes first, so that the gate is asked."""
@@ -69,34 +46,53 @@ class CountTests(MonitorCase):
         """Everything is 0, and nothing is warned of."""
         self.assertEqual(
             self.status(),
-            Status("1.0", 3, "closed", 443, 0, 0, 0, 0, 0, 1, 24, (), ()),
+            Status(
+                version="1.0",
+                uptime=3,
+                posture="closed",
+                port=443,
+                connections=0,
+                opened=0,
+                let_in=0,
+                refused=0,
+                given_nothing=0,
+                lines=1,
+                lines_in_use=0,
+                tokens=24,
+                in_use=(),
+                warnings=(),
+            ),
         )
 
     def test_connections_are_counted_by_line(self) -> None:
         """Now, and since the start; a line without a connection is not in use."""
-        self.monitor.let_in()
-        closed = self.monitor.opened("bob", lambda: None)
-        self.monitor.opened("alice", lambda: None)
-        self.monitor.opened("bob", lambda: None)
+        self.counts.count("let_in")
+        closed = self.counts.opened("bob", lambda: None)
+        self.counts.opened("alice", lambda: None)
+        self.counts.opened("bob", lambda: None)
         closed()
         closed()
         status = self.status()
         self.assertEqual(status.in_use, (LineInUse("alice", 1, 1), LineInUse("bob", 1, 2)))
         self.assertEqual((status.connections, status.opened, status.let_in), (2, 3, 1))
 
+    def test_only_what_the_table_of_figures_has_is_counted(self) -> None:
+        """A counter that would appear nowhere is an error at its first use."""
+        self.assertRaises(KeyError, self.counts.count, "unheard of")
+
     @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans())))
     def test_no_order_of_events_makes_a_wrong_sum(self, events: Sequence[tuple[str, bool]]) -> None:
         """The connections of the lines are the connections, and what is used is asked for once."""
         self.setUp()
         for name, closes in events:
-            closed = self.monitor.opened(name, lambda: None)
+            closed = self.counts.opened(name, lambda: None)
             if closes:
                 closed()
         status = self.status()
         self.assertEqual(status.connections, sum(not closes for _name, closes in events))
         self.assertEqual(status.connections, sum(line.connections for line in status.in_use))
-        self.assertEqual(sum(self.monitor.used().values()), len(events))
-        self.assertEqual(self.monitor.used(), {})
+        self.assertEqual(sum(self.counts.used().values()), len(events))
+        self.assertEqual(self.counts.used(), {})
 
     def test_a_line_is_cut(self) -> None:
         """All its connections and no others, also when each is gone at once."""
@@ -108,71 +104,11 @@ class CountTests(MonitorCase):
                 cut.append(key)
                 closers[key]()
 
-            closers[f"{name}{number}"] = self.monitor.opened(name, abort)
-        self.assertEqual(self.monitor.cut("alice"), 2)
+            closers[f"{name}{number}"] = self.counts.opened(name, abort)
+        self.assertEqual(self.counts.cut("alice"), 2)
         self.assertEqual(cut, ["alice0", "alice2"])
-        self.assertEqual(self.monitor.cut("alice"), 0)
+        self.assertEqual(self.counts.cut("alice"), 0)
         self.assertEqual(self.status().connections, 1)
-
-
-@implementer(IHalfCloseableProtocol)
-class Upper(Protocol):
-    """Remembers what happens to it."""
-
-    def __init__(self) -> None:
-        self.happened: list[object] = []
-
-    def connectionMade(self) -> None:
-        self.happened.append("made")
-
-    def dataReceived(self, data: bytes) -> None:
-        self.happened.append(data)
-
-    def readConnectionLost(self) -> None:
-        self.happened.append("read")
-
-    def writeConnectionLost(self) -> None:
-        self.happened.append("write")
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.happened.append("lost")
-
-
-class CoatTests(MonitorCase):
-    """A protocol whose connection is counted."""
-
-    def test_everything_is_handed_on(self) -> None:
-        """And the connection is counted while it lasts."""
-        upper = Upper()
-        coat: Any = self.monitor.counted("alice", upper)
-        self.assertTrue(IHalfCloseableProtocol.providedBy(coat))
-        self.assertEqual(self.status().connections, 0)
-        transport = StringTransport()
-        coat.makeConnection(transport)
-        self.assertIs(upper.transport, transport)
-        self.assertEqual(self.status().in_use, (LineInUse("alice", 1, 1),))
-        coat.dataReceived(b"data")
-        coat.readConnectionLost()
-        coat.writeConnectionLost()
-        coat.connectionLost(Failure(connectionDone.value))
-        self.assertEqual(upper.happened, ["made", b"data", "read", "write", "lost"])
-        self.assertEqual(self.status().connections, 0)
-
-    def test_one_that_knows_no_half_close_is_closed(self) -> None:
-        """As Twisted's transports do."""
-        coat: Any = self.monitor.counted("alice", Protocol())
-        transport = StringTransport()
-        coat.makeConnection(transport)
-        coat.readConnectionLost()
-        self.assertTrue(transport.disconnecting)
-
-    def test_it_can_be_cut(self) -> None:
-        """The transport is aborted."""
-        coat: Any = self.monitor.counted("alice", Upper())
-        transport = StringTransport()
-        coat.makeConnection(transport)
-        self.monitor.cut("alice")
-        self.assertTrue(transport.disconnected)
 
 
 class RefusalTests(MonitorCase):
@@ -181,44 +117,44 @@ class RefusalTests(MonitorCase):
     def test_the_gate_is_asked_once_a_second_at_most(self) -> None:
         """However many ask for the status."""
         self.status()
-        asked = self.asked
+        asked = self.keeper.asked
         for _ in range(10):
             self.successResultOf(Deferred.fromCoroutine(self.monitor.status()))
-        self.assertEqual(self.asked, asked)
+        self.assertEqual(self.keeper.asked, asked)
 
     def test_a_gate_that_was_opened_anew_counts_from_0(self) -> None:
         """The sum goes on."""
         counted = []
-        for self.answers in (5, 7, 2, 2):
+        for self.keeper.answer in (5, 7, 2, 2):
             counted.append(self.status().refused)
         self.assertEqual(counted, [5, 7, 9, 9])
 
     def test_nobody_counts(self) -> None:
         """Then there is no number."""
-        self.answers = None
+        self.keeper.answer = None
         self.assertIsNone(self.status().refused)
 
     def test_a_gate_in_trouble_leaves_the_last_number(self) -> None:
         """The status is told all the same."""
-        self.answers = 5
+        self.keeper.answer = 5
         self.status()
-        self.answers = fail(GateFailed("nft: no"))
+        self.keeper.answer = fail(GateFailed("nft: no"))
         self.assertEqual(self.status().refused, 5)
 
     def test_a_gate_that_breaks_is_logged(self) -> None:
         """And the next question is asked all the same."""
-        self.answers = fail(RuntimeError("bug"))
+        self.keeper.answer = fail(RuntimeError("bug"))
         self.status()
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        self.answers = 5
+        self.keeper.answer = 5
         self.assertEqual(self.status().refused, 5)
 
     def test_a_slow_gate_keeps_nobody_waiting(self) -> None:
         """All who ask meanwhile wait for one answer; after 2 s the last one serves, and the late one counts later."""
         slow: Deferred[int | None] = Deferred()
-        self.answers = slow
+        self.keeper.answer = slow
         self.clock.advance(1)
-        asked = self.asked
+        asked = self.keeper.asked
         first = Deferred.fromCoroutine(self.monitor.status())
         self.clock.advance(1)
         second = Deferred.fromCoroutine(self.monitor.status())
@@ -228,12 +164,12 @@ class RefusalTests(MonitorCase):
         self.assertNoResult(second)
         slow.callback(5)
         self.assertEqual(self.successResultOf(second).refused, 5)
-        self.assertEqual(self.asked, asked + 1)
+        self.assertEqual(self.keeper.asked, asked + 1)
 
     def test_an_asker_who_leaves_takes_nothing_with_him(self) -> None:
         """The others get their answer."""
         slow: Deferred[int | None] = Deferred()
-        self.answers = slow
+        self.keeper.answer = slow
         self.clock.advance(1)
         first = Deferred.fromCoroutine(self.monitor.status())
         second = Deferred.fromCoroutine(self.monitor.status())
@@ -254,10 +190,10 @@ class WarningTests(MonitorCase):
     def test_guesses_are_an_alarm(self) -> None:
         """In the log, though nobody asks for the status, with the live tokens; in the status as long as it lasts."""
         with capturedLogs() as logged:
-            self.answers = 1_000
+            self.keeper.answer = 1_000
             self.clock.pump([1.0] * 60)
             self.assertEqual(self.troubles(), [Trouble.GUESSING])
-            self.answers = 2_000
+            self.keeper.answer = 2_000
             self.clock.pump([1.0] * 60)
             self.assertEqual(self.troubles(), [Trouble.GUESSING])
         said = (
@@ -272,19 +208,19 @@ class WarningTests(MonitorCase):
         """A pause of a few minutes does not fill the log; the status tells each time."""
         with capturedLogs() as logged:
             for number in range(1, 13):
-                self.answers = 5_000 * number
+                self.keeper.answer = 5_000 * number
                 self.assertEqual(self.troubles(), [Trouble.GUESSING])
                 self.clock.pump([60.0] * 4)
                 self.assertEqual(self.troubles(), [])
             self.assertEqual(len(self.warned(logged)), 1)
             self.clock.pump([60.0] * 20)
-            self.answers = 100_000
+            self.keeper.answer = 100_000
             self.assertEqual(self.troubles(), [Trouble.GUESSING])
             self.assertEqual(len(self.warned(logged)), 2)
 
     def test_guesses_are_told_at_once(self) -> None:
         """A status need not wait for the minute's end; it agrees with what is counted."""
-        self.answers = 50_000
+        self.keeper.answer = 50_000
         status = self.status()
         (warned,) = status.warnings
         self.assertEqual(warned.text, "possible brute force: 50,000 SYNs without a valid token in the last minute")
@@ -292,38 +228,38 @@ class WarningTests(MonitorCase):
 
     def test_what_comes_slowly_is_no_guessing(self) -> None:
         """A port on the Internet gets some SYNs every minute."""
-        for self.answers in range(900, 9_000, 900):
+        for self.keeper.answer in range(900, 9_000, 900):
             self.clock.pump([1.0] * 60)
             self.assertEqual(self.troubles(), [])
 
     def test_many_tokens(self) -> None:
         """The number is said, and how long it takes to hit one."""
-        self.tokens = 7_000
+        self.keeper.tokens = 7_000
         self.assertEqual(self.troubles(), [])
-        self.tokens = 24_000
+        self.keeper.tokens = 24_000
         (warned,) = self.status().warnings
         self.assertEqual(warned.trouble, Trouble.HIT_NEAR)
         self.assertIn("24,000 tokens are live, and 178,956 random SYNs hit one: about 18 seconds", warned.text)
 
     def test_a_gate_that_is_closed(self) -> None:
         """The reason is told, in one printable line, while it lasts."""
-        self.trouble = "the disk is full\n\ud800"
+        self.keeper.trouble = "the disk is full\n\ud800"
         (warned,) = self.status().warnings
         self.assertEqual((warned.trouble, warned.text[-18:]), (Trouble.CLOSED, "the disk is full??"))
-        self.trouble = ""
+        self.keeper.trouble = ""
         self.assertEqual(self.troubles(), [])
 
     def test_lines_that_open_nothing(self) -> None:
         """Told while there are any."""
-        self.ignored = "1 line of scheme knock opens nothing: the posture is closed"
+        self.keeper.ignored = "1 line of scheme knock opens nothing: the posture is closed"
         (warned,) = self.status().warnings
-        self.assertEqual((warned.trouble, warned.text), (Trouble.IGNORED, self.ignored))
-        self.ignored = ""
+        self.assertEqual((warned.trouble, warned.text), (Trouble.IGNORED, self.keeper.ignored))
+        self.keeper.ignored = ""
         self.assertEqual(self.troubles(), [])
 
     def test_connections_that_were_given_nothing(self) -> None:
         """For an hour after the last."""
-        self.monitor.given_nothing()
+        self.counts.count("given_nothing")
         self.assertEqual(self.troubles(), [Trouble.GIVEN_NOTHING])
         self.clock.pump([60.0] * 61)
         self.assertEqual(self.troubles(), [])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -24,7 +24,8 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from torknock.bridge.counts import Monitor
+from tests.support.keeper import QuietKeeper
+from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.metrics import BadMetrics, Metrics, parse_metrics
 from torknock.bridge.publish import Publication, Tellers
 from torknock.bridge.status_report import SOCKET, from_json
@@ -58,19 +59,9 @@ async def told(endpoint: IStreamClientEndpoint, said: bytes = b"") -> bytes:
 
 def monitor(clock: IReactorTime) -> Monitor:
     """One of a bridge that somebody called alice uses."""
-    made = Monitor(
-        clock,
-        version="1.0",
-        posture="closed",
-        port=443,
-        refused=lambda: succeed(7),
-        tokens=lambda: 24,
-        lines=lambda: 1,
-        trouble=lambda: "",
-        ignored=lambda: "",
-    )
-    made.opened("alice", lambda: None)
-    return made
+    counts = Counts(clock)
+    counts.opened("alice", lambda: None)
+    return Monitor(clock, Identity("1.0", "closed", 443), counts, QuietKeeper())
 
 
 class TellersTests(SynchronousTestCase):

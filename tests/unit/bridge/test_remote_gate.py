@@ -20,7 +20,6 @@ from twisted.trial.unittest import TestCase
 from torknock.bridge.accept import Listener
 from torknock.bridge.remote_gate import RemoteGate
 from torknock.interfaces import GateFailed
-from torknock.kernel.descriptor_limit import Places
 from torknock.protocol.door import Posture
 from torknock.service.listener import Accepting, listener
 
@@ -112,7 +111,7 @@ class LeaseTests(TestCase):
         self.addCleanup(accepting.stop)
 
     def gate(self) -> tuple[RemoteGate, Listener]:
-        heard = Listener(reactor, 443, lambda _syn, _address: Deferred(), Places(9, ""))
+        heard = Listener(reactor, 443)
         gate = RemoteGate(reactor, self.path, "192.0.2.1", 443, Posture.CLOSED, heard, lambda syns: [])
         self.addCleanup(heard.stop)
         self.addCleanup(gate.close)

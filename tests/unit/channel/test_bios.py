@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.unit.channel import peer
 from tests.unit.channel.test_tls import HOST, ISN, LINE, Chance, Upper
-from tests.unit.channel.wire import Wire
+from tests.unit.channel.wire import Wire, accepted
 from torknock.channel import tls
 from torknock.channel.bios import renew
 from torknock.channel.tls import ClientTLS, ServerTLS
@@ -78,8 +78,7 @@ class MemoryTests(SynchronousTestCase):
         """A connection that stands, and the protocols that it carries."""
         here, there = Upper(), Upper()
         lower, opened = self.client.open(LINE, ISN, HOST, here)
-        wanted = [there]
-        wire = Wire(lower, self.server.accept([LINE], ISN, wanted.pop))
+        wire = Wire(lower, accepted(self.server.accept([LINE], ISN, there)))
         wire.run()
         self.successResultOf(opened)
         return wire, here, there

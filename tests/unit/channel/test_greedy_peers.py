@@ -19,6 +19,7 @@ from twisted.trial.unittest import TestCase
 from tests.unit.channel import peer
 from tests.unit.channel.openssl import Peer
 from tests.unit.channel.test_tls import Scene, Upper
+from tests.unit.channel.wire import accepted
 from torknock.channel import tls
 from torknock.channel.tls import LEAVE_WITHIN, PROOF_WITHIN, ClientTLS, ServerTLS
 from torknock.protocol.bridge_line import Line
@@ -103,7 +104,7 @@ class KeyUpdateTests(TestCase):
     def serve(self) -> tuple[Small, socket.socket]:
         """A bridge of ours with an echo behind it, and a TCP connection to it."""
         server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom())
-        factory = Small(lambda: server.accept([LINE], ISN, lambda whose: Echo()))
+        factory = Small(lambda: accepted(server.accept([LINE], ISN, Echo())))
         port = reactor.listenTCP(0, factory, interface=HOST)
         self.addCleanup(port.stopListening)
         tcp = _small()

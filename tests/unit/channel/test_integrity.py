@@ -39,13 +39,17 @@ class Wire(StringTransport):
         self.clock = Clock()
         self.uppers: list[Upper] = []
         isn = 0xABCD0000 | integrity_code(SECRET, PAYLOAD)
-        self.lower = Integrity(self.clock, [b"another", SECRET], len(PAYLOAD), isn, self.upper)
+        self.lower = Integrity(self.clock, [b"another", SECRET], len(PAYLOAD), isn)
+        self.lower.announced.addCallback(self.announced)
         self.protocol: Protocol = self.lower
         self.lower.makeConnection(self)
 
-    def upper(self) -> Upper:
-        self.uppers.append(Upper())
-        return self.uppers[-1]
+    def announced(self, octets: bytes | None) -> None:
+        """As the connection of a bridge does."""
+        if octets is not None:
+            self.protocol = Upper()
+            self.uppers.append(self.protocol)
+            self.protocol.dataReceived(octets)
 
 
 class IntegrityTests(SynchronousTestCase):

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from pluggable.relay import Half, join
 from tests.unit.channel import peer
+from tests.unit.channel.wire import accepted
 from torknock.channel import tls
 from torknock.channel.tls import ClientTLS, ServerTLS
 from torknock.protocol.bridge_line import Line
@@ -171,7 +172,7 @@ class LoopbackTests(TestCase):
 
     def serve(self, upper: IProtocol) -> int:
         """The port of a bridge of ours, with *upper* behind it."""
-        return self.listen(lambda: self.server.accept([LINE], ISN, lambda whose: upper))
+        return self.listen(lambda: accepted(self.server.accept([LINE], ISN, upper)))
 
     def dial(self, port: int, upper: IProtocol) -> Deferred[None]:
         """A client of ours."""

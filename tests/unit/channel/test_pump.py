@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from tests.unit.channel import peer
+from tests.unit.channel.wire import accepted
 from torknock.channel import tls
 from torknock.channel.tls import ClientTLS, ServerTLS
 from torknock.protocol.bridge_line import Line
@@ -131,7 +132,7 @@ class PumpTests(TestCase):
         """What was written before the close arrives, and the connection ends though its producer never finishes."""
         server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom())
         there, here = Hasty(), Listener()
-        port = reactor.listenTCP(0, One(server.accept([LINE], ISN, lambda whose: there)), interface=HOST)
+        port = reactor.listenTCP(0, One(accepted(server.accept([LINE], ISN, there))), interface=HOST)
         self.addCleanup(port.stopListening)
         await self.dial(port.getHost().port, here)
         ends = await gatherResults([there.over, here.over])
@@ -142,7 +143,7 @@ class PumpTests(TestCase):
         """Until a connection is carried, Twisted's own buffer size stands."""
         server = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom())
         there = Listener()
-        lower = server.accept([LINE], ISN, lambda whose: there)
+        lower = accepted(server.accept([LINE], ISN, there))
         port = reactor.listenTCP(0, One(lower), interface=HOST)
         self.addCleanup(port.stopListening)
         stranger = Listener()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Protocol
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import verify
 
-from tests.unit.channel.wire import Wire
 from torknock.channel.interfaces import IClientChannel, IServerChannel
 from torknock.channel.raw import Raw
 from torknock.protocol.bridge_line import Line
@@ -32,17 +30,7 @@ class RawTests(SynchronousTestCase):
 
     def test_server(self) -> None:
         """The connection is the first line's."""
-        upper, asked = Protocol(), []
-
-        def build(whose: int) -> IProtocol:
-            asked.append(whose)
-            return upper
-
-        self.assertIs(Raw().accept([LINE, LINE], 1, build), upper)
-        self.assertEqual(asked, [0])
-
-    def test_nobody_wants_it(self) -> None:
-        """Without an upper protocol the connection is closed."""
-        wire = Wire(Protocol(), Raw().accept([LINE], 1, lambda whose: None))
-        wire.run()
-        self.assertFalse(wire.server.connected)
+        upper = Protocol()
+        lower, proved = Raw().accept([LINE, LINE], 1, upper)
+        self.assertIs(lower, upper)
+        self.assertEqual(self.successResultOf(proved), 0)

@@ -31,7 +31,7 @@ from tests.unit.channel import peer
 from tests.unit.channel.wire import Wire
 from torknock.channel import tls
 from torknock.channel.configuration import OPENSSL_CONF
-from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
+from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel, NotProved
 from torknock.channel.tls import CertificateUnusable, ClientTLS, PublicCertificate, Refusal, ServerTLS
 from torknock.protocol.bridge_line import Line
 
@@ -114,16 +114,22 @@ class Scene(SynchronousTestCase):
         self.whose: list[int] = []
         self.there: Upper = Upper()
         self.here: Upper = Upper()
-        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, self.refused.append)
+        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance)
         self.client = ClientTLS(self.clock, self.chance)
-
-    def upper(self, index: int) -> IProtocol | None:
-        self.whose.append(index)
-        return self.there
 
     def accept(self, lines: Sequence[Line] = (LINE,), isn: int = ISN) -> IProtocol:
         self.began = self.clock.seconds()
-        return self.server.accept(lines, isn, self.upper)
+        return self.accepted(self.server.accept(lines, isn, self.there))
+
+    def accepted(self, made: tuple[IProtocol, Deferred[int]]) -> IProtocol:
+        """The lower protocol of *made*; which line is proved is kept, or why none is."""
+        lower, proved = made
+        proved.addCallbacks(self.whose.append, self.not_proved)
+        return lower
+
+    def not_proved(self, failure: Failure) -> None:
+        assert isinstance(failure.value, NotProved)
+        self.refused.append(Refusal(failure.value.why))
 
     def open(
         self, server: IProtocol, line: Line = LINE, host: str = HOST, cut: int = 1 << 18
@@ -387,17 +393,6 @@ class AcceptTests(Scene):
             wire.run()
             self.assertEqual(self.whose[-1], number)
 
-    def test_nobody_wants_it(self) -> None:
-        """A connection for which there is no upper protocol is closed as TLS is closed."""
-        stock = peer.Stock.client()
-        wire = Wire(stock, self.server.accept([LINE], ISN, lambda whose: None))
-        wire.run()
-        stock.say(self.prove(stock))
-        wire.run()
-        self.assertTrue(stock.ended)
-        self.assertFalse(wire.server.connected)
-        self.assert_quiet()
-
     def assert_silent_end(self, wire: Wire, why: Refusal, stock: peer.Stock | None = None) -> None:
         """Nothing more is said, whatever *stock* says, and the end comes when it was drawn to come: 20 s + 30 s."""
         said = len(wire.server.said)
@@ -425,8 +420,7 @@ class AcceptTests(Scene):
             lambda stock: peer.hello(self.prove(stock)[:32], 1025),
             lambda stock: b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n" * 20,
         ):
-            self.refused = []
-            self.server.refused = self.refused.append
+            self.refused.clear()
             wire, stock = self.knock()
             stock.say(wrong(stock))
             wire.run()
@@ -590,7 +584,7 @@ class AppearanceTests(Scene):
     def test_certificate(self) -> None:
         """It is of the bridge's key, for the address of the line that knocked alone."""
         stock = peer.Stock.client()
-        Wire(stock, self.server.accept([OTHER], ISN, self.upper, [("203.0.113.9",)])).run()
+        Wire(stock, self.accepted(self.server.accept([OTHER], ISN, self.there, [("203.0.113.9",)]))).run()
         shown = stock.tls.get_peer_certificate(as_cryptography=True)
         assert shown is not None
         names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -712,7 +706,7 @@ class TicketTests(SynchronousTestCase):
             "from random import SystemRandom\n"
             "server = ServerTLS(Clock(), peer.PRIVATE_KEY, SystemRandom())\n"
             "stock = peer.Stock.client()\n"
-            "wire = Wire(stock, server.accept([], 1, None))\n"
+            "wire = Wire(stock, server.accept([], 1, None)[0])\n"
             "wire.run()\n"
             "print(stock.ready, len(wire.server.said))\n"
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from torknock.channel.interfaces import NotProved
 
 SERVER = IPv4Address("TCP", "192.0.2.7", 443)
 CLIENT = IPv4Address("TCP", "198.51.100.3", 40000)
@@ -95,6 +98,13 @@ class End:
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         self.keep_alive = enabled
+
+
+def accepted(made: tuple[IProtocol, Deferred[int]]) -> IProtocol:
+    """The lower protocol that a channel has *made* for a connection of which it does not matter what is proved."""
+    lower, proved = made
+    proved.addErrback(lambda failure: failure.trap(NotProved))
+    return lower
 
 
 class Wire:

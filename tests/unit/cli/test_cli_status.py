@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from torknock.bridge.counts import Monitor
+from tests.support.keeper import QuietKeeper
+from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.publish import Publication
 
 LIMIT = 60.0
@@ -33,18 +34,9 @@ class StatusCommandTests(TestCase):
         temporary = tempfile.TemporaryDirectory(prefix="torknock-")
         self.addCleanup(temporary.cleanup)
         self.directory = Path(temporary.name)
-        self.monitor = Monitor(
-            reactor,
-            version="1.0",
-            posture="closed",
-            port=443,
-            refused=lambda: succeed(7),
-            tokens=lambda: 24,
-            lines=lambda: 1,
-            trouble=lambda: "",
-            ignored=lambda: "",
-        )
-        self.publication = Publication(reactor, self.monitor, self.directory)
+        self.counts = Counts(reactor)
+        monitor = Monitor(reactor, Identity("1.0", "closed", 443), self.counts, QuietKeeper())
+        self.publication = Publication(reactor, monitor, self.directory)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.publication.stop()))
         self.command = [sys.executable, "-m", "torknock", "status", "--keyring", str(self.directory)]
         self.command += ["--control", str(self.directory / "control")]
@@ -57,7 +49,7 @@ class StatusCommandTests(TestCase):
     async def test_for_scripts(self) -> None:
         """One object and nothing else."""
         await self.publication.start()
-        self.monitor.opened("alice", lambda: None)
+        self.counts.opened("alice", lambda: None)
         done = await self.run_command("--json")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         told = json.loads(done.stdout)

@@ -19,6 +19,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from torknock.bridge.status_report import (
+    FIGURES,
     LONGEST,
     SOCKET,
     LineInUse,
@@ -44,6 +45,7 @@ BRIDGE = Status(
     refused=1_234_567,
     given_nothing=1,
     lines=2,
+    lines_in_use=2,
     tokens=24,
     in_use=(LineInUse("alice", 1, 45), LineInUse("bob", 2, 12_300)),
     warnings=(Warned(Trouble.GUESSING, "possible brute force: 50,000 SYNs without a valid token in the last minute"),),
@@ -70,7 +72,7 @@ class PictureTests(SynchronousTestCase):
             [
                 "torknock 1.0, up for about 2 hours",
                 "port 443, closed",
-                "connections 3 now, 12,345 since the start",
+                "connections 3 now, 12,345 since the start, 1 without a proof",
                 "SYNs 12,400 let in, about 1,234,567 refused",
                 "lines 2 live, 2 in use",
                 f"tokens 24 live: {odds(BRIDGE.tokens)}",
@@ -83,13 +85,20 @@ class PictureTests(SynchronousTestCase):
         )
 
     def test_what_is_not_known_is_not_said(self) -> None:
-        """Nobody counts, nobody is there, tor is not seen."""
+        """The gate does not count, no line is in use, tor is not seen."""
         quiet = replace(BRIDGE, refused=None, in_use=(), warnings=())
         said = drawn(Report(quiet, TorUnseen("No such file or directory")))
-        self.assertIn("nobody counts the others", said)
+        self.assertIn("12,400 let in, others not counted", said)
         self.assertIn("control port not reachable: No such file or directory", said)
         self.assertNotIn("line in use", said)
         self.assertNotIn("!", said)
+
+    def test_every_figure_of_the_table_is_shown(self) -> None:
+        """In its own words, in the row that the table names."""
+        lines = drawn(Report(BRIDGE, TOR)).splitlines()
+        for name, figure in FIGURES.items():
+            [row] = [line for line in lines if line.startswith(f"{figure.row} ")]
+            self.assertIn(figure.words(getattr(BRIDGE, name)), row)
 
     def test_tor_complains(self) -> None:
         """That is a warning too."""

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -125,18 +125,27 @@ class ORPortFactoryTests(SynchronousTestCase):
         self.cookie.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
         self.reactor, self.links = MemoryReactorClock(), Links()
 
-    def arrive(self, extended: bool = True, client: IAddress | None = IPv4Address("TCP", "192.0.2.7", 42)) -> Half:  # noqa: B008
+    def make_factory(self, extended: bool = True) -> None:
         environment = ServerEnvironment(
             Path("/"), True, ("rot",), "203.0.113.1", None, or_port=("127.0.0.1", 1),
             extended_or_port=("127.0.0.1", 2) if extended else None, auth_cookie_file=self.cookie if extended else None,
         )  # fmt: skip
         self.factory = ORPortFactory(self.reactor, environment, "rot", self.links)
-        self.refused: list[None] = []
-        self.factory.turned_away = lambda: self.refused.append(None)
+
+    def arrive(self, extended: bool = True, client: IAddress | None = IPv4Address("TCP", "192.0.2.7", 42)) -> Half:  # noqa: B008
+        self.make_factory(extended)
         half = self.factory.buildProtocol(client)
         self.client = Pausing()
         half.makeConnection(self.client)
         return half
+
+    def held(self) -> tuple[Half, Deferred[Half | None]]:
+        """A client that a transport introduces by itself, and what it learns of that."""
+        self.make_factory()
+        arrival = self.factory.arrival()
+        self.client = Pausing()
+        arrival.link.makeConnection(self.client)
+        return arrival.link, Deferred.fromCoroutine(arrival.introduce(None))
 
     def tor(self) -> tuple[Any, Pausing]:
         """tor's end of the newest link to it."""
@@ -192,20 +201,25 @@ class ORPortFactoryTests(SynchronousTestCase):
         }
         for name, fail in failures.items():
             with self.subTest(name), capturedLogs() as events:
-                half = self.arrive()
+                half, introducing = self.held()
                 fail()
+                self.assertIsNone(self.successResultOf(introducing))
                 self.assertTrue(self.client.aborted)
                 half.connectionLost()
                 self.assertEqual(len([event for event in events if "turned away" in event["log_format"]]), 1)
                 self.assertEqual(len(self.links), 0)
                 self.assertEqual(self.reactor.getDelayedCalls(), [])
-                self.assertEqual(len(self.refused), 1)
 
     def test_a_tor_that_hangs_up_on_a_client_is_noticed(self) -> None:
         """Unless it has said something, or the client left first."""
-        for said, leaves, refused in ((b"", "tor", 1), (b"", "FIN", 1), (b"cell", "tor", 0), (b"", "client", 0)):
+        for said, leaves, hung_up in (
+            (b"", "tor", True),
+            (b"", "FIN", True),
+            (b"cell", "tor", False),
+            (b"", "client", False),
+        ):
             with self.subTest(said=said, leaves=leaves):
-                half = self.arrive()
+                half, introducing = self.held()
                 protocol, _transport = self.introduce(b"")
                 if said:
                     protocol.dataReceived(said)
@@ -214,7 +228,18 @@ class ORPortFactoryTests(SynchronousTestCase):
                 elif leaves == "tor":
                     protocol.connectionLost(Failure(ConnectionDone()))
                 half.connectionLost()
-                self.assertEqual(len(self.refused), refused)
+                tor = self.successResultOf(introducing)
+                assert tor is not None
+                self.assertEqual(tor.hung_up, hung_up)
+
+    def test_a_client_that_leaves_first_is_no_fault_of_tors(self) -> None:
+        """Nothing is logged, and tor is left alone."""
+        with capturedLogs() as events:
+            half, introducing = self.held()
+            half.connectionLost()
+            self.failureResultOf(introducing, CancelledError)
+        self.assertEqual([event for event in events if "turned away" in event["log_format"]], [])
+        self.assertEqual((len(self.links), self.reactor.getDelayedCalls()), (0, []))
 
     def test_the_cookie_is_read_for_each_client(self) -> None:
         """tor makes a new one when it starts."""

@@ -121,8 +121,7 @@ class FilterGate:
                 "a TTL of 255 sees port {port}",
                 port=self._door.port,
             )
-        self._listener.heard = self._spent
-        self._listener.adopt([pair.open.dup() for pair in self._pairs])
+        self._listener.adopt([pair.open.dup() for pair in self._pairs], self._spent)
 
     def _admit(self, tokens: Collection[int], seconds: int) -> None:
         until = self._reactor.seconds() + seconds
