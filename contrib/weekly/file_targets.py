@@ -30,7 +30,7 @@ from torknock.kernel import proc
 from torknock.keyring.lines import Keyring
 from torknock.operate.doctor.tor import bridge_options, client_options, is_exposed, takes_clients
 from torknock.operate.setup import place
-from torknock.operate.setup.changes import Block
+from torknock.operate.setup.file_changes import Block
 from torknock.operate.setup.record import Record
 from torknock.tor.asked import Asked
 from torknock.tor.control import RunningTor

@@ -94,7 +94,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(told["status"], running.returncode)
         for word in ("key=", *re.findall(r"\b(?:key|pin)=(\S+)", line)):
             self.assertNotIn(word, said)
-        return running.returncode, {answer["name"]: answer for answer in told["answers"]}
+        return running.returncode, {answer["name"]: answer for answer in told["findings"]}
 
     def states(self, answers: dict[str, Any]) -> dict[str, str]:
         return {name: answer["state"] for name, answer in answers.items()}
@@ -110,8 +110,8 @@ class CheckTests(SynchronousTestCase):
             with self.subTest(name):
                 self.assertEqual(set(self.states(answers).values()), {"ok"}, answers)
                 self.assertEqual(status, 0)
-                self.assertIn("closed", answers["stranger"]["sentence"])
-                self.assertIn("proves the fingerprint", answers["tor"]["sentence"])
+                self.assertIn("closed", answers["stranger"]["why"])
+                self.assertIn("proves the fingerprint", answers["tor"]["why"])
                 self.assertGreaterEqual(answers["line"]["ms"], 0)
 
     def test_a_filtered_bridge(self) -> None:
@@ -124,7 +124,7 @@ class CheckTests(SynchronousTestCase):
         for name, options in (("dave", ()), ("erin", ("--integrity", "64"))):
             status, answers = self.check(self.line(name, "--scheme", "knock", *options), "--as-stranger")
             self.assertEqual((status, set(self.states(answers).values())), (0, {"ok"}), answers)
-            self.assertIn("says nothing", answers["stranger"]["sentence"])
+            self.assertIn("does not answer", answers["stranger"]["why"])
 
     def test_only_the_knock_is_sent(self) -> None:
         """One SYN, with a token, to the bridge; the connection ends with FIN, as a client's does."""
@@ -157,8 +157,8 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.states(answers), {
             "stranger": "not ok", "other ports": "ok", "line": "not ok", "tor": "unknown",
         })  # fmt: skip
-        self.assertIn("not hidden", answers["stranger"]["sentence"])
-        self.assertIn("other than the bridge answered", answers["line"]["sentence"])
+        self.assertIn("not hidden", answers["stranger"]["why"])
+        self.assertIn("other than the bridge answered", answers["line"]["why"])
 
     def test_a_port_that_stands_out(self) -> None:
         """The firewall lets SYNs to the bridge's port in and drops all others: the line opens, and a scan sees it."""
@@ -169,17 +169,17 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.states(answers), {
             "stranger": "ok", "other ports": "not ok", "line": "ok", "tor": "ok",
         })  # fmt: skip
-        self.assertIn("posture=filtered", answers["other ports"]["sentence"])
+        self.assertIn("posture=filtered", answers["other ports"]["remedy"])
 
     def test_another_tor_behind_it(self) -> None:
         """Tor proves who it is, so a fingerprint that is not its own is noticed; without one, that is said."""
         words = self.line("heidi").split()
         status, answers = self.check(" ".join([*words[:3], "0" * 40, *words[4:]]))
         self.assertEqual((status, answers["tor"]["state"]), (1, "not ok"), answers)
-        self.assertIn("another", answers["tor"]["sentence"])
+        self.assertIn("another", answers["tor"]["why"])
         status, answers = self.check(" ".join([*words[:3], *words[4:]]))
         self.assertEqual((status, answers["tor"]["state"]), (0, "ok"), answers)
-        self.assertIn("not verified", answers["tor"]["sentence"])
+        self.assertIn("not verified", answers["tor"]["why"])
 
     def test_a_revoked_line(self) -> None:
         """It does not open; the bridge is as hidden as before."""
@@ -199,7 +199,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.states(answers), {
             "line": "ok", "tor": "ok", "clock": "not ok",
         })  # fmt: skip
-        self.assertRegex(answers["clock"]["sentence"], "about 1[0-9] minutes behind")
+        self.assertRegex(answers["clock"]["why"], "about 1[0-9] minutes behind")
 
     def test_without_the_power_to_knock(self) -> None:
         """A stranger's view is had by anybody; what the line does is found out through the service, or not at all."""

@@ -68,7 +68,7 @@ main()
 
 IMPATIENT = f"""{PYTHON}
 from torknock.operate.setup import bridge_only
-client._USED_WITHIN = 10.0
+bridge_only._USED_WITHIN = 10.0
 from torknock.cli import main
 main()
 """

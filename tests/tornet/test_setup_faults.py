@@ -206,7 +206,7 @@ class RestTests(Case):
         before = self.torrc()
         line = f"torknock 198.51.100.7:443 {'A' * 40} key={'A' * 43} pin={'A' * 43}"
         self.torknock("setup", "client", "-", stdin=f"{line}\n", status=1)
-        self.assertIn("all is configured, and tor does not run: start it", self.told)
+        self.assertIn("tor is configured, but does not run; start it", self.told)
         snippet = self.debian.path(str(SNIPPET)).read_text().splitlines()
         self.assertEqual((snippet[1], snippet[-1]), ("UseBridges 1", f"Bridge {line}"))
         self.torknock("setup", "--undo", "--yes")

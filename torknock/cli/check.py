@@ -9,20 +9,18 @@ import time
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from torknock.cli.findings import in_json, in_text
 from torknock.cli.options import address, helper_option, read_bridge_line, say
 from torknock.client.path import PathUnknown, Seen, Sent, Verdict, ask, judge
-from torknock.operate.finding import State, exit_status
+from torknock.operate.finding import Finding, exit_status
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.service import DIAL_SOCKET
-
-if TYPE_CHECKING:
-    from torknock.operate.check_bridge import Answer
 
 
 class _LineOrVerb(click.Group):
@@ -63,12 +61,12 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
     would not send more SYNs. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
     something could not be found out.
     """
-    answers = _answers(read_bridge_line(bridge_line), helper, as_stranger)
-    say(_as_json(answers) if as_json else _as_text(answers))
-    raise click.exceptions.Exit(exit_status(answer.state for answer in answers))
+    findings = _findings(read_bridge_line(bridge_line), helper, as_stranger)
+    say(in_json(findings) if as_json else in_text(findings))
+    raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
 
 
-def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Answer]:
+def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Finding]:
     from twisted.internet import reactor as installed
 
     from torknock.client.memory import Memory
@@ -81,17 +79,17 @@ def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[An
     reactor: Any = installed
     reactor.seconds = time.monotonic
     chance = secrets.SystemRandom()
-    outcome: list[list[Answer] | Failure] = []
+    outcome: list[list[Finding] | Failure] = []
     with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # a trace of what was checked stays nowhere
         memory = Memory(Path(directory))
         dialer: Any = RepairDialer(reactor) if may_administer_network() else RemoteDialer(reactor, helper)
         bridges = Bridges(dialer, reactor, time.time, chance, memory)
 
-        async def checked() -> list[Answer]:
-            answers = await check_as_stranger(reactor, bridge_line, chance) if as_stranger else []
+        async def checked() -> list[Finding]:
+            findings = await check_as_stranger(reactor, bridge_line, chance) if as_stranger else []
             bridge = bridge_line.line, str(bridge_line.address), bridge_line.port
             endpoint, minutes_slow = bridges.endpoint(*bridge), partial(bridges.minutes_slow, *bridge)
-            return answers + await check(reactor, bridge_line, endpoint, minutes_slow)
+            return findings + await check(reactor, bridge_line, endpoint, minutes_slow)
 
         def begin() -> None:
             checking = Deferred.fromCoroutine(checked())
@@ -101,29 +99,12 @@ def _answers(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[An
         reactor.callWhenRunning(begin)
         reactor.run()
         memory.close()
-    for answers in outcome:
-        if isinstance(answers, Failure):
-            answers.raiseException()
+    for findings in outcome:
+        if isinstance(findings, Failure):
+            findings.raiseException()
         else:
-            return answers
+            return findings
     raise click.exceptions.Exit(2)
-
-
-def _as_json(answers: list[Answer]) -> str:
-    told = [{"name": it.name, "state": it.state.value, "sentence": it.sentence, "ms": it.ms} for it in answers]
-    return json.dumps({"status": exit_status(it.state for it in answers), "answers": told})
-
-
-_COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
-
-
-def _as_text(answers: list[Answer]) -> str:
-    width = max(len(answer.name) for answer in answers)
-    return "\n".join(
-        f"{click.style(f'{it.state.value:<7}', fg=_COLOURS[it.state])}  {it.name:<{width}}  {it.sentence}"
-        + ("" if it.ms is None else f" ({it.ms} ms)")
-        for it in answers
-    )
 
 
 @check.command(epilog="Example: torknock check path 192.0.2.7:4430")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import time
@@ -14,13 +13,12 @@ from click.core import ParameterSource
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from torknock.cli.findings import in_json, in_text
 from torknock.cli.options import control_option, control_password, keyring_option, password_option, say
-from torknock.operate.finding import Finding, State, exit_status
+from torknock.operate.finding import Finding, exit_status
 
 if TYPE_CHECKING:
     from torknock.operate.doctor.examine import Patient
-
-_COLOURS = {State.OK: "green", State.NOT_OK: "red", State.UNKNOWN: "yellow"}
 
 
 @click.command(epilog="Example: torknock doctor bridge")
@@ -50,7 +48,7 @@ def doctor(
         usual = ctx.get_parameter_source("control") is ParameterSource.DEFAULT
         user = _caller() if usual else None
     findings = run(Patient(keyring, role, control, control_password(asks), user))
-    say(_as_json(findings) if as_json else as_text(findings))
+    say(in_json(findings) if as_json else in_text(findings))
     raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
 
 
@@ -82,22 +80,3 @@ def run(patient: Patient) -> list[Finding]:
         else:
             return findings
     raise click.exceptions.Exit(2)
-
-
-def _as_json(findings: list[Finding]) -> str:
-    told = [{"name": it.name, "state": it.state.value, "why": it.why, "remedy": it.remedy} for it in findings]
-    return json.dumps({"status": exit_status(it.state for it in findings), "findings": told})
-
-
-def as_text(findings: list[Finding]) -> str:
-    """A line for each of *findings*, and below them what to do; for a terminal."""
-    width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
-        state = click.style(f"{finding.state.value:<7}", fg=_COLOURS[finding.state])
-        lines.append(f"{state}  {finding.name:<{width}}  {finding.why}")
-    wanting = [finding for finding in findings if finding.state is not State.OK]
-    if wanting:
-        lines += ["", "What to do:"]
-        lines += [f"  {finding.name:<{width}}  {finding.remedy}" for finding in wanting]
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`torknock check`: does a line open its bridge, does tor answer behind it, is the bridge hidden? Seen from outside."""
+"""`torknock check line`, from outside: whether a line opens its bridge, tor answers, and the bridge is hidden."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from twisted.internet.task import deferLater
 
 from torknock.client.knocker import BridgeSilent
 from torknock.errors import TorknockError
-from torknock.operate.finding import State
+from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.link import NotTor, Relay, asking
 
@@ -60,17 +60,6 @@ class Reply(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One question's answer, in a sentence."""
-
-    name: str
-    state: State
-    sentence: str
-    ms: int | None = None
-    """How long it took."""
-
-
-@dataclass(frozen=True, slots=True)
 class Approach:
     """What a stranger got at a port."""
 
@@ -84,7 +73,7 @@ async def check(
     bridge_line: BridgeLine,
     endpoint: IStreamClientEndpoint,
     minutes_slow: Callable[[], int],
-) -> list[Answer]:
+) -> list[Finding]:
     """Whether *endpoint* (`transport.bridges.Bridges`) opens the bridge of *bridge_line*, and whether tor is behind it.
 
     *minutes_slow* tells how far this clock is behind the bridge's, once the line has opened it. Nothing is sent that a
@@ -93,7 +82,7 @@ async def check(
     return await _opened(reactor, bridge_line, endpoint) + clocks(minutes_slow())
 
 
-async def check_as_stranger(reactor: Any, bridge_line: BridgeLine, chance: Chance) -> list[Answer]:
+async def check_as_stranger(reactor: Any, bridge_line: BridgeLine, chance: Chance) -> list[Finding]:
     """Whether the bridge's port is hidden, and does as three other ports of its host do.
 
     Sends SYNs without a token to each of them. They carry nothing of the line, but an observer who sees them and then a
@@ -136,18 +125,20 @@ async def approach(reactor: Any, host: str, port: int) -> Approach:
     return Approach(port, reply, _ms(reactor, start))
 
 
-async def _stranger(reactor: Any, host: str, itself: Approach) -> Answer:
+async def _stranger(reactor: Any, host: str, itself: Approach) -> Finding:
     name, ms = "stranger", itself.ms
     match itself.reply:
         case Reply.REFUSED:
-            return Answer(name, State.OK, "the port is closed to a stranger", ms)
+            return ok(name, "the port is closed to a stranger", ms)
         case Reply.SILENT:
-            return Answer(name, State.OK, f"the port says nothing to a stranger in {PATIENCE:.0f} s", ms)
+            return ok(name, f"the port does not answer a stranger within {PATIENCE:.0f} s", ms)
         case Reply.UNREACHABLE:
-            return Answer(name, State.UNKNOWN, "a stranger is told that there is no way to the host", ms)
+            why = "a router or a firewall answers a stranger that the host is unreachable"
+            return unknown(name, why, "check from another network", ms)
     if await _is_tor(reactor, host, itself.port):
-        return Answer(name, State.NOT_OK, "tor itself answers a stranger: the bridge is not hidden", ms)
-    return Answer(name, State.OK, "a stranger is let in, to something that is not tor: a decoy", ms)
+        why = "tor itself answers a stranger: the bridge is not hidden"
+        return not_ok(name, why, "on the bridge, as root: torknock setup bridge", ms)
+    return ok(name, "something that is not tor answers a stranger: a decoy", ms)
 
 
 async def _is_tor(reactor: Any, host: str, port: int) -> bool:
@@ -166,26 +157,28 @@ async def _is_tor(reactor: Any, host: str, port: int) -> bool:
     return True
 
 
-def stands_out(itself: Reply, others: Sequence[Reply]) -> Answer:
+def stands_out(itself: Reply, others: Sequence[Reply]) -> Finding:
     """Whether the bridge's port does as the host's other ports do."""
     name = "other ports"
     if itself is Reply.ACCEPTED:
-        return Answer(name, State.OK, "an open port does not stand out")
+        return ok(name, "an open port does not stand out")
     if len(set(others)) > 1:
-        return Answer(name, State.UNKNOWN, f"{len(others)} others do not do the same: {_listed(others)}")
+        why = f"{len(others)} other ports of the host differ from each other: {_listed(others)}"
+        return unknown(name, why, "on the bridge: torknock doctor bridge")
     if others[0] is itself:
-        return Answer(name, State.OK, f"{len(others)} others are {itself.value}, too")
-    fitting = {Reply.REFUSED: "posture=closed", Reply.SILENT: "posture=filtered"}.get(others[0])
-    remedy = f"; {fitting} on the bridge fits" if fitting else ""
-    sentence = f"{len(others)} others are {others[0].value}, and the bridge's is {itself.value}: it stands out{remedy}"
-    return Answer(name, State.NOT_OK, sentence)
+        return ok(name, f"{len(others)} other ports of the host are {itself.value}, too")
+    why = f"{len(others)} other ports of the host are {others[0].value}, the bridge's is {itself.value}: it stands out"
+    fitting = {Reply.REFUSED: "closed", Reply.SILENT: "filtered"}.get(others[0])
+    if fitting is None:
+        return not_ok(name, why, "on the bridge: let the firewall drop what it rejects, and use posture=filtered")
+    return not_ok(name, why, f"on the bridge: use posture={fitting} in ServerTransportOptions")
 
 
 def _listed(replies: Sequence[Reply]) -> str:
     return ", ".join(reply.value for reply in replies)
 
 
-async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint) -> list[Answer]:
+async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint) -> list[Finding]:
     """Whether the line opens the bridge, and whether tor is behind it."""
     start = reactor.seconds()
     asked: Deferred[Relay] = Deferred()
@@ -194,19 +187,19 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
         connected = await _connected(reactor, bridge_line, endpoint, asking(asked, over))
     except (TorknockError, ConnectError) as error:
         return [_not_opened(error, _ms(reactor, start)), _not_asked()]
-    opened = Answer("line", State.OK, "the line opens the bridge", _ms(reactor, start))
+    opened = ok("line", "the line opens the bridge", _ms(reactor, start))
     start = reactor.seconds()
     try:
         relay = await asked.addTimeout(TOR_PATIENCE, reactor)
     except (BridgeSilent, ConnectError) as error:  # a line with `integrity` is dialled only now
         return [_not_opened(error, _ms(reactor, start)), _not_asked()]
     except NotTor as error:
-        return [opened, Answer("tor", State.NOT_OK, str(error), _ms(reactor, start))]
+        return [opened, _no_tor(str(error), _ms(reactor, start))]
     except TimeoutError:
-        return [opened, Answer("tor", State.NOT_OK, "nothing answers behind it", _ms(reactor, start))]
+        return [opened, _no_tor(f"nothing answers behind it within {TOR_PATIENCE:.0f} s", _ms(reactor, start))]
     except (TorknockError, ConnectionClosed, OSError, SSL.Error):
-        sentence = "what is behind it hangs up: tor may be down, or the line revoked a moment ago"
-        return [opened, Answer("tor", State.NOT_OK, sentence, _ms(reactor, start))]
+        why = "the bridge closes the connection: its tor may be down, or the line was revoked a moment ago"
+        return [opened, _no_tor(why, _ms(reactor, start))]
     finally:
         await _end(reactor, connected, over)
     return [opened, whose(relay, bridge_line, _ms(reactor, start))]
@@ -235,35 +228,42 @@ async def _end(reactor: Any, connected: Any, over: Deferred[None]) -> None:
         connected.transport.abortConnection()
 
 
-def _not_opened(error: Exception, ms: int) -> Answer:
-    closed = isinstance(error, BridgeSilent)
-    said = str(error) if isinstance(error, TorknockError) else "there is no way to the bridge"
-    return Answer("line", State.NOT_OK if closed else State.UNKNOWN, said, ms)
+def _not_opened(error: Exception, ms: int) -> Finding:
+    """A bridge that refuses is a fault of the line or the bridge; with any other *error* no SYN was judged."""
+    why = error.what if isinstance(error, TorknockError) else "the bridge's host cannot be reached from here"
+    remedy = error.remedy if isinstance(error, TorknockError) else ""
+    if isinstance(error, BridgeSilent):
+        return not_ok("line", why, remedy or "ask the operator whether the bridge runs and the line is valid", ms)
+    return unknown("line", why, remedy or "see torknock doctor client", ms)
 
 
-def clocks(minutes_slow: int) -> list[Answer]:
+def _no_tor(why: str, ms: int) -> Finding:
+    return not_ok("tor", why, "on the bridge: torknock doctor bridge", ms)
+
+
+def clocks(minutes_slow: int) -> list[Finding]:
     """What to say of a clock that is so many minutes slow; nothing of one that is right."""
     if not minutes_slow:
         return []
     way = "behind" if minutes_slow > 0 else "ahead of"
-    sentence = f"this clock is about {abs(minutes_slow)} minutes {way} the bridge's; set the one that is wrong"
-    return [Answer("clock", State.NOT_OK, sentence)]
+    why = f"this clock is about {abs(minutes_slow)} minutes {way} the bridge's"
+    return [not_ok("clock", why, "set the clock that is wrong")]
 
 
-def _not_asked() -> Answer:
-    return Answer("tor", State.UNKNOWN, "not asked, because the line did not open")
+def _not_asked() -> Finding:
+    return unknown("tor", "not asked, because the line did not open the bridge", "mend that first")
 
 
-def whose(relay: Relay, bridge_line: BridgeLine, ms: int) -> Answer:
+def whose(relay: Relay, bridge_line: BridgeLine, ms: int) -> Finding:
     """Whether the tor that answered is the one that the line names."""
     if bridge_line.fingerprint is None:
-        sentence = "tor answers; the line has no fingerprint, so whose tor it is was not verified"
-        return Answer("tor", State.OK, sentence, ms)
+        return ok("tor", "tor answers; its identity was not verified, because the line has no fingerprint", ms)
+    remedy = "do not use this line; ask the operator for a new one"
     if relay.fingerprint is None:
-        return Answer("tor", State.NOT_OK, "tor answers, and does not prove the identity that it has", ms)
+        return not_ok("tor", "tor answers, but does not prove its identity", remedy, ms)
     if not hmac.compare_digest(relay.fingerprint, bridge_line.fingerprint):
-        return Answer("tor", State.NOT_OK, "tor answers, and proves to be another than the line names", ms)
-    return Answer("tor", State.OK, "tor answers, and proves the fingerprint in the line", ms)
+        return not_ok("tor", "tor answers, but it is another tor than the one that the line names", remedy, ms)
+    return ok("tor", "tor answers, and proves the fingerprint in the line", ms)
 
 
 def _endpoint(reactor: Any, host: str, port: int, patience: float) -> IStreamClientEndpoint:

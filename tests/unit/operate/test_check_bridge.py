@@ -41,7 +41,7 @@ class Closed:
         return fail(self._error)
 
 
-class SentenceTests(SynchronousTestCase):
+class FindingTests(SynchronousTestCase):
     """Pure judgements."""
 
     def test_a_port_like_its_neighbours_does_not_stand_out(self) -> None:
@@ -54,8 +54,8 @@ class SentenceTests(SynchronousTestCase):
         """And the posture that fits is named."""
         answer = stands_out(Reply.REFUSED, [Reply.SILENT] * 3)
         self.assertEqual(answer.state, State.NOT_OK)
-        self.assertIn("posture=filtered", answer.sentence)
-        self.assertIn("posture=closed", stands_out(Reply.SILENT, [Reply.REFUSED] * 3).sentence)
+        self.assertIn("posture=filtered", answer.remedy)
+        self.assertIn("posture=closed", stands_out(Reply.SILENT, [Reply.REFUSED] * 3).remedy)
 
     def test_neighbours_that_differ_say_nothing(self) -> None:
         """It could not be found out."""
@@ -73,15 +73,15 @@ class SentenceTests(SynchronousTestCase):
         ):
             answer = whose(relay, line, 1)
             self.assertEqual(answer.state, state)
-            self.assertNotIn("AAAA", answer.sentence)
-        self.assertIn("not verified", whose(Relay("B" * 40), nameless, 1).sentence)
+            self.assertNotIn("AAAA", answer.why)
+        self.assertIn("not verified", whose(Relay("B" * 40), nameless, 1).why)
 
     def test_a_clock_that_is_right_is_not_mentioned(self) -> None:
         """Of another it is said which way it is wrong."""
         self.assertEqual(clocks(0), [])
         for minutes, said in ((15, "about 15 minutes behind"), (-20, "about 20 minutes ahead of")):
             [answer] = clocks(minutes)
-            self.assertEqual((answer.state, said in answer.sentence), (State.NOT_OK, True))
+            self.assertEqual((answer.state, said in answer.why), (State.NOT_OK, True))
 
 
 class CheckTests(SynchronousTestCase):
@@ -124,7 +124,7 @@ class CheckTests(SynchronousTestCase):
             reactor.advance(100)
             answers = {answer.name: answer for answer in self.successResultOf(checking)}
             self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
-            self.assertNotIn("192.0.2.7", " ".join(answer.sentence for answer in answers.values()))
+            self.assertNotIn("192.0.2.7", " ".join(answer.why for answer in answers.values()))
 
     def test_exit_status(self) -> None:
         """What is wrong counts more than what is not known."""
@@ -154,7 +154,7 @@ class DecoyTests(TestCase):
         line = BridgeLine(IPv4Address("127.0.0.1"), listening.getHost().port, None, LINE.line)
         answers = await check_as_stranger(reactor, line, secrets.SystemRandom())
         self.assertEqual(answers[0].state, State.OK, answers)
-        self.assertIn("decoy", answers[0].sentence)
+        self.assertIn("decoy", answers[0].why)
         self.assertEqual(answers[1].state, State.OK)
 
 

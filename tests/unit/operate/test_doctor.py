@@ -33,6 +33,7 @@ from torknock.protocol.door import Posture
 from torknock.redact import redact
 from torknock.service.access import EVERYWHERE, Entry, silence
 from torknock.tor.inspect import TorFacts
+from torknock.tor.refusing import refusing
 
 ADDRESSES = st.ip_addresses().map(str)
 HEX = st.binary(min_size=20, max_size=20).map(bytes.hex)
@@ -169,6 +170,14 @@ class TorTests(SynchronousTestCase):
             self.assertEqual(len(wrong), 1, name)
             self.assertIn(f"torrc: {name} ", wrong[0].remedy)
             self.assertTrue(wrong[0].remedy.startswith("as root: torknock setup bridge"), wrong[0].remedy)
+
+    def test_a_transport_that_does_not_run(self) -> None:
+        """tor is to be reloaded, but not while it has no network: it then starts the transport by itself."""
+        self.assertIn("reload tor", tor.running("server", None).remedy)
+        without_network = tor.running("server", None, refusing(hibernating="", interval_end="", disabled="1"))
+        self.assertIn("DisableNetwork", without_network.why)
+        self.assertIn("do not restart tor", without_network.remedy)
+        self.assertNotIn("reload", without_network.remedy)
 
 
 class PortTests(SynchronousTestCase):

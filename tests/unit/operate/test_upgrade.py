@@ -12,11 +12,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate.setup import daemons, place, plan
-from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader, Unit, User
+from torknock.operate.setup import daemons, place, plan, shipped_files
+from torknock.operate.setup.account_changes import User
+from torknock.operate.setup.changes import CannotChange, Change, Reader
+from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
-from torknock.operate.setup.plan import Host
 from torknock.operate.setup.record import Record
+from torknock.operate.setup.service_changes import Unit
+from torknock.operate.setup.this_host import Host
 
 ROOT = Path(__file__).parents[3]
 FIRST = ROOT / "tests" / "data" / "0.1.0"
@@ -31,7 +34,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
         self.addCleanup(shutil.rmtree, self.directory)
-        self.patch(plan, "_UNITS", self.directory)
+        self.patch(shipped_files, "_UNITS", self.directory)
         self.patch(place, "SNIPPET", self.directory / "torknock.conf")
 
     def planned(self, host: Host = HOST) -> dict[str, Change]:

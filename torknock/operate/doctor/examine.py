@@ -151,7 +151,7 @@ async def _bridge(
         findings += tor.bridge_options(facts)
         findings += [tor.or_port(facts, _listening_of(tor_process)), tor.takes_clients(facts)]
         if tor_process is not None:
-            findings.append(tor.running("server", transport))
+            findings.append(tor.running("server", transport, facts.refusing))
         findings += [tor.registered(facts), tor.bootstrapped(facts)]
         findings.append(await tor_log.log(reactor, facts.options.get("Log", ())))
     with contextlib.suppress(BridgeUnheard, StatusError):  # whether it runs is another condition

@@ -169,11 +169,18 @@ def _is_loopback(listener: str) -> bool:
         return listener.startswith("unix:")
 
 
-def running(side: str, transport: Process | None) -> Finding:
-    """Whether the transport's process is there."""
-    if transport is None:
-        return not_ok("process", f"tor runs no torknock {side}", "look at tor's log; then restart tor")
-    return ok("process", f"tor runs torknock {side}")
+def running(side: str, transport: Process | None, refusing: str = "") -> Finding:
+    """Whether the *transport*'s process runs; *refusing* is what tor does instead of taking clients.
+
+    A tor without a network ends its transports, and starts them again once it has one. Restarting it then helps
+    nothing, and ends what keeps a client from connecting directly.
+    """
+    if transport is not None:
+        return ok("process", f"tor runs torknock {side}")
+    if refusing:
+        why = f"tor runs no torknock {side}, because tor {refusing}"
+        return not_ok("process", why, "do not restart tor: it starts the transport by itself when this is over")
+    return not_ok("process", f"tor runs no torknock {side}", "look at tor's log; then reload tor")
 
 
 def registered(facts: TorFacts) -> Finding:

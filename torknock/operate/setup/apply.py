@@ -19,12 +19,14 @@ from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Issued, Keyring, LineUnknown
-from torknock.operate.setup.changes import PATH, Block, Change, File, Reader, run
+from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.daemons import is_outdated
 from torknock.operate.setup.doors import Door
+from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
-from torknock.operate.setup.plan import BridgeWishes, CannotSetUp, known_options
+from torknock.operate.setup.programs import PATH, run
 from torknock.operate.setup.record import Record
+from torknock.operate.setup.torrc_options import BridgeWishes, known_options
 from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.bridge_line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
 from torknock.protocol.door import Posture, table_name

@@ -15,9 +15,10 @@ from pathlib import Path
 from torknock.errors import TorknockError
 from torknock.operate.setup import debian_tor
 from torknock.operate.setup.apply import configured, start_transport, undo, until, verify
-from torknock.operate.setup.changes import PATH, Change, File, Reader
+from torknock.operate.setup.changes import CannotSetUp, Change, Reader
+from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.place import Place
-from torknock.operate.setup.plan import CannotSetUp
+from torknock.operate.setup.programs import PATH
 from torknock.operate.setup.record import Record
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.control import RunningTor

@@ -16,9 +16,12 @@ from pathlib import Path
 
 from torknock.kernel.proc import process, same_network
 from torknock.operate.setup.apply import until
-from torknock.operate.setup.changes import PATH, run, write
+from torknock.operate.setup.changes import CannotSetUp
+from torknock.operate.setup.config_files import write
 from torknock.operate.setup.place import TORRC
-from torknock.operate.setup.plan import SYSTEMD, TOR_USER, CannotSetUp, shipped
+from torknock.operate.setup.programs import PATH, run
+from torknock.operate.setup.shipped_files import shipped
+from torknock.operate.setup.this_host import SYSTEMD, TOR_USER
 from torknock.operate.tor_log import from_journal
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at
@@ -99,10 +102,8 @@ def _listener(port: str) -> str | None:
     return where if ":" in where else f"0.0.0.0:{where}"
 
 
-START_BY_HAND = (
-    "all is configured, and tor does not run: start it (service tor start), then say this again, which shows whether "
-    "all works"
-)
+START_BY_HAND = "start it (service tor start), then run this command again, which checks everything"
+"""What to do where no systemd starts tor."""
 
 
 def start() -> bool:

@@ -10,7 +10,10 @@ from pathlib import Path
 from attrs import define, evolve
 
 from torknock.kernel.files import draft_of, read_file
-from torknock.operate.setup.changes import AT_MOST, Change, File, Unit, write
+from torknock.operate.setup.changes import Change
+from torknock.operate.setup.config_files import AT_MOST, write
+from torknock.operate.setup.file_changes import File
+from torknock.operate.setup.service_changes import Unit
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Posture
 from torknock.service.access import ACCESS, AccessDenied, Entry, canonical, check_directories, parse, silence

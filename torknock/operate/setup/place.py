@@ -14,7 +14,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from torknock.operate.setup.changes import Block, CannotChange, File, Reader, read
+from torknock.operate.setup.changes import CannotChange, Reader
+from torknock.operate.setup.config_files import read
+from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.record import Record
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
 from torknock.tor import CONTROL

@@ -19,13 +19,16 @@ from attrs import asdict
 
 from torknock.kernel.files import directory_of_others, sync_directory
 from torknock.kernel.lock import alone_in
-from torknock.operate.setup.changes import KINDS as OF_CHANGES
-from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader, Unit, User, read, write
+from torknock.operate.setup.account_changes import Member, User
+from torknock.operate.setup.changes import CannotChange, Change, Reader
+from torknock.operate.setup.config_files import read, write
 from torknock.operate.setup.doors import FILTERED_UNIT, Door
+from torknock.operate.setup.file_changes import Block, File
+from torknock.operate.setup.service_changes import Process, Unit
 
 _FORMAT = 2
 
-_KINDS = {**OF_CHANGES, Door.__name__: Door}
+_KINDS: dict[str, Any] = {each.__name__: each for each in (File, Block, User, Member, Unit, Process, Door)}
 
 
 class Record:

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.operate.setup import bridge_only
 from torknock.operate.setup.bridge_only import verify_bridged
-from torknock.operate.setup.plan import CannotSetUp
+from torknock.operate.setup.changes import CannotSetUp
 
 _BRIDGE = "Bridge 192.0.2.7:443 4352E58420E68F5E40BF7C74FADDCCD9D1349413\n"
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.operate.setup import place, plan
-from torknock.operate.setup.changes import Block, Change, File, Reader, Unit, User
+from torknock.operate.setup.account_changes import User
+from torknock.operate.setup.changes import CannotSetUp, Change, Reader
+from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import SNIPPET, Place
-from torknock.operate.setup.plan import CannotSetUp, Host
 from torknock.operate.setup.record import Record
+from torknock.operate.setup.service_changes import Unit
+from torknock.operate.setup.this_host import Host
 
 DEBIANS, INSTANCE = Path("/etc/tor/torrc"), Path("/etc/tor/instances/b/torrc")
 PROGRAM = Path("/usr/local/bin/torknock")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate.setup.changes import Block, CannotChange, Change, File, Reader
+from torknock.operate.setup.changes import CannotChange, Change, Reader
+from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.record import Record
 
 needs_root = None if os.geteuid() == 0 else "a set-up needs root"

@@ -1,0 +1,179 @@
+"""`torknock setup bridge`: make a hidden bridge of the tor that runs here."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, nullcontext
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from torknock.cli.options import (
+    KEYRING,
+    control_option,
+    control_password,
+    encoding,
+    password_option,
+    say,
+    say_code,
+)
+from torknock.cli.setup_address import parse_public_address, public_address, where_lines_point
+from torknock.cli.setup_steps import agreed, configure, group_of, program, yes_option
+from torknock.cli.withdrawal import printed_or_withdrawn
+from torknock.operate.addresses import warning
+
+if TYPE_CHECKING:
+    from torknock.cli.whereabouts import Address
+    from torknock.operate.setup.changes import Change
+    from torknock.operate.setup.this_host import Host
+    from torknock.operate.setup.torrc_options import BridgeWishes
+    from torknock.tor.inspect import TorFacts
+
+
+class _Asked(NamedTuple):
+    """What was said on the command line; None where it was not."""
+
+    address: IPv4Address | IPv6Address | None
+    port: int | None
+    posture: str | None
+    name: str
+    yes: bool
+
+
+def _address(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+    return None if text is None else parse_public_address(text)
+
+
+@click.command(epilog="Example: torknock setup bridge --address 192.0.2.7 --port 443")
+@click.option(
+    "--address", callback=_address, metavar="IP", help="The bridge's public address.  [this host's own, if public]"
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The port to hide.  [443]")
+@click.option(
+    "--posture", type=click.Choice(["closed", "filtered", "decoy"]), help="What strangers see there.  [as unused ports]"
+)
+@click.option("--name", default="first", show_default=True, help="The name of the first line.")
+@control_option
+@password_option
+@yes_option
+def bridge(
+    address: IPv4Address | IPv6Address | None, port: int | None, posture: str | None, name: str, control: str,
+    asks: bool, yes: bool,
+) -> None:  # fmt: skip
+    """Make a hidden bridge of the tor that runs here, and print its first bridge line.
+
+    Needs root. To strangers the port looks closed; a client with the line gets in.
+    """
+    asked, password = _Asked(address, port, posture, name, yes), control_password(asks)
+    line = _set_up(asked, control, password)
+    _conclude(line, name, control, password)
+
+
+def _set_up(asked: _Asked, control: str, password: str | None) -> str:
+    """Make the bridge, and print its first line, which is returned. Raises `TorknockError`."""
+    from torknock.operate.setup import apply as operate
+    from torknock.operate.setup import debian_tor
+    from torknock.operate.setup.place import RECORD
+    from torknock.operate.setup.record import Record
+    from torknock.operate.setup.this_host import Host
+    from torknock.tor.control import tor_at
+
+    named = None
+    with ExitStack() as stack:
+        stack.enter_context(Record(RECORD).alone())
+        if debian_tor.is_at_rest(control):
+            host = Host.of(None, program())
+            changes, wishes = _changes(host, debian_tor.resting_facts(), None, asked, None)
+            configure(changes, host.place.record, asked.yes, operate.verify)
+            asked, named = asked._replace(address=wishes.address), wishes.named
+        tor = stack.enter_context(tor_at(control, password))
+        host, facts = Host.of(tor, program()), tor.facts()
+        changes, wishes = _changes(host, facts, tor.address, asked, named)
+        if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
+            _warn_of_ignored(ignored, wishes.posture)
+        if agreed(changes, asked.yes):
+            stack.enter_context(operate.applying(changes, tor, host.place.record, "bridge"))
+        elif not operate.transport_runs(tor, "bridge"):
+            operate.start_transport(tor, "bridge")
+        line = operate.first_line(tor, wishes, time.time())
+    with printed_or_withdrawn(line.keyring, line.name) if line.made else nullcontext():
+        say(line.text)
+    return line.text
+
+
+def _changes(
+    host: Host, facts: TorFacts, guess: str | None, asked: _Asked, named: Address | None
+) -> tuple[list[Change], BridgeWishes]:
+    """What is to be changed on *host*, and for which wishes; *guess* is the address that tor takes for its own.
+
+    *named* is the address and port that lines are to have, if that is decided.
+    """
+    from torknock.operate.setup.plan import plan, plan_by_hand
+    from torknock.operate.setup.torrc_options import BridgeWishes, bridge_options, known_options, port_and_posture
+
+    address = asked.address or public_address(facts.option("Address"), guess, asked.yes)
+    if named is None and (doubt := warning(address)):
+        click.echo(f"torknock: {doubt}", err=True)
+    port, posture = port_and_posture(facts, asked.port, asked.posture, _proposed_posture)
+    named = named or where_lines_point(facts, address, port, asked.yes)
+    wishes = BridgeWishes(address, port, posture, asked.name, named)
+    known = known_options(host.place.snippet)
+    if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
+        return plan_by_hand(facts, host), wishes
+    options = bridge_options(facts, wishes, known, host)
+    return plan("bridge", options, host, group_of(host.tor_user)), wishes
+
+
+def _proposed_posture() -> str:
+    from torknock.operate.propose import propose_posture
+
+    proposed = propose_posture()
+    click.echo(f"posture {proposed.posture.value}: {proposed.why}", err=True)
+    return proposed.posture.value
+
+
+def _warn_of_ignored(names: list[str], posture: str) -> None:
+    click.echo(
+        f"warning: with posture {posture} these lines of scheme knock open nothing: {', '.join(names)}; keep "
+        "--posture filtered, or give their holders new lines",
+        err=True,
+    )
+
+
+def _conclude(line: str, name: str, control: str, password: str | None) -> None:
+    """Show what the doctor finds, and what to do next. A line that opens nothing yet is not drawn."""
+    from torknock.cli.doctor import run
+    from torknock.cli.findings import in_text
+    from torknock.operate.doctor.examine import Patient
+    from torknock.operate.finding import State
+
+    findings = run(Patient(KEYRING, "bridge", control, password))
+    wanting = [finding for finding in findings if finding.state is not State.OK]
+    if wanting:
+        click.echo(in_text(wanting), err=True)
+    if any(it.state is State.NOT_OK and it.name not in _LETS_CLIENTS_IN for it in wanting):
+        click.echo(_NOT_YET.format(name=name), err=True)
+        raise click.exceptions.Exit(1)
+    _draw(line)
+    click.echo(_NEXT, err=True)
+
+
+_LETS_CLIENTS_IN = {"bootstrap", "knock lines", "posture"}
+"""Findings that do not keep the new line out: a first bootstrap takes minutes, and the posture may be intended."""
+
+_NOT_YET = """
+torknock: the bridge is set up, but clients may not get in until this is fixed; then: torknock doctor bridge
+The line's QR code: torknock line show {name} --qr"""
+
+_NEXT = """
+The bridge is set up. Next:
+  from another host of yours: torknock check --as-stranger - < line.txt    is it hidden, and does the line open it?
+  give the line to one person, for one device; torknock line add NAME makes another
+  torknock status shows what the bridge does"""
+
+
+def _draw(line: str) -> None:
+    from torknock.operate.card import qr_text
+
+    say_code(qr_text(line, encoding()))

@@ -1,0 +1,42 @@
+"""Programs of the host that a set-up runs, such as systemctl and useradd."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess  # noqa: TID251  a command of root's, which has no reactor
+
+from attrs import define
+
+from torknock.operate.setup.changes import CannotChange
+
+PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+"""Where programs of this host are looked for."""
+
+_ENDS_WITHIN = 90.0
+"""Seconds after which a program is killed; systemd gives a service as long to stop."""
+
+
+@define
+class Ended:
+    """A program of this host that has ended."""
+
+    status: int
+    output: str
+
+
+def run(*command: str, check: bool = True) -> Ended:
+    """Run a program of this host. Raises `CannotChange` if it hangs, or fails and *check* says so."""
+    path = shutil.which(command[0], path=PATH)
+    if path is None:
+        raise CannotChange(f"the command {command[0]} is missing")
+    try:
+        done = subprocess.run(  # noqa: S603  ours
+            [path, *command[1:]], capture_output=True, text=True, check=False, timeout=_ENDS_WITHIN,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise CannotChange(f"{' '.join(command)} has not ended within {_ENDS_WITHIN:.0f} s, and was killed") from None
+    if check and done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise CannotChange(f"{' '.join(command)} ended with {done.returncode}: {said[-1] if said else 'nothing said'}")
+    return Ended(done.returncode, done.stdout)

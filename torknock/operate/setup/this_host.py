@@ -1,0 +1,65 @@
+"""What of this host a set-up depends on: its tor, its init system, its AppArmor, and how torknock is installed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+from attrs import frozen
+
+from torknock.operate.setup.changes import CannotSetUp
+from torknock.operate.setup.config_files import read_or_empty
+from torknock.operate.setup.place import TORRC, Place
+from torknock.operate.setup.programs import run
+from torknock.tor.control import RunningTor
+
+APPARMOR = Path("/etc/apparmor.d/local/system_tor")
+"""The site's additions to tor's profile (Debian)."""
+
+SYSTEMD = Path("/run/systemd/system")
+"""A directory that is there where systemd runs."""
+
+TOR_USER = "debian-tor"
+_APPARMOR_IN_KERNEL = Path("/sys/module/apparmor/parameters/enabled")
+
+
+@frozen
+class Host:
+    """What of this host a plan depends on."""
+
+    place: Place
+    tor_user: str
+    program: Path
+    systemd: bool
+    apparmor: bool
+
+    @classmethod
+    def of(cls, tor: RunningTor | None, program: Path, user: str | None = None) -> Host:
+        """The one where this runs as *program*; without *tor*, as Debian has it.
+
+        *user* is whose tor starts the program, if not tor's own. Raises `CannotSetUp`.
+        """
+        if os.geteuid() != 0:
+            raise CannotSetUp("setup changes files of this host", "run it as root")
+        if " " in str(program):
+            raise CannotSetUp(f"tor cannot start {program}, because of the space in it", "install torknock elsewhere")
+        apparmor = APPARMOR.parent.is_dir() and read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
+        config_file, tor_user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
+        _check_runs(program, user or tor_user)
+        return cls(Place.of(config_file), tor_user, program, SYSTEMD.is_dir(), apparmor)
+
+
+def _check_runs(program: Path, user: str) -> None:
+    """Raise `CannotSetUp` unless *user*, if there is one of that name, can run *program*, which is tried."""
+    try:
+        group = pwd.getpwnam(user).pw_gid
+    except KeyError:
+        return
+    become = ("setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--no-new-privs")
+    if run(*become, str(program), "--version", check=False).status:
+        raise CannotSetUp(
+            f"{user} cannot run {program}, and so cannot its tor",
+            "install torknock where every user can run it: "
+            "contrib/install does, and so does pipx with PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin",
+        )
