@@ -151,3 +151,53 @@ class CapabilityTests(SynchronousTestCase):
     def iptables(self) -> Iterator[str]:
         for version in ("", "6"):
             yield f"ip{version}tables-nft"
+
+
+class WaitsTests(SynchronousTestCase):
+    """The drop-in that keeps Debian's tor from starting before it is set up, by which it would connect directly."""
+
+    skip = None if _analyze and shutil.which("tor") else "systemd or tor is missing; apt-get install systemd tor"
+
+    CLIENT = f"UseBridges 1\nClientTransportPlugin torknock exec {PROGRAM} client\nBridge torknock 192.0.2.7:443\n"
+    BRIDGE = f"BridgeRelay 1\nORPort 127.0.0.1:auto\nServerTransportPlugin obfs4,torknock exec {PROGRAM} server\n"
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+
+    def starts(self, part: str, torrc: str) -> bool:
+        """Whether tor may start with *torrc*, in which {part} is where torknock's *part* is."""
+        snippet, main, defaults = (self.directory / name for name in ("torknock.conf", "torrc", "defaults"))
+        snippet.write_text(part)
+        main.write_text(f"DataDirectory {self.directory}/data\n" + torrc.format(part=snippet))
+        defaults.write_text("")
+        [condition] = directives("tor-waits.conf")["ExecCondition"]
+        self.assertTrue(condition.startswith("+/bin/sh -c '") and condition.endswith("'"))
+        command = condition.removeprefix("+/bin/sh -c '").removesuffix("'")
+        for path, here in (("/etc/tor/torrc", main), ("/usr/share/tor/tor-service-defaults-torrc", defaults)):
+            self.assertIn(path, command)
+            command = command.replace(path, str(here))
+        return subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
+
+    def test_systemd_understands_it(self) -> None:
+        """As a drop-in for a unit of tor's name."""
+        (self.directory / "tor@default.service.d").mkdir()
+        (self.directory / "tor@default.service").write_text(f"[Service]\nExecStart={sys.executable}\n")
+        shutil.copy(UNITS / "tor-waits.conf", self.directory / "tor@default.service.d" / "torknock.conf")
+        assert _analyze is not None
+        done = subprocess.run(
+            [_analyze, "verify", "--man=no", "tor@default.service"], capture_output=True, text=True, check=False,
+            env={"SYSTEMD_UNIT_PATH": f"{self.directory}:", "PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        self.assertEqual((done.returncode, done.stderr, done.stdout), (0, "", ""))
+
+    def test_a_tor_that_is_set_up_starts(self) -> None:
+        """As a client of a bridge, or as a bridge beside another transport."""
+        for part in (self.CLIENT, self.BRIDGE, self.BRIDGE.replace("obfs4,torknock", "torknock,obfs4")):
+            self.assertTrue(self.starts(part, "%include {part}\n"), part)
+
+    def test_a_tor_that_would_connect_directly_does_not_start(self) -> None:
+        """The file is there, but torrc does not include it, or overrides it, or cannot be read as a whole."""
+        for torrc in ("", "#%include {part}\n", "%include {part}\nUseBridges 0\n", "%include {part}\nNonsense 1\n"):
+            self.assertFalse(self.starts(self.CLIENT, torrc), torrc)
+        self.assertFalse(self.starts(self.BRIDGE.replace("torknock exec", "nottorknock exec"), "%include {part}\n"))

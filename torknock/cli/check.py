@@ -9,13 +9,12 @@ import time
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from torknock.cli.findings import in_json, in_text
+from torknock.cli.in_reactor import in_reactor
 from torknock.cli.options import address, helper_option, read_bridge_line, say
 from torknock.client.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 from torknock.operate.finding import Finding, exit_status
@@ -79,7 +78,6 @@ def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[F
     reactor: Any = installed
     reactor.seconds = time.monotonic
     chance = secrets.SystemRandom()
-    outcome: list[list[Finding] | Failure] = []
     with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # a trace of what was checked stays nowhere
         memory = Memory(Path(directory))
         dialer: Any = RepairDialer(reactor) if may_administer_network() else RemoteDialer(reactor, helper)
@@ -91,20 +89,13 @@ def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[F
             endpoint, minutes_slow = bridges.endpoint(*bridge), partial(bridges.minutes_slow, *bridge)
             return findings + await check(reactor, bridge_line, endpoint, minutes_slow)
 
-        def begin() -> None:
-            checking = Deferred.fromCoroutine(checked())
-            checking.addBoth(outcome.append)
-            checking.addBoth(lambda _: reactor.stop())
-
-        reactor.callWhenRunning(begin)
-        reactor.run()
-        memory.close()
-    for findings in outcome:
-        if isinstance(findings, Failure):
-            findings.raiseException()
-        else:
-            return findings
-    raise click.exceptions.Exit(2)
+        try:
+            findings = in_reactor(reactor, checked())
+        finally:
+            memory.close()
+    if findings is None:
+        raise KeyboardInterrupt
+    return findings
 
 
 @check.command(epilog="Example: torknock check path 192.0.2.7:4430")
@@ -118,38 +109,28 @@ def path(reflector: tuple[IPv4Address | IPv6Address, int], as_json: bool) -> Non
     """
     from twisted.internet import reactor
 
-    outcome: list[tuple[Sent, Seen] | Failure] = []
-
-    def begin() -> None:
-        host, port = str(reflector[0]), reflector[1]
-        asking = Deferred.fromCoroutine(ask(reactor, host, port, 1 + secrets.randbelow(2**32 - 1)))
-        asking.addBoth(outcome.append)
-        asking.addBoth(lambda _: reactor.stop())
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    sent: Sent | None = None
-    seen: Seen | None = None
-    verdict, sentence = Verdict.UNKNOWN, "this was broken off before anything was found out"
-    for found in outcome:
-        if not isinstance(found, Failure):
-            sent, seen = found
-            verdict, sentence = judge(sent, seen)
-        elif found.check(PathUnknown):
-            sentence = str(found.value)
-        else:
-            found.raiseException()
-    if as_json:
-        values = {
-            "verdict": verdict.name.lower(),
-            "sentence": sentence,
-            "isn_sent": sent and sent.isn,
-            "isn_seen": seen and seen.isn,
-            "tsval_sent": sent and sent.tsval,
-            "tsval_late_ms": sent and sent.late_ms,
-            "tsval_seen": seen and seen.tsval,
-        }
-        say(json.dumps(values))
+    host, port = str(reflector[0]), reflector[1]
+    try:
+        exchanged = in_reactor(reactor, ask(reactor, host, port, 1 + secrets.randbelow(2**32 - 1)))
+    except PathUnknown as error:
+        _say_verdict(Verdict.UNKNOWN, str(error), None, None, as_json)
     else:
-        say(sentence)
+        if exchanged is None:
+            raise KeyboardInterrupt
+        sent, seen = exchanged
+        _say_verdict(*judge(sent, seen), sent, seen, as_json)
+
+
+def _say_verdict(verdict: Verdict, sentence: str, sent: Sent | None, seen: Seen | None, as_json: bool) -> NoReturn:
+    """Print the *verdict*, and end with it as the exit status."""
+    values = {
+        "verdict": verdict.name.lower(),
+        "sentence": sentence,
+        "isn_sent": sent and sent.isn,
+        "isn_seen": seen and seen.isn,
+        "tsval_sent": sent and sent.tsval,
+        "tsval_late_ms": sent and sent.late_ms,
+        "tsval_seen": seen and seen.tsval,
+    }
+    say(json.dumps(values) if as_json else sentence)
     raise click.exceptions.Exit(verdict)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from torknock.cli.findings import in_json, in_text
+from torknock.cli.in_reactor import in_reactor
 from torknock.cli.options import control_option, control_password, keyring_option, password_option, say
 from torknock.operate.finding import Finding, exit_status
 
@@ -60,23 +59,12 @@ def _caller() -> str | None:
 
 
 def run(patient: Patient) -> list[Finding]:
-    """What is found at *patient*, in a reactor that is started for it, so once in a process."""
+    """What is found at *patient*, in the reactor, so once in a process. Raises `KeyboardInterrupt` on Ctrl-C."""
     from twisted.internet import reactor
 
     from torknock.operate.doctor.examine import examine
 
-    outcome: list[list[Finding] | Failure] = []
-
-    def begin() -> None:
-        examining = Deferred.fromCoroutine(examine(reactor, patient, time.time))
-        examining.addBoth(outcome.append)
-        examining.addBoth(lambda _: reactor.stop())
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    for findings in outcome:
-        if isinstance(findings, Failure):
-            findings.raiseException()
-        else:
-            return findings
-    raise click.exceptions.Exit(2)
+    findings = in_reactor(reactor, examine(reactor, patient, time.time))
+    if findings is None:
+        raise KeyboardInterrupt
+    return findings

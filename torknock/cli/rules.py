@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import click
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
+from torknock.cli.in_reactor import in_reactor
 from torknock.cli.options import say
 from torknock.errors import TorknockError
 from torknock.privileged.gate.nftables import loaded_tables
@@ -23,19 +22,9 @@ def rules() -> None:
     """Print the nftables ruleset that is loaded, tokens left out."""
     from twisted.internet import reactor
 
-    outcome: list[str | Failure] = []
-
-    def look() -> None:
-        looking = Deferred.fromCoroutine(loaded_tables(reactor))
-        looking.addBoth(outcome.append)
-        looking.addBoth(lambda _: reactor.stop())
-
-    reactor.callWhenRunning(look)
-    reactor.run()
-    for tables in outcome:
-        if isinstance(tables, Failure):
-            tables.raiseException()
-        elif tables:
-            say(tables.rstrip("\n"))
-        else:
-            raise NothingLoaded
+    tables = in_reactor(reactor, loaded_tables(reactor))
+    if tables is None:
+        raise KeyboardInterrupt
+    if not tables:
+        raise NothingLoaded
+    say(tables.rstrip("\n"))

@@ -7,20 +7,19 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from torknock.cli.in_reactor import in_reactor
 from torknock.cli.options import control_option, keyring_option, say
 from torknock.operate.status_view import Report, as_json, follow, look, picture
 from torknock.tor.watch import Watch
@@ -42,7 +41,7 @@ def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
     watch = Watch(reactor, control)
     console = Console()
     if machine or once or not sys.stdout.isatty():
-        report = _run(reactor, look(reactor, keyring, watch))
+        report = in_reactor(reactor, look(reactor, keyring, watch))
         if report is None:
             raise KeyboardInterrupt
         say(as_json(report) if machine else _drawn(console, report))
@@ -54,7 +53,7 @@ def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
         live.update(picture(report), refresh=True)
 
     with Live(console=console, auto_refresh=False, screen=True) as live, _ended_by_q(reactor):
-        _run(reactor, follow(reactor, keyring, watch, show))
+        in_reactor(reactor, follow(reactor, keyring, watch, show))
     for report in seen:
         say(_drawn(console, report))
 
@@ -107,27 +106,3 @@ def _drawn(console: Console, report: Report) -> str:
     with console.capture() as captured:
         console.print(picture(report))
     return captured.get().rstrip("\n")
-
-
-def _run(reactor: Any, sequence: Coroutine[Any, Any, Report | None]) -> Report | None:
-    """What *sequence* returns or raises, in a *reactor* that is started for it; None if Ctrl-C ended it."""
-    outcome: list[Report | Failure | None] = []
-
-    def begin() -> None:
-        running = Deferred.fromCoroutine(sequence)
-        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
-        running.addBoth(outcome.append)
-        running.addBoth(end)
-
-    def end(_done: object) -> None:
-        with suppress(ReactorNotRunning):  # Ctrl-C has stopped it
-            reactor.stop()
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    for result in outcome:
-        if not isinstance(result, Failure):
-            return result
-        if not result.check(CancelledError):
-            result.raiseException()
-    return None

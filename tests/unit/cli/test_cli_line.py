@@ -26,7 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import torknock.cli.waiting
 import torknock.keyring.file
 from torknock import cli
-from torknock.cli import line as line_verb
+from torknock.cli import line_printed
 from torknock.cli.options import duration, until
 from torknock.keyring.lines import Keyring
 from torknock.operate.card import qr_text
@@ -178,7 +178,7 @@ class CommandTests(CommandCase):
             (self.keyring / "keyring.sqlite").rename(self.data / "elsewhere")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        self.patch(line_verb, "say", full)
+        self.patch(line_printed, "say", full)
         told = self.refused(self.line("add", "alice", *WHERE))
         self.assertIn("could not be withdrawn", told)
         self.assertIn("torknock line revoke alice", told)

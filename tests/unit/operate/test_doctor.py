@@ -25,7 +25,7 @@ from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.kernel import proc
 from torknock.kernel.proc import Listening, Process, may_open_files, process
 from torknock.operate import tor_log
-from torknock.operate.doctor import host, permissions, port, tor
+from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.open_files import judge as judge_files
 from torknock.operate.finding import State
@@ -372,8 +372,8 @@ class HostTests(SynchronousTestCase):
             (Posture.CLOSED, False, State.NOT_OK),
             (Posture.DECOY, False, State.NOT_OK),
         ):
-            self.assertEqual(host.knock_lines(posture, filtering).state, state, posture)
-        self.assertIn("--posture filtered", host.knock_lines(Posture.CLOSED, False).remedy)
+            self.assertEqual(bridge_keyring.knock_lines(posture, filtering).state, state, posture)
+        self.assertIn("--posture filtered", bridge_keyring.knock_lines(Posture.CLOSED, False).remedy)
 
     def test_the_consensus_shows_clocks_that_are_hours_wrong(self) -> None:
         """And no others: knocks need it right within minutes."""

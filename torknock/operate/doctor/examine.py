@@ -28,7 +28,7 @@ from torknock.kernel.proc import (
     transport_of,
 )
 from torknock.operate import tor_log
-from torknock.operate.doctor import host, permissions, port, tor
+from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor, torrc_file
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
@@ -72,9 +72,10 @@ async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> l
         facts = await deferToThread(ask_tor, patient.control, patient.password)
         findings.append(tor.version(facts))
     except TorUnreachable as error:
-        start = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
-        findings.append((not_ok if error.missing else unknown)("tor", error.what, error.remedy or start))
+        findings.append(_unreachable(error, patient))
     role = patient.role or _guess(patient, facts)
+    if facts is not None and patient.control == CONTROL:
+        findings += torrc_file.included(role)
     tor_process = _process(facts)
     if tor_process is not None and not _is_here(tor_process):
         why = "tor is in another network namespace than this command: what follows is about this one"
@@ -82,6 +83,12 @@ async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> l
     if role == "client":
         return findings + await _client(reactor, facts, tor_process, now)
     return findings + await _bridge(reactor, patient, facts, tor_process, now)
+
+
+def _unreachable(error: TorUnreachable, patient: Patient) -> Finding:
+    held = torrc_file.held(patient.role) if error.missing and patient.control == CONTROL else None
+    start = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
+    return held or (not_ok if error.missing else unknown)("tor", error.what, error.remedy or start)
 
 
 def _guess(patient: Patient, facts: TorFacts | None) -> str:
@@ -129,7 +136,7 @@ async def _bridge(
     options = _options(facts)
     directory = Path(options["keyring"]) if "keyring" in options else _keyring(patient, facts)
     transport = _transport(tor_process, "server")
-    knocks = host.has_knocks(directory, now())
+    knocks = bridge_keyring.has_knocks(directory, now())
     powered = host.power(
         "server", _helper(facts, "Server", GATE_SOCKET), transport, tor_process, options.get("posture")
     )
@@ -141,12 +148,12 @@ async def _bridge(
         findings.append(host.nf_tables())
         findings += await host.gate_programs(reactor, posture, knocks and posture.hides_judging)
     if knocks:
-        findings += [host.knock_lines(posture, filtering), host.timestamps()]
+        findings += [bridge_keyring.knock_lines(posture, filtering), host.timestamps()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
     service = service_here("gate")
     findings += [host.versions("bridge", transport, service), *files([("server", transport), ("gate", service)])]
-    findings += host.keyring(directory, tor_process, now())
+    findings += bridge_keyring.keyring(directory, tor_process, now())
     if facts is not None:
         findings += tor.bridge_options(facts)
         findings += [tor.or_port(facts, _listening_of(tor_process)), tor.takes_clients(facts)]

@@ -1,4 +1,4 @@
-"""Conditions of the host: the kernel, the programs, privilege, the clock, confinement, the keyring."""
+"""Conditions of the host: the kernel, the programs, privilege, the clock, confinement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torknock.bridge.status_report import odds
 from torknock.interfaces import GateFailed
 from torknock.kernel.capability import may_administer_network
 from torknock.kernel.ipv6 import has_ipv6
@@ -22,15 +21,11 @@ from torknock.kernel.nftables_state import ruleset_generation
 from torknock.kernel.proc import Process, answers, may_open
 from torknock.kernel.program import command
 from torknock.kernel.socket_options import TCP_SAVE_SYN
-from torknock.keyring.file import KeyringMissing, KeyringUnreadable
-from torknock.keyring.lines import Keyring
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.daemons import is_outdated
 from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.ruleset import Judging
-from torknock.protocol.bridge_line import Line
 from torknock.protocol.door import Door, Posture
-from torknock.protocol.token import NEIGHBOURS
 
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""
@@ -247,57 +242,3 @@ def versions(role: str, *running: Process | None) -> Finding:
         why = f"what is installed is newer than what runs: {words}"
         return not_ok("version", why, f"as root: torknock setup {role}, which restarts what must be")
     return ok("version", "what runs is the version that is installed")
-
-
-def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
-    """Whether there is a keyring that tor's user can use, and a line in it that lives."""
-    try:
-        found = os.stat(directory / "keyring.sqlite")
-        with Keyring.open(directory, create=False) as opened:
-            lines = opened.lines()
-    except (KeyringMissing, FileNotFoundError):
-        return [not_ok("keyring", "there is no keyring", "start the bridge once, or name another with --keyring")]
-    except PermissionError:
-        return [unknown("keyring", "this user may not read the keyring", AS_ROOT)]
-    except KeyringUnreadable as error:
-        return [not_ok("keyring", error.reason, error.remedy)]
-    findings = [ok("keyring", "it can be read")]
-    if tor is not None and tor.uid not in (0, found.st_uid):
-        findings = [not_ok("keyring", "it belongs to another user than tor's", "chown -R it to tor's user")]
-    elif found.st_mode & 0o077:
-        findings = [not_ok("keyring", "others than its owner may read it", "chmod 0600 the files in it")]
-    living = [issued.line for issued in lines if issued.lives(now)]
-    if not living:
-        return [*findings, not_ok("lines", f"none of {len(lines)} lines lives", "torknock line add NAME")]
-    tokens = sum(map(_tokens, living))
-    return [
-        *findings,
-        ok("lines", f"{len(living)} of {len(lines)} live, with at most {tokens:,} tokens: {odds(tokens)}"),
-    ]
-
-
-def _tokens(line: Line) -> int:
-    """How many ISNs open a connection by *line* at a time, at most: tokens of three epochs, or what a knock may be."""
-    if line.scheme == "token":
-        return (2 * NEIGHBOURS + 1) * line.n
-    return 1 << 16 if line.integrity else 1
-
-
-def knock_lines(posture: Posture, filtering: bool) -> Finding:
-    """Whether lines of scheme knock, where there are any, open a port of *posture*; *filtering* as in `Power`."""
-    name = "knock lines"
-    if filtering:
-        why = "lines of scheme knock open nothing, because judging them needs CAP_NET_ADMIN or the gate service"
-        return not_ok(name, why, "as root: systemctl enable --now torknock-gate.socket")
-    if posture.hides_judging:
-        return ok(name, f"lines of scheme knock are judged, unseen because the port is {posture.value}")
-    why = f"lines of scheme knock open nothing, because the port is {posture.value}: judging them would show by timing"
-    remedy = "as root: torknock setup bridge --posture filtered; or torknock line revoke NAME"
-    return not_ok(name, why, remedy)
-
-
-def has_knocks(directory: Path, now: float) -> bool:
-    """Whether a line of scheme knock lives in the keyring, as far as it can be read."""
-    with contextlib.suppress(OSError, KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as it:
-        return any(issued.line.scheme == "knock" for issued in it.lines() if issued.lives(now))
-    return False
