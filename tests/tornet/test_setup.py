@@ -190,7 +190,7 @@ class UserTests(Case):
         before = {name: self.debian.path(f"/etc/{name}").read_text() for name in ("passwd", "group")}
         said = self.torknock("setup", "client", "--user", "alice", "--yes")
         self.assertEqual(said, "+ClientTransportPlugin torknock exec /usr/local/bin/torknock client\n")
-        self.assertIn("there is no way to the bridge", self.ask_dial("alice"))
+        self.assertIn("cannot be reached from here", self.ask_dial("alice"))
         self.assertIn("this service is not for this user", self.ask_dial("mallory"))
         self.torknock("setup", "client", "--user", "alice", "--yes")
         self.assertIn("nothing is to be changed", self.told)
