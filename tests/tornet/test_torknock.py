@@ -121,6 +121,10 @@ class HiddenBridgeTests(Case):
             f"table ip forward {{ chain incoming {{ type nat hook prerouting priority dstnat; {forward}; }}; }}\n",
         )
         self.addCleanup(hub.run, ["nft", "delete", "table", "ip", "forward"])
+        # A FIN that the client sends once the rule is gone would be seen by the tests that come next.
+        client_host = self.network.lab.host("client")
+        connected = ["ss", "-Htn", "state", "connected", "exclude", "time-wait", "dst", host]
+        self.addCleanup(until, lambda: not client_host.run(connected).stdout, 30, lambda: "the client has not closed")
         client = self.client(self.line("alice", "--address", public)).wait_bootstrapped()
         self.assertEqual(self.network.fetch("/", via=client), PAGE)
 

@@ -96,13 +96,13 @@ class _MetricsPage(Resource):
 
     def render_GET(self, request: Request) -> int:
         """The counts, in Prometheus' text format."""
-        telling = Deferred.fromCoroutine(self._tell(request))
-        request.notifyFinish().addErrback(lambda _gone: telling.cancel())
-        telling.addErrback(lambda failure: failure.trap(CancelledError))
-        telling.addErrback(lambda failure: _log.failure("the metrics cannot be told", failure=failure))
+        sending = Deferred.fromCoroutine(self._send(request))
+        request.notifyFinish().addErrback(lambda _gone: sending.cancel())
+        sending.addErrback(lambda failure: failure.trap(CancelledError))
+        sending.addErrback(lambda failure: _log.failure("metrics not sent", failure=failure))
         return NOT_DONE_YET
 
-    async def _tell(self, request: Request) -> None:
+    async def _send(self, request: Request) -> None:
         registry = CollectorRegistry()
         registry.register(_Counts(await self._monitor.status()))
         request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode("ascii"))

@@ -21,17 +21,16 @@ from torknock.service.listener import Accepting, bound
 
 _log = Logger()
 
-_ASKERS = 16
-"""Connections to the socket at once."""
+_CONNECTIONS_AT_MOST = 16
 
-_PATIENCE = 5.0
-"""So long an asker may take to read."""
+_TIMEOUT = 5.0
+"""Seconds that a peer may take to read."""
 
 
 class Publication:
-    """Lets the owner of the keyring's *directory* read what *monitor* counts, and *metrics* too if they are wanted.
+    """Publishes what *monitor* counts: at a socket in the keyring's *directory*, for its owner, and at *metrics*.
 
-    What cannot be published is said in the log: a bridge does not fail for it.
+    What cannot be published is logged; the bridge goes on without it.
     """
 
     def __init__(self, reactor: Any, monitor: Monitor, directory: Path, metrics: Metrics | None = None) -> None:
@@ -45,14 +44,14 @@ class Publication:
         """Begin, the monitor too."""
         self._monitor.start()
         try:
-            self._accept(str(self._path), 0o600, Tellers(self._reactor, self._monitor))
+            self._accept(str(self._path), 0o600, StatusFactory(self._reactor, self._monitor))
         except OSError as error:
             _log.error("torknock status will not work: {path}: {reason}", path=self._path, reason=_reason(error))
         if self._metrics is not None:
             await self._serve(self._metrics)
 
     async def stop(self) -> None:
-        """End, the monitor too. What is left of a Unix socket is replaced by the next who starts."""
+        """End, the monitor too. A Unix socket's file stays; the next bridge replaces it."""
         self._monitor.stop()
         accepting, self._accepting = self._accepting, []
         for each in accepting:
@@ -93,50 +92,50 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-class Tellers(Factory["_Teller"]):
-    """Tells each who comes the status, and nothing else."""
+class StatusFactory(Factory["_StatusConnection"]):
+    """Sends the status to each peer, and nothing else."""
 
     noisy = False
 
     def __init__(self, clock: IReactorTime, monitor: Monitor) -> None:
         self.clock, self.monitor = clock, monitor
-        self.askers = 0
+        self.connected = 0
 
-    def buildProtocol(self, addr: object) -> _Teller:
-        """For whoever comes."""
-        return _Teller(self)
+    def buildProtocol(self, addr: object) -> _StatusConnection:
+        """The protocol of one peer."""
+        return _StatusConnection(self)
 
 
-class _Teller(Protocol):
-    """One line of JSON, and the connection is closed. What the asker says is not looked at."""
+class _StatusConnection(Protocol):
+    """Sends one line of JSON and closes. What the peer sends is ignored."""
 
     transport: Any
 
-    def __init__(self, tellers: Tellers) -> None:
-        self._tellers = tellers
+    def __init__(self, factory: StatusFactory) -> None:
+        self._factory = factory
 
     def connectionMade(self) -> None:
-        self._tellers.askers += 1
-        self._impatience = self._tellers.clock.callLater(_PATIENCE, self.transport.abortConnection)
-        self._telling: Deferred[None] | None = None
-        if self._tellers.askers > _ASKERS:
+        self._factory.connected += 1
+        self._deadline = self._factory.clock.callLater(_TIMEOUT, self.transport.abortConnection)
+        self._sending: Deferred[None] | None = None
+        if self._factory.connected > _CONNECTIONS_AT_MOST:
             self.transport.abortConnection()
             return
-        self._telling = Deferred.fromCoroutine(self._tell())
-        self._telling.addErrback(self._broken)
+        self._sending = Deferred.fromCoroutine(self._send())
+        self._sending.addErrback(self._broken)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._tellers.askers -= 1
-        if self._impatience.active():
-            self._impatience.cancel()
-        if self._telling is not None:
-            self._telling.cancel()
+        self._factory.connected -= 1
+        if self._deadline.active():
+            self._deadline.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
 
-    async def _tell(self) -> None:
-        self.transport.write(to_json(await self._tellers.monitor.status()))
+    async def _send(self) -> None:
+        self.transport.write(to_json(await self._factory.monitor.status()))
         self.transport.loseConnection()
 
     def _broken(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            _log.failure("the status cannot be told", failure=failure)
+            _log.failure("status not sent", failure=failure)
             self.transport.abortConnection()

@@ -1,4 +1,4 @@
-"""A door that cannot open yet, for its files or the host's clock: it stays closed, and opens by itself later."""
+"""A bridge that cannot start yet, because of its files or the host's clock: the port stays closed until it can."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _RETRIED_EVERY = 1.0
 
 @implementer(IListeningPort)
 class ReopeningDoor:
-    """Opens the door that *open* gives, which failed with *error* for the first time, every second until it opens.
+    """Calls *open*, which failed with *error* the first time, every second until it succeeds.
 
-    tor does not start a transport again that could not begin, so this one begins, closed. Its address is *host*.
+    tor does not restart a transport that could not start, so this one starts with a closed port. Its address is *host*.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class ReopeningDoor:
             _log.failure("port closed: opening it failed", failure=failure)
 
     def startListening(self) -> None:
-        """It does, once it can."""
+        """Nothing to do: it opens by itself."""
 
     def stopListening(self) -> Any:
-        """Close the door, or open it no more."""
+        """Close the port, or stop trying to open it."""
         self._opening.cancel()
         return None if self._door is None else self._door.stopListening()
 

@@ -1,4 +1,8 @@
-"""The integrity code on the bridge: what a connection says first is what its knock announced (knock.md)."""
+"""The integrity code on the bridge: a connection begins with what its knock announced (knock.md).
+
+Order of events: the connection is made, octets arrive, and exactly one of *announced*, *refused*, *too late* or *lost*
+settles it. Nothing is written, and no upper protocol sees an octet before that.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class IServerChannel(Interface):
     ) -> tuple[IProtocol, Deferred[int]]:
         """The protocol for a TCP connection that a SYN with *isn* has opened, a token of each of *lines*.
 
-        *known_at* is for each of them the addresses, IP literals, that it was printed with; empty if nobody knows.
+        *known_at* is for each of them the addresses, IP literals, that it was printed with; empty if that is not known.
         The Deferred fires with the index of the line that the client has proved, when *upper* has been connected, or
         fails with `NotProved`; then *upper* never is, and the channel ends the connection when it is time.
         """

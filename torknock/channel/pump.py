@@ -4,6 +4,15 @@ Octets go through OpenSSL in as few and as large pieces as there are. Nothing wa
 upper protocol does not take stays in the network, what the network does not take is in the TCP transport, whose
 back-pressure is passed on. TLS answers by itself, too: a peer that asks for new keys (RFC 8446 §4.6.3) and does not
 read is not read from either.
+
+Order of events: `begin`, then `handshakeDone` or `broken`, then `received` until `carry`. After `carry` the upper
+protocol gets what Twisted's TCP gives: data, at most one end of each direction, one loss. These never happen:
+
+- `received` or the upper protocol's `dataReceived` while the upper side has paused, after `turn_deaf`, or from within
+  itself (`_reading`).
+- Data after the peer's end: `_end` waits until `_held` has been handed on.
+- A write to TLS after its end: `_write_ended`.
+- Two producers at the TCP transport: one `_Valve` is registered at a time, from `connectionMade` to the end.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
 """Channel `tls`: TLS 1.3 to the bridge's key, a proof of the secret inside, else silence (protocol.md §3).
 
-Who is no client sees a TLS server like many others. Whoever breaks TLS, in the handshake or behind it, gets OpenSSL's
-alert and a closed connection, as from a stock server: to keep a connection open after a fatal alert would be a mark of
-its own. Whoever speaks TLS well and gives no right proof meets a server that waits: what he says is read and dropped,
-and the connection ends at a time that was drawn when it began. Until then TLS goes on as if he were still expected to
-say something, so that a wrong proof, half of one and none look the same whatever follows them. If he closes first, so
-does the bridge, as anybody would.
+To a stranger the bridge looks like many other TLS servers:
+
+- A peer that breaks TLS, in the handshake or after it, gets OpenSSL's alert and a closed connection, as from a stock
+  server. A connection that stays open after a fatal alert would be recognizable.
+- A peer that speaks TLS correctly and gives no valid proof meets silence. What it sends is read and dropped; the
+  connection ends at a time that was chosen when it began. Until then TLS goes on as usual, so that a wrong proof, half
+  of one and none look the same, whatever follows them.
+- A peer that closes the connection is answered with a close.
+
+Order of events on the bridge: `begin`; then exactly one of proof, `Refusal` or the end of TCP settles the connection.
+Only a proof connects the upper protocol, and nothing comes after it but TLSPump's relay.
 """
 
 from __future__ import annotations
@@ -14,10 +19,8 @@ import contextlib
 import hashlib
 import hmac
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
@@ -77,7 +80,7 @@ _UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises on a certificate that is none."""
+"""What cryptography raises for a certificate that cannot be parsed."""
 
 
 class Chance(Protocol):
@@ -100,13 +103,6 @@ class TicketsSent(TorknockError):
         super().__init__("TLS servers of this process send session tickets", "start it as `torknock server`")
 
 
-class CertificateUnusable(TorknockError):
-    """The operator's own certificate cannot be used."""
-
-    def __init__(self, files: PublicCertificate, reason: str) -> None:
-        super().__init__(f"certificate {files.chain} with key {files.key}: {reason}", "give a PEM chain and its key")
-
-
 class Refusal(StrEnum):
     """Why a connection was not carried."""
 
@@ -117,17 +113,9 @@ class Refusal(StrEnum):
     CROWDED_OUT = "too many connections without a proof"
 
 
-@dataclass(frozen=True, slots=True)
-class PublicCertificate:
-    """A certificate that the public trusts, for lines with `sni` and without `pin`: PEM files."""
-
-    chain: Path
-    key: Path
-
-
 @implementer(IClientChannel)
 class ClientTLS:
-    """The client's end: checks whom it talks to, then proves that it may."""
+    """The client's end: verifies the bridge's certificate, then proves that it holds the line."""
 
     def __init__(self, clock: IReactorTime, chance: Chance) -> None:
         self._clock = clock
@@ -152,7 +140,7 @@ class ClientTLS:
 
 
 class _Client(TLSPump):
-    """A connection to what should be the bridge; what is not gets the ClientHello and nothing else."""
+    """A connection to what should be the bridge. Anything else gets the ClientHello and no more."""
 
     says_alerts = False
 
@@ -232,9 +220,7 @@ def _wrong(connection: SSL.Connection, line: Line, host: str) -> str | None:
 class ServerTLS:
     """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER.
 
-    *public* is shown to clients of lines that have no pin.
-
-    Raises `TicketsSent` where OpenSSL would send session tickets, and `CertificateUnusable`.
+    Raises `TicketsSent` where OpenSSL would send session tickets.
     """
 
     def __init__(
@@ -242,14 +228,12 @@ class ServerTLS:
         clock: IReactorTime,
         private_key: bytes,
         chance: Chance,
-        public: PublicCertificate | None = None,
     ) -> None:
         key = load_der_private_key(private_key, None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101  the keyring makes no others
         self._key = key
         self.clock = clock
         self.chance = chance
-        self._public = None if public is None else _public_context(public)
         self._contexts: dict[frozenset[str], SSL.Context] = {}
         self._unproven: dict[_Server, None] = {}
         if _sends_tickets(self._own_context(frozenset())):
@@ -264,19 +248,17 @@ class ServerTLS:
 
     def context(self, dialled: str, lines: Sequence[Line], known_at: Sequence[Collection[str]] = ()) -> SSL.Context:
         """OpenSSL's settings, with a certificate for what *lines*, which share a token, are for (`certified`)."""
-        if self._public is not None and all(line.pin is None for line in lines):
-            return self._public
         known = known_at or [()] * len(lines)
         return self._own_context(certified(dialled, [(line.sni, at) for line, at in zip(lines, known, strict=True)]))
 
     def came(self, newcomer: _Server) -> None:
-        """Another connection without a proof."""
+        """Count a connection without a proof; one too many closes the oldest."""
         self._unproven[newcomer] = None
         if len(self._unproven) > UNPROVEN_AT_MOST:
             next(iter(self._unproven)).crowd_out()
 
     def left(self, connection: _Server) -> None:
-        """One less, proved or gone."""
+        """Count it no more: it is proved or gone."""
         self._unproven.pop(connection, None)
 
     def _own_context(self, names: frozenset[str]) -> SSL.Context:
@@ -341,7 +323,7 @@ class _Server(TLSPump):
         self._stop_timer()
 
     def crowd_out(self) -> None:
-        """Make room for somebody else, at once."""
+        """Make room for another connection, at once."""
         self._settle(Refusal.CROWDED_OUT)
         self._channel.left(self)
         self.abortConnection()
@@ -391,17 +373,6 @@ def _server_context() -> SSL.Context:
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     choose_protocol(context, ALPN[-1])
-    return context
-
-
-def _public_context(files: PublicCertificate) -> SSL.Context:
-    context = _server_context()
-    try:
-        context.use_certificate_chain_file(files.chain)
-        context.use_privatekey_file(files.key)
-        context.check_privatekey()
-    except SSL.Error:
-        raise CertificateUnusable(files, "OpenSSL cannot read them, or one does not belong to the other") from None
     return context
 
 

@@ -1,4 +1,4 @@
-"""What the running bridge says of itself, and what its tor does: asked, and drawn for people or for scripts."""
+"""The status of the running bridge and of its tor: asked for, and shown to people or scripts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torknock.bridge.status_report import FIGURES, LONGEST, SOCKET, Status, from
 from torknock.errors import TorknockError
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 _PAUSE = 1.0
 _SUN_PATH = 107  # sys/un.h, less the 0 at the end
 
@@ -48,16 +48,16 @@ class Report:
 
 async def ask(reactor: Any, directory: Path) -> Status:
     """The status of the bridge whose keyring is in *directory*. Raises `BridgeUnheard` and `StatusError`."""
-    hearing = _Hearing()
+    reader = _StatusReader()
     path = os.fsencode(directory / SOCKET)
     if len(path) > _SUN_PATH:
         raise BridgeUnheard(directory, f"a socket's path has at most {_SUN_PATH} octets")
     try:
-        await connectProtocol(UNIXClientEndpoint(reactor, path, timeout=_PATIENCE), hearing)
+        await connectProtocol(UNIXClientEndpoint(reactor, path, timeout=_TIMEOUT), reader)
     except ConnectError as error:
         raise BridgeUnheard(directory, _reason(error)) from None
     try:
-        octets = await hearing.heard.addTimeout(_PATIENCE, reactor)
+        octets = await reader.octets.addTimeout(_TIMEOUT, reactor)
     except TimeoutError:
         raise BridgeUnheard(directory, "it does not answer") from None
     if not octets:
@@ -137,20 +137,20 @@ def _reason(error: ConnectError) -> str:
     return os.strerror(error.osError) if isinstance(error.osError, int) else "it is busy"
 
 
-class _Hearing(Protocol):
-    """Takes all that the bridge says, up to its end."""
+class _StatusReader(Protocol):
+    """Reads all that the bridge sends, to the end."""
 
     transport: Any
 
     def __init__(self) -> None:
-        self._octets = bytearray()
-        self.heard: Deferred[bytes] = Deferred(lambda _: self.transport.abortConnection())
+        self._received = bytearray()
+        self.octets: Deferred[bytes] = Deferred(lambda _: self.transport.abortConnection())
 
     def dataReceived(self, data: bytes) -> None:
-        self._octets += data
-        if len(self._octets) > LONGEST:
+        self._received += data
+        if len(self._received) > LONGEST:
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self.heard.called:
-            self.heard.callback(bytes(self._octets))
+        if not self.octets.called:
+            self.octets.callback(bytes(self._received))

@@ -1,7 +1,13 @@
-"""The service's side of conversations over a Unix stream socket: who may ask, how many, how long.
+"""The service's side of conversations over a Unix stream socket: which peers, how many, how long.
 
-`Helper` is a factory that checks each peer and has a conversation made for him. What the lines mean is the business of
-each service's own grammar.
+`Helper` is a factory that checks each peer and makes a conversation for it. Each service has a grammar of its own for
+what the lines mean.
+
+Order of events at a `Talk`: the peer is checked and takes a place, or is refused. Then requests are answered one at a
+time; a second one before the answer is an error. Questions of the service's own (`ask`) may be under way meanwhile;
+their answers come in the order of the questions. One of refusal, `hang_up` and loss ends it, once (`_end`): the request
+is cancelled, every question fails, the conversation is told, the place is free. After that no line of the peer is
+looked at. Until TCP ends too, at most `PATIENCE` later, the talk only waits for the peer to read its last line.
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ _UNANSWERED = 16
 
 
 class PeerGone(TorknockError):
-    """Who was asked does not answer any more."""
+    """A peer that was asked does not answer any more."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"who asked this service does not answer: {why}")
@@ -78,7 +84,7 @@ class Helper(Factory):
         )
         self.talks: set[Talk] = set()
         self.leaving: set[Talk] = set()
-        """Who were sent away, and have not gone yet."""
+        """Those that were refused or hung up on, and whose connections are not closed yet."""
         self.endings: set[Deferred[Any]] = set()
         """Of conversations that are over, and whose traces are not gone yet."""
 
@@ -117,7 +123,7 @@ class Helper(Factory):
 
 @implementer(IPushProducer)
 class Talk(Protocol):
-    """One peer: what comes from him goes to his conversation, which may also ask him something."""
+    """One peer: its lines go to its conversation, which may also ask it something."""
 
     peer: Peer
     """Who it is, from the time at which the conversation is made."""
@@ -133,7 +139,7 @@ class Talk(Protocol):
         self._sent: tuple[socket.socket, ...] = ()
 
     def connectionMade(self) -> None:
-        """Let the peer in, if he may."""
+        """Check the peer, and take a place for it."""
         transport = cast("Server", self.transport)
         transport.registerProducer(self, True)
         try:
@@ -163,7 +169,7 @@ class Talk(Protocol):
             self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Whoever ended it."""
+        """The connection is over, whichever side ended it."""
         self._end()
         self._helper.leaving.discard(self)
         self._patient()
@@ -276,7 +282,7 @@ class Talk(Protocol):
             self._lose()
 
     def _end(self) -> None:
-        """Nothing of this peer is heard any more."""
+        """End the conversation; later calls do nothing."""
         if self._over:
             return
         self._over = True
@@ -296,7 +302,7 @@ class Talk(Protocol):
     def _lose(self) -> None:
         """Let the peer read the last line, and go.
 
-        A connection that is closed while he writes gives him EPIPE, and with some programs nothing of that line.
+        A peer that is writing when the connection is closed gets EPIPE, and some programs then do not read that line.
         """
         transport = cast("Server", self.transport)
         transport.unregisterProducer()
@@ -305,7 +311,7 @@ class Talk(Protocol):
             transport.loseWriteConnection()
         else:
             transport.loseConnection()
-        self._patience = self._helper.clock.callLater(PATIENCE, self._abort)  # if he does not go
+        self._patience = self._helper.clock.callLater(PATIENCE, self._abort)  # if the peer does not close
 
     def _abort(self) -> None:
         self._patience = None

@@ -27,7 +27,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tests.support.keeper import QuietKeeper
 from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.metrics import BadMetrics, Metrics, parse_metrics
-from torknock.bridge.publish import Publication, Tellers
+from torknock.bridge.publish import Publication, StatusFactory
 from torknock.bridge.status_report import SOCKET, from_json
 
 
@@ -64,12 +64,12 @@ def monitor(clock: IReactorTime) -> Monitor:
     return Monitor(clock, Identity("1.0", "closed", 443), counts, QuietKeeper())
 
 
-class TellersTests(SynchronousTestCase):
+class StatusFactoryTests(SynchronousTestCase):
     """Those who come, and what they are told."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.tellers = Tellers(self.clock, monitor(self.clock))
+        self.tellers = StatusFactory(self.clock, monitor(self.clock))
 
     def come(self) -> tuple[Any, StringTransport]:
         """One more."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import example, given
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -32,7 +32,7 @@ from tests.unit.channel.wire import Wire
 from torknock.channel import tls
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel, NotProved
-from torknock.channel.tls import CertificateUnusable, ClientTLS, PublicCertificate, Refusal, ServerTLS
+from torknock.channel.tls import ClientTLS, Refusal, ServerTLS
 from torknock.protocol.bridge_line import Line
 
 ISN = 0xDEADBEEF
@@ -642,42 +642,6 @@ class AppearanceTests(Scene):
         self.successResultOf(opened)
         wire._step(wire.client, wire.server)
         self.assertEqual(self.whose, [0])
-
-    def test_public_certificate(self) -> None:
-        """Lines without a pin are shown the operator's own certificate, others the bridge's."""
-        files = self.files(peer.certificate("a.example", key=STRANGER))
-        self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, public=files)
-        public = Line(b"s" * 32, None, sni="a.example")
-        for line, key in ((public, STRANGER), (LINE, peer.KEY)):
-            wire, stock = self.knock([line])
-            shown = stock.tls.get_peer_certificate(as_cryptography=True)
-            assert shown is not None
-            self.assertEqual(shown.public_key(), key.public_key())
-            stock.say(self.prove(stock, line))
-            wire.run()
-            self.assertEqual(self.whose.pop(), 0)
-
-    def files(self, shown: x509.Certificate) -> PublicCertificate:
-        """*shown* and the stranger's key, as an operator keeps them."""
-        chain, key = Path(self.mktemp()), Path(self.mktemp())
-        chain.write_bytes(shown.public_bytes(Encoding.PEM))
-        key.write_bytes(STRANGER.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return PublicCertificate(chain, key)
-
-    def test_unusable_public_certificate(self) -> None:
-        """Files that are missing, no PEM, or do not belong together are one line that names them."""
-        nothing = Path(self.mktemp())
-        garbage = Path(self.mktemp())
-        garbage.write_bytes(b"garbage")
-        good = self.files(peer.certificate("a.example", key=STRANGER))
-        for files in (
-            replace(good, chain=nothing), replace(good, key=nothing), replace(good, chain=garbage),
-            replace(good, key=garbage), self.files(peer.certificate("a.example")),
-        ):  # fmt: skip
-            with self.assertRaises(CertificateUnusable) as caught:
-                ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance, public=files)
-            self.assertIn(str(files.chain), str(caught.exception))
-            self.assertNotIn("\n", str(caught.exception))
 
 
 class TicketTests(SynchronousTestCase):
