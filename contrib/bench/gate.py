@@ -13,7 +13,7 @@ from time import process_time
 from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood, resets
-from torknock.privileged.gate.ruleset import admit, load
+from torknock.privileged.gate.ruleset import HiddenPorts, admit, load
 from torknock.protocol.door import Door
 
 TOKENS = (0, 24, 100_000)
@@ -35,13 +35,13 @@ def _fast(rates: list[float]) -> float:
 
 def figures() -> Iterator[Figure]:
     """The rates, and those with a gate as a part of the one without."""
-    door = Door("::", 443, 1, 2)
+    door = Door("::", 443)
     with Lab() as lab:
         bridge, probe = lab.host("bridge"), lab.host("probe")
         rules = {-1: ""}
         for count in TOKENS:
             tokens = [1 + secrets.randbelow(2**32 - 1) for _ in range(count)]
-            rules[count] = load(door) + (admit(door.table, tokens, 900) if tokens else "")
+            rules[count] = load(door, HiddenPorts(1, 2)) + (admit(door.table, tokens, 900) if tokens else "")
         rates: dict[int, list[float]] = {count: [] for count in rules}
         for _ in range(RUNS):
             for count, text in rules.items():

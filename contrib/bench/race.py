@@ -14,7 +14,7 @@ from tests.support.netns import Lab
 from tests.support.race import connections, syn_acks
 from torknock.privileged.gate import listeners
 from torknock.privileged.gate.ruleset import admit, load
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door
 from torknock.protocol.token import epoch_at, tokens
 
 RACES = 5_000
@@ -31,9 +31,9 @@ def _by_rules() -> Counter[int]:
         while found.total() < RACES:
             with bridge.enter():
                 hidden = listeners.hidden_listeners("0.0.0.0")  # noqa: S104  on loopback, for every address
-            door = listeners.door("0.0.0.0", 443, hidden, Posture.CLOSED)  # noqa: S104
+            door = Door("0.0.0.0", 443)  # noqa: S104  a text
             racing = [1 + secrets.randbelow(2**32 - 1) for _ in range(_AT_ONCE)]
-            bridge.run(["nft", "-f", "-"], load(door) + admit(door.table, racing, 900))
+            bridge.run(["nft", "-f", "-"], load(door, listeners.hidden_ports(hidden)) + admit(door.table, racing, 900))
             found.update(syn_acks(bridge, racers, 443, racing))
             for each in hidden:
                 each.close()

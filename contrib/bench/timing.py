@@ -19,7 +19,7 @@ from contrib.bench.table import Figure
 from tests.support.capture import Control, build
 from tests.support.netns import Host, Lab
 from tests.support.packets import ETH_P_IP, LINUX_SYN_OPTIONS, packet_from
-from torknock.privileged.gate.ruleset import admit, load
+from torknock.privileged.gate.ruleset import HiddenPorts, admit, load
 from torknock.protocol.door import Door
 
 PORT, NEIGHBOUR, CONTROL = 443, 444, 445
@@ -82,10 +82,11 @@ def figures() -> Iterator[Figure]:
     """For 0, 24 and 100,000 tokens the difference of the medians, and whether the distributions are the same."""
     with Lab() as lab:
         bridge = lab.host("bridge")
-        door = Door("::", PORT, 1, 2)
+        door = Door("::", PORT)
         for count in (0, 24, 100_000):
             tokens = [1 + secrets.randbelow(2**32 - 1) for _ in range(count)]
-            bridge.run(["nft", "-f", "-"], load(door) + (admit(door.table, tokens, 900) if tokens else ""))
+            admitted = admit(door.table, tokens, 900) if tokens else ""
+            bridge.run(["nft", "-f", "-"], load(door, HiddenPorts(1, 2)) + admitted)
             times = _answer_times(lab, bridge, PAIRS)
             for port, name, bound in ((PORT, "the port", 0.1), (CONTROL, "a neighbour", None)):
                 difference = (statistics.median(times[port]) - statistics.median(times[NEIGHBOUR])) / 1000

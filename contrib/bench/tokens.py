@@ -24,6 +24,7 @@ from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH
 
@@ -62,7 +63,7 @@ async def _measure(reactor: Any, directory: Path) -> None:
         KeyringQueue(keyring, reactor, deferToThread),
         SpentTokens(directory / "spent"),
         SpentKnocks(directory / "knocks"),
-        lambda ask: NftablesGate(reactor, Door("::", 443, 1, 2), ask, directory / "doors"),
+        lambda ask: NftablesGate(reactor, Door("::", 443), HiddenPorts(1, 2), ask, directory / "doors"),
         reactor,
         now,
     )

@@ -16,7 +16,7 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from torknock.keyring.lines import Issued
-from torknock.privileged.gate.ruleset import admit, listing, load
+from torknock.privileged.gate.ruleset import HiddenPorts, admit, listing, load
 from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 
@@ -110,7 +110,7 @@ class GateTests(SynchronousTestCase):
         """`torknock rules` and the generated text agree with the kernel."""
         loaded = self.ruleset()
         ports = [int(port) for port in re.findall(r"tproxy ip6? to \S+:(\d+)", loaded)]
-        self.assertEqual(loaded, listing(Door("0.0.0.0", 443, ports[0], ports[1])))  # noqa: S104  compared, not bound
+        self.assertEqual(loaded, listing(Door("0.0.0.0", 443), HiddenPorts(*ports)))  # noqa: S104  compared, not bound
         self.assertEqual(self.bridge.run([TORKNOCK, "rules"]).stdout, loaded)
 
     def test_every_probe_is_answered_as_by_the_port_beside_it(self) -> None:
@@ -239,8 +239,8 @@ class DoorTests(SynchronousTestCase):
         lab = Lab()
         self.addCleanup(lab.close)
         client, other = lab.host("client"), lab.host("other")
-        door = Door("0.0.0.0", 443, 1, 2)  # noqa: S104  a text, not a socket
-        lab.hub.run(["nft", "-f", "-"], load(door) + admit(door.table, [4711], 600))
+        door = Door("0.0.0.0", 443)  # noqa: S104  a text, not a socket
+        lab.hub.run(["nft", "-f", "-"], load(door, HiddenPorts(1, 2)) + admit(door.table, [4711], 600))
         with other.enter():
             listener = socket.create_server((other.address, 443))
         self.addCleanup(listener.close)

@@ -38,11 +38,13 @@ from tests.support.packets import (
     probe,
     resets,
 )
-from torknock.privileged.gate.ruleset import SAMPLE, admit, load, remove, rest
+from torknock.privileged.gate.ruleset import SAMPLE, HiddenPorts, admit, load, remove, rest
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
 from torknock.service.posture_table import load_posture, posture_table
+
+HIDDEN = HiddenPorts(1, 2)
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
@@ -280,8 +282,8 @@ class InputHookTests(OddCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.door = Door("::", 443, 1, 2, Posture.FILTERED)
-        self.load(load(self.door) + admit(self.door.table, [4711], 600))
+        self.door = Door("::", 443, Posture.FILTERED)
+        self.load(load(self.door, HIDDEN) + admit(self.door.table, [4711], 600))
 
     def load(self, text: str) -> None:
         self.bridge.run(["nft", "-f", "-"], text)
@@ -294,7 +296,7 @@ class InputHookTests(OddCase):
         """The closed ones, oddly asked or not."""
         ports = [list(oddities(self.client, self.bridge, port)) for port in (445, 446)]
         here = [(name, self.answers(datagrams)) for name, datagrams in ports[0]]
-        self.load(remove(self.door.table) + remove(posture_table("::", 443)))
+        self.load(remove(self.door.table) + remove(posture_table(self.door)))
         for (name, told), (_, datagrams) in zip(here, ports[1], strict=True):
             self.assertEqual(told, self.answers(datagrams), name)
 
@@ -305,7 +307,7 @@ class InputHookTests(OddCase):
         stranger.start()
         steps = 0
         while stranger.is_alive():
-            for text in (load(self.door), rest(self.door), load_posture("::", 443), remove(self.door.table)):
+            for text in (load(self.door, HIDDEN), rest(self.door), load_posture(self.door), remove(self.door.table)):
                 self.load(text)
                 steps += 1
         stranger.join()

@@ -13,7 +13,7 @@ from tests.support.netns import CommandFailed, Lab
 from tests.support.packets import exchange, packet_from, source_port
 from tests.support.race import syn_acks
 from torknock.privileged.gate import listeners
-from torknock.privileged.gate.ruleset import Judging, admit, listing, load, withdraw
+from torknock.privileged.gate.ruleset import HiddenPorts, Judging, admit, listing, load, withdraw
 from torknock.protocol.door import Door, Posture
 from torknock.service.posture_table import posture_listing, posture_table
 
@@ -37,13 +37,10 @@ class RulesetTests(SynchronousTestCase):
             listening = listeners.hidden_listeners("0.0.0.0")  # noqa: S104  what is hidden is every address
         for each in listening:
             self.addCleanup(each.close)
-        self.listening = listening
-        self.door = self.door_at(443)
+        self.hidden = listeners.hidden_ports(listening)
+        self.door = Door("::", 443)
         self.tokens = [1 + secrets.randbelow(2**32 - 1) for _ in range(RACES)]
-        self.nft(load(self.door) + admit(self.door.table, self.tokens, 600))
-
-    def door_at(self, port: int) -> Door:
-        return listeners.door("::", port, self.listening, Posture.CLOSED)
+        self.nft(load(self.door, self.hidden) + admit(self.door.table, self.tokens, 600))
 
     def nft(self, text: str) -> None:
         self.bridge.run(["nft", "-f", "-"], text)
@@ -76,7 +73,7 @@ class RulesetTests(SynchronousTestCase):
 
     def test_a_full_set_of_claims_admits_nothing(self) -> None:
         """It fails closed, and the token is not spent."""
-        sizes = load(self.door).split("size 1048576")
+        sizes = load(self.door, self.hidden).split("size 1048576")
         self.assertEqual(len(sizes), 3)
         full = f"{sizes[0]}size 1048576{sizes[1]}size 1{sizes[2]}"
         self.nft(full + admit(self.door.table, self.tokens[:2], 600))
@@ -101,9 +98,10 @@ class RulesetTests(SynchronousTestCase):
 
     def test_two_doors_have_tokens_of_their_own(self) -> None:
         """Those of one open nothing at the other, and are not spent there."""
-        other = self.door_at(8443)
+        other = Door("::", 8443)
         mine, theirs, shared = self.tokens[:3]
-        self.nft(load(other) + withdraw(self.door.table, [theirs]) + admit(other.table, [theirs, shared], 600))
+        self.nft(load(other, self.hidden) + admit(other.table, [theirs, shared], 600))
+        self.nft(withdraw(self.door.table, [theirs]))
         self.assertEqual([self.answer(theirs), self.answer(mine, 8443)], [CLOSED, CLOSED])
         self.assertEqual([self.answer(theirs, 8443), self.answer(mine)], [OPENS, OPENS])
         self.assertEqual([self.answer(shared, 8443), self.answer(shared)], [OPENS, OPENS])
@@ -111,15 +109,15 @@ class RulesetTests(SynchronousTestCase):
     def test_nft_prints_what_was_loaded(self) -> None:
         """Whatever the door, so that what is loaded can be compared with what is there."""
         for host, posture, judging in product(("::", "192.0.2.7", "2001:db8::7"), Posture, (None, *Judging)):
-            door = Door(host, 443, 1, 2, posture)
+            door = Door(host, 443, posture)
             try:
-                self.nft(load(door, judging))
+                self.nft(load(door, HiddenPorts(1, 2), judging))
             except CommandFailed:
                 self.assertIs(judging, Judging.QUEUE)  # this kernel may lack nft_queue
                 continue
-            self.assertEqual(self.listed(door.table), listing(door, judging))
+            self.assertEqual(self.listed(door.table), listing(door, HiddenPorts(1, 2), judging))
             if posture is Posture.FILTERED:
-                self.assertEqual(self.listed(posture_table(host, 443)), posture_listing(host, 443))
+                self.assertEqual(self.listed(posture_table(door)), posture_listing(door))
 
     def listed(self, table: str) -> str:
         return self.bridge.run(["nft", "--stateless", "--terse", "list", "table", "inet", table]).stdout

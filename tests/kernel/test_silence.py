@@ -22,7 +22,7 @@ from torknock.service.access import EVERYWHERE, Entry, silence
 from torknock.service.posture_table import posture_table
 
 FILTERED = Entry(EVERYWHERE, 443, Posture.FILTERED, "root")
-TABLE = posture_table(EVERYWHERE, 443)
+TABLE = posture_table(FILTERED.door)
 COUNT = """
 table inet count {{
     counter answers {{ }}

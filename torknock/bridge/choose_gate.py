@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from torknock.bridge.remote_gate import RemoteGate
 from torknock.errors import TorknockError
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.capability import may_administer_network
-from torknock.kernel.ipv6 import has_ipv6
 from torknock.kernel.proc import is_served
-from torknock.privileged.gate.listeners import door, hidden_listeners
+from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.privileged.gate.service import served
 from torknock.protocol.door import Door, Posture
@@ -36,35 +35,35 @@ MakeGate = Callable[[Ask], IGate]
 class Entrance:
     """How a door is guarded."""
 
-    posture: Posture
+    door: Door
+    """Its posture is the one that was found where the operator named none."""
     make_gate: MakeGate
     no_knocks: str
     """Why lines of scheme `knock` open nothing through it; empty if they do."""
 
 
 async def find_gate(
-    reactor: Any, helper: str, host: str, port: int, posture: Posture | None, listener: Listener, state: Path
+    reactor: Any, helper: str, door: Door, any_posture: bool, listener: Listener, state: Path
 ) -> Entrance:
-    """How the door at *host* and *port* can be guarded.
+    """How *door* can be guarded.
 
-    *helper* is the socket of `torknock gate`. *posture* is what the operator wants, None for what is to be had. What
-    comes through the gate is *listener*'s; *state* is a directory of the bridge's own. Raises `TorknockError`.
+    *helper* is the socket of `torknock gate`. With *any_posture* the filter, which needs no privilege, may take its own
+    posture instead of the door's. What comes through the gate is *listener*'s; *state* is a directory of the bridge's
+    own. Raises `TorknockError`.
     """
     if may_administer_network():
-        wanted = posture or Posture.CLOSED
-        return Entrance(wanted, _own(reactor, host, port, wanted, listener, _claims(helper, state)), _no_knocks(wanted))
+        return Entrance(door, _own(reactor, door, listener, _claims(helper, state)), _no_knocks(door.posture))
     try:
         (await connect(reactor, helper)).close()
     except HelperMissing as error:
-        if posture not in (None, Posture.FILTERED) or os.path.exists(helper):
+        if not (any_posture or door.posture is Posture.FILTERED) or os.path.exists(helper):
             raise LacksPower(error) from error
-        _log.warn("without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=port)
-        door = Door(host, port, 0, 0 if has_ipv6() else None, Posture.FILTERED)
-        return Entrance(door.posture, lambda _ask: FilterGate(reactor, door, listener, state / "doors"), _POWERLESS)
-    wanted = posture or Posture.CLOSED
-    return Entrance(
-        wanted, lambda ask: RemoteGate(reactor, helper, host, port, wanted, listener, ask), _no_knocks(wanted)
-    )
+        _log.warn(
+            "without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=door.port
+        )
+        filtered = replace(door, posture=Posture.FILTERED)
+        return Entrance(filtered, lambda _ask: FilterGate(reactor, filtered, listener, state / "doors"), _POWERLESS)
+    return Entrance(door, lambda ask: RemoteGate(reactor, helper, door, listener, ask), _no_knocks(door.posture))
 
 
 _POWERLESS = "judging a knock needs CAP_NET_ADMIN, or the service torknock gate"
@@ -94,10 +93,10 @@ def _claims(helper: str, state: Path) -> Path:
     return doors(helper) if os.geteuid() == 0 else state / "doors"
 
 
-def _own(reactor: Any, host: str, port: int, posture: Posture, listener: Listener, claims: Path) -> MakeGate:
-    if posture is not Posture.DECOY and is_served(host, port):
-        raise GateFailed(served(port))
-    listening = hidden_listeners(host)
-    hidden = door(host, port, listening, posture)
+def _own(reactor: Any, door: Door, listener: Listener, claims: Path) -> MakeGate:
+    if door.posture is not Posture.DECOY and is_served(door.host, door.port):
+        raise GateFailed(served(door.port))
+    listening = hidden_listeners(door.host)
+    hidden = hidden_ports(listening)
     listener.adopt(listening)
-    return lambda ask: NftablesGate(reactor, hidden, ask, claims)
+    return lambda ask: NftablesGate(reactor, door, hidden, ask, claims)

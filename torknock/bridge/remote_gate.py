@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from torknock.bridge.accept import Listener
 from torknock.interfaces import DoorTaken, GateFailed, IGate
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door
 from torknock.protocol.syn import Ask
 from torknock.service import gate_requests
 from torknock.service.gate_requests import Admit, Guard, Withdraw, pieces
@@ -26,18 +26,15 @@ PATIENCE = 10.0
 
 @implementer(IGate)
 class RemoteGate:
-    """The gate of the door at *host* and *port*, made by the service at *path*.
+    """The gate of *door*, made by the service at *path*.
 
     *listener* adopts the sockets that the service hands over; *ask* is asked about SYNs without a token. A connection
     is the lease of the gate. When it is lost nothing is accepted any more, because the service may have died and left
     its table; the gate is not `intact`, and `open` makes a new one.
     """
 
-    def __init__(
-        self, reactor: Any, path: str, host: str, port: int, posture: Posture, listener: Listener, ask: Ask
-    ) -> None:
-        self._reactor, self._path, self._listener, self._ask = reactor, path, listener, ask
-        self._host, self._port, self._posture = host, port, posture
+    def __init__(self, reactor: Any, path: str, door: Door, listener: Listener, ask: Ask) -> None:
+        self._reactor, self._path, self._door, self._listener, self._ask = reactor, path, door, listener, ask
         self._connection: HelperConnection | None = None
 
     def open(self, judging: bool) -> Deferred[None]:
@@ -72,7 +69,7 @@ class RemoteGate:
                 raise GateFailed(str(error), "as root: systemctl restart torknock-gate.socket") from error
             self._hang_up(self._connection)
             self._connection = connection
-        answer = await self._answer(str(Guard(self._host, self._port, self._posture, judging)))
+        answer = await self._answer(str(Guard(self._door, judging)))
         if answer.descriptors:
             self._listener.adopt(answer.descriptors)
 
@@ -106,7 +103,7 @@ class RemoteGate:
     async def _answer(self, line: str) -> Answer:
         connection = self._connection
         if connection is None:
-            raise GateFailed(f"the gate of port {self._port} is closed, so it cannot be changed")
+            raise GateFailed(f"the gate of port {self._door.port} is closed, so it cannot be changed")
         try:
             return await connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
         except HelperRefused as refused:

@@ -43,7 +43,7 @@ from torknock.kernel.files import acts_as_owner
 from torknock.keyring.erasure import Forgetting
 from torknock.keyring.lines import Issued, Keyring
 from torknock.keyring.queue import KeyringQueue
-from torknock.protocol.door import Posture, table_name
+from torknock.protocol.door import Door
 
 _log = Logger()
 
@@ -57,10 +57,9 @@ _TAKEOVER_PAUSE = 0.25
 class Wanted:
     """The bridge that the operator wants."""
 
-    host: str
-    port: int
-    posture: Posture | None
-    """None leaves the choice to the bridge."""
+    door: Door
+    any_posture: bool
+    """Whether torrc names no posture, so that a bridge without privilege may take the one of its filter."""
     directory: Path
     """The keyring's."""
     metrics: Metrics | None
@@ -123,15 +122,15 @@ async def run_bridge(
         tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom())
         calendar = Calendar(now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped)
 
-        name = table_name(wanted.host, wanted.port)
+        name = wanted.door.table
         spent = SpentTokens(wanted.directory / f"{name}.spent")
         parts.callback(spent.close)
         knocks = SpentKnocks(wanted.directory / f"{name}.knocks")
         parts.callback(knocks.close)
-        listener = Listener(reactor, wanted.port)
+        listener = Listener(reactor, wanted.door.port)
         parts.push_async_callback(listener.close)
         entrance = await find_gate(
-            reactor, wanted.helper, wanted.host, wanted.port, wanted.posture, listener, wanted.directory
+            reactor, wanted.helper, wanted.door, wanted.any_posture, listener, wanted.directory
         )
         keeper = Refresh(
             queue,
@@ -149,15 +148,16 @@ async def run_bridge(
         Deferred.fromCoroutine(accept_all(listener, Parts(reactor, wanted.places, keeper, counts, tls, tor, upstream)))
         await _take_over(reactor, keeper)
 
-        await usage.start(entrance.posture)
-        monitor = Monitor(reactor, Identity(wanted.version, entrance.posture.value, wanted.port), counts, keeper)
+        await usage.start(entrance.door.posture)
+        identity = Identity(wanted.version, entrance.door.posture.value, wanted.door.port)
+        monitor = Monitor(reactor, identity, counts, keeper)
         publication = Publication(reactor, monitor, wanted.directory, wanted.metrics)
         parts.push_async_callback(publication.stop)
         await publication.start()
         forgetting = Forgetting(queue, reactor, calendar.now)
         parts.callback(forgetting.stop)
         forgetting.start()
-        return RunningBridge(address(wanted.host, wanted.port), parts.pop_all())
+        return RunningBridge(address(wanted.door.host, wanted.door.port), parts.pop_all())
 
 
 async def _take_over(reactor: Any, keeper: Refresh) -> None:

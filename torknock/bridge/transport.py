@@ -30,7 +30,7 @@ from torknock.kernel.proc import is_served
 from torknock.kernel.wall_clock import is_clock_synchronized
 from torknock.keyring.file import KeyringUnreadable
 from torknock.keyring.lines import Keyring
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door, Posture
 from torknock.service import GATE_SOCKET
 
 _log = Logger()
@@ -100,9 +100,8 @@ class KnockServer:
             raise MethodError(f"ServerTransportOptions: {error}") from error
         host, port = bind_address
         wanted = Wanted(
-            host=host,
-            port=port or _unused_port(host),
-            posture=postures[0] if postures else None,
+            door=Door(host, port or _unused_port(host), *postures),
+            any_posture=not postures,
             directory=keyring,
             metrics=metrics,
             helper=self._helper,
@@ -130,7 +129,7 @@ class _Endpoint:
         try:
             return await self._opened(factory)
         except (KeyringUnreadable, SpentUnusable, ClockUnsure) as error:  # a full disk, a damaged file, a host's start
-            host = address(self._wanted.host, self._wanted.port)
+            host = address(self._wanted.door.host, self._wanted.door.port)
             return ReopeningDoor(self._reactor, lambda: self._opened(factory), error, host)
         except TorknockError as error:
             raise MethodError(str(error)) from error

@@ -20,14 +20,14 @@ import stat
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import directory_of_others
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door, Posture
 from torknock.service.peers import Peer
 from torknock.service.posture_table import load_posture
 
@@ -62,6 +62,11 @@ class Entry:
     port: int
     posture: Posture
     user: str
+
+    @property
+    def door(self) -> Door:
+        """What may be guarded."""
+        return Door(self.address, self.port, self.posture)
 
     def __str__(self) -> str:
         """As it stands in the file."""
@@ -161,21 +166,21 @@ class AccessList:
         except AccessDenied:
             return True
 
-    def check(self, address: str, port: int, posture: Posture, uid: int) -> None:
-        """Raise `AccessDenied`, with what root must do, unless the user *uid* may guard the door so."""
-        door = (canonical(address), port, posture)
-        if any((each.address, each.port, each.posture) == door and _is(each.user, uid) for each in self.entries()):
+    def check(self, door: Door, uid: int) -> None:
+        """Raise `AccessDenied`, with what root must do, unless the user *uid* may guard *door*."""
+        asked = replace(door, host=canonical(door.host))
+        if any(each.door == asked and _is(each.user, uid) for each in self.entries()):
             return
         raise AccessDenied(
-            f"{_name(uid)} may not guard port {port} of {door[0]} as {posture.value}, for {self._path} does not list "
-            f"it",
+            f"{_name(uid)} may not guard port {door.port} of {asked.host} as {door.posture.value}, for {self._path} "
+            "does not list it",
             f"{_MEND}, with the port and posture that torrc has",
         )
 
 
 def silence(entries: Sequence[Entry]) -> str:
     """The transaction after which every door of *entries* that is filtered is silent, guarded or not."""
-    return "".join(load_posture(each.address, each.port) for each in entries if each.posture is Posture.FILTERED)
+    return "".join(load_posture(each.door) for each in entries if each.posture is Posture.FILTERED)
 
 
 def uid_of(name: str) -> int | None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 from torknock.service.grammar import Malformed, address, number
 
@@ -34,14 +34,13 @@ _JUDGING = {"tokens": False, "judge": True}
 class Guard:
     """Open the gate of a door, with no token admitted."""
 
-    host: str
-    port: int
-    posture: Posture
+    door: Door
     judging: bool
 
     def __str__(self) -> str:
         """As it is sent."""
-        return f"guard {self.host} {self.port} {self.posture.value} {'judge' if self.judging else 'tokens'}"
+        door, judging = self.door, "judge" if self.judging else "tokens"
+        return f"guard {door.host} {door.port} {door.posture.value} {judging}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,8 @@ def parse(line: str) -> Request:
         case ["guard", host, port, posture, judging] if judging in _JUDGING:
             if "%" in host:
                 raise Malformed("an address to guard has no interface")
-            return Guard(str(address(host)), number(port, 1, 65535), _posture(posture), _JUDGING[judging])
+            door = Door(str(address(host)), number(port, 1, 65535), _posture(posture))
+            return Guard(door, _JUDGING[judging])
         case ["admit", seconds, *tokens]:
             return Admit(number(seconds, 1, SECONDS_AT_MOST), _tokens(tokens))
         case ["withdraw", *tokens]:

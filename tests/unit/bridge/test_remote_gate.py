@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 from torknock.bridge.accept import Listener
 from torknock.bridge.remote_gate import RemoteGate
 from torknock.interfaces import GateFailed
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door
 from torknock.service.listener import Accepting, listener
 
 reactor: Any = _reactor
@@ -112,7 +112,7 @@ class LeaseTests(TestCase):
 
     def gate(self) -> tuple[RemoteGate, Listener]:
         heard = Listener(reactor, 443)
-        gate = RemoteGate(reactor, self.path, "192.0.2.1", 443, Posture.CLOSED, heard, lambda syns: [])
+        gate = RemoteGate(reactor, self.path, Door("192.0.2.1", 443), heard, lambda syns: [])
         self.addCleanup(heard.stop)
         self.addCleanup(gate.close)
         return gate, heard

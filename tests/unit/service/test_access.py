@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door, Posture
 from torknock.service.access import (
     DOORS_A_USER,
     DOORS_AT_MOST,
@@ -97,7 +97,7 @@ class ParseTests(SynchronousTestCase):
     def test_the_silence_of_what_is_filtered(self) -> None:
         """And of nothing else."""
         filtered = Entry("192.0.2.7", 444, Posture.FILTERED, "root")
-        self.assertEqual(silence([LISTED, filtered]), load_posture("192.0.2.7", 444))
+        self.assertEqual(silence([LISTED, filtered]), load_posture(filtered.door))
 
 
 class FileTests(SynchronousTestCase):
@@ -166,7 +166,7 @@ class FileTests(SynchronousTestCase):
         access = AccessList(self.path)
         self.assertTrue(access.may_ask(Peer(0, frozenset())))
         self.assertFalse(access.may_ask(Peer(65534, frozenset())))
-        access.check("::", 443, Posture.CLOSED, 0)
+        access.check(Door("::", 443), 0)
         for address, port, posture, uid in (
             (EVERYWHERE, 80, Posture.CLOSED, 0),
             (EVERYWHERE, 443, Posture.DECOY, 0),
@@ -174,8 +174,8 @@ class FileTests(SynchronousTestCase):
             (EVERYWHERE, 443, Posture.CLOSED, 65534),
         ):
             with self.assertRaisesRegex(AccessDenied, "does not list it; as root: torknock setup bridge"):
-                access.check(address, port, posture, uid)
+                access.check(Door(address, port, posture), uid)
         self.path.write_text(str(LISTED).replace("root", "nobody"))
-        access.check(EVERYWHERE, 443, Posture.CLOSED, 65534)
+        access.check(Door(EVERYWHERE, 443), 65534)
         self.path.write_text("nonsense")
         self.assertTrue(access.may_ask(Peer(65534, frozenset())))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 from torknock.service.gate_requests import (
     INTACT,
@@ -33,7 +33,8 @@ from torknock.service.grammar import Malformed, octets
 hosts = st.ip_addresses().filter(lambda host: getattr(host, "scope_id", None) is None)
 isns = st.integers(0, 2**32 - 1)
 tokens = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=TOKENS_A_LINE).map(tuple)
-guards = st.builds(Guard, hosts.map(str), st.integers(1, 65535), st.sampled_from(Posture), st.booleans())
+doors = st.builds(Door, hosts.map(str), st.integers(1, 65535), st.sampled_from(Posture))
+guards = st.builds(Guard, doors, st.booleans())
 admits = st.builds(Admit, st.integers(1, SECONDS_AT_MOST), tokens)
 asked = st.one_of(guards, admits, st.builds(Withdraw, tokens), st.sampled_from((INTACT, REFUSED, LEAVE)))
 syns = st.builds(

@@ -31,7 +31,7 @@ from zope.interface import implementer
 from torknock.bridge.accept import Listener
 from torknock.bridge.filter.bpf import TOKENS_AT_MOST, assembled, program
 from torknock.interfaces import DoorTaken, GateFailed, IGate
-from torknock.kernel.ipv6 import NO_IPV6
+from torknock.kernel.ipv6 import NO_IPV6, has_ipv6
 from torknock.kernel.proc import is_served
 from torknock.kernel.socket_options import (
     IP_MINTTL,
@@ -107,7 +107,7 @@ class FilterGate:
         if is_served(self._door.host, self._door.port):  # one of the same user would become one of the group
             raise DoorTaken(taken)
         try:
-            for version in self._door.versions:
+            for version in self._door.versions(has_ipv6()):
                 self._pairs.append(_Pair.listening(self._door, version))
         except OSError as error:
             while self._pairs:

@@ -193,7 +193,7 @@ async def _door(
     except LineError:
         why = "which port is protected is not known, so nothing can be said of it"
         return [unknown("port", why, "torrc: ServerTransportListenAddr torknock 0.0.0.0:443")]
-    door = Door(str(address), number, 1, 2 if has_ipv6() else None)
+    door = Door(str(address), number, posture)
     found = listening()
     findings = [port.listeners(number, posture, found, _sockets(transport))]
     findings.append(port.gate(door.table, None if isinstance(seen, FirewallUnreadable) else seen, filtering))
@@ -202,7 +202,7 @@ async def _door(
         findings.append(unknown("firewall", f"its rules cannot be listed: {seen.what}", remedy))
         findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", remedy))
         return findings
-    versions = routed(door.versions)
+    versions = routed(door.versions(has_ipv6()))
     own = None if door.everywhere else door.host
     findings.append(port.let_in(number, [(version, seen.judge(number, version, own)) for version in versions]))
     findings.append(port.fits(posture, seen.of_unused({number, *(each.port for each in found)}, versions)))

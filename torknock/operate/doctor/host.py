@@ -183,7 +183,8 @@ async def _queue(reactor: Any, posture: Posture) -> Finding:
 
 async def _loads(reactor: Any, posture: Posture, judging: Judging | None) -> None:
     """Load the ruleset in a network namespace that is gone when nft ends."""
-    text = ruleset.load(Door("0.0.0.0", 443, 1, 2 if has_ipv6() else None, posture), judging)  # noqa: S104  a text, not a socket
+    hidden = ruleset.HiddenPorts(1, 2 if has_ipv6() else None)
+    text = ruleset.load(Door("0.0.0.0", 443, posture), hidden, judging)  # noqa: S104  a text, not a socket
     nft = shutil.which("nft", path=PATH)
     if nft is None:
         raise GateFailed("the command nft is missing", "apt-get install nftables")

@@ -21,7 +21,7 @@ from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Issued, Keyring, LineUnknown
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.daemons import is_outdated
-from torknock.operate.setup.doors import Door
+from torknock.operate.setup.doors import Door as ListedDoor
 from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.programs import PATH, run
@@ -29,8 +29,8 @@ from torknock.operate.setup.record import Record
 from torknock.operate.setup.torrc_options import BridgeWishes, known_options
 from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.bridge_line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
-from torknock.protocol.door import Posture, table_name
-from torknock.service.access import ACCESS, AccessDenied, read, uid_of
+from torknock.protocol.door import Door, Posture
+from torknock.service.access import ACCESS, EVERYWHERE, AccessDenied, read, uid_of
 from torknock.service.posture_table import posture_table
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
@@ -242,7 +242,8 @@ def until(true: Callable[[], bool], seconds: float) -> bool:
 def _tables(options: str) -> set[str]:
     """The tables of the port that the lines of torrc in *options* hide."""
     ports = map(int, re.findall(r"ListenAddr torknock 0\.0\.0\.0:(\d+)", options))
-    return {name("0.0.0.0", port) for port in ports for name in (table_name, posture_table)}  # noqa: S104
+    doors = [Door(EVERYWHERE, port) for port in ports]
+    return {name for door in doors for name in (door.table, posture_table(door))}
 
 
 def _of_users(changes: list[Change]) -> set[str]:
@@ -251,7 +252,7 @@ def _of_users(changes: list[Change]) -> set[str]:
         listed = {each.user for each in read(ACCESS)}
     except AccessDenied:
         listed = set()
-    users = {change.user for change in changes if isinstance(change, Door)} - listed
+    users = {change.user for change in changes if isinstance(change, ListedDoor)} - listed
     return {sources_table(uid) for uid in map(uid_of, users) if uid is not None}
 
 

@@ -10,11 +10,10 @@ from ipaddress import ip_address
 from torknock.interfaces import GateFailed
 from torknock.kernel.ipv6 import NO_IPV6, has_ipv6
 from torknock.kernel.socket_options import IPV6_TRANSPARENT, TCP_SAVE_SYN
-from torknock.protocol.door import Door, Posture
+from torknock.privileged.gate.ruleset import HiddenPorts
 
 _BACKLOG = 1024
 _BINDS = 16
-
 
 
 def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
@@ -38,12 +37,10 @@ def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
         raise
 
 
-
-def door(host: str, port: int, listening: Sequence[socket.socket], posture: Posture) -> Door:
-    """The door at *host* and *port* with the `hidden_listeners` *listening* behind it."""
+def hidden_ports(listening: Sequence[socket.socket]) -> HiddenPorts:
+    """Where the `hidden_listeners` *listening* are."""
     ports = {each.family: each.getsockname()[1] for each in listening}
-    return Door(host, port, ports[socket.AF_INET], ports.get(socket.AF_INET6), posture)
-
+    return HiddenPorts(ports[socket.AF_INET], ports.get(socket.AF_INET6))
 
 
 def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
@@ -64,13 +61,11 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
     return listener
 
 
-
 def _make_transparent(listener: socket.socket) -> None:
     if listener.family == socket.AF_INET:
         listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
     else:
         listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-
 
 
 def _bind(listener: socket.socket, host: str) -> None:

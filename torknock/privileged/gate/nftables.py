@@ -18,7 +18,7 @@ from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.nfqueue import PacketQueue
-from torknock.privileged.gate.ruleset import Judging
+from torknock.privileged.gate.ruleset import HiddenPorts, Judging
 from torknock.privileged.gate.xtables import XTables, loaded_rules
 from torknock.protocol.door import PREFIX, Door, Posture
 from torknock.protocol.syn import AskLater
@@ -47,18 +47,20 @@ async def loaded_tables(reactor: Any) -> str:
 
 @implementer(IGate)
 class NftablesGate:
-    """A table of nftables in front of *door*. Needs CAP_NET_ADMIN, and the `nft` command.
+    """A table of nftables in front of *door* that takes its clients to *hidden*. Needs CAP_NET_ADMIN and `nft`.
 
     *ask* is asked about SYNs without a token, while the gate is open for judging; the `claim` on the door is made
     in the directory *claims*. Where the kernel lacks nftables' own queue statement, that needs iptables too.
     """
 
-    def __init__(self, reactor: Any, door: Door, ask: AskLater, claims: Path) -> None:
+    def __init__(self, reactor: Any, door: Door, hidden: HiddenPorts, ask: AskLater, claims: Path) -> None:
         self._reactor = reactor
         self._door = door
+        self._hidden = hidden
+        self._versions = door.versions(ipv6=hidden.ipv6 is not None)
         self._claims = claims
-        self._queue = PacketQueue(reactor, door.queue, door.port, ask, ruleset.let_in)
-        self._xtables = XTables(reactor, door)
+        self._queue = PacketQueue(reactor, ruleset.queue_number(door), door.port, ask, ruleset.let_in)
+        self._xtables = XTables(reactor, door, self._versions)
         self._judging: Judging | None = None
         self._one_at_a_time = DeferredLock()
         self._claim: int | None = None
@@ -108,7 +110,7 @@ class NftablesGate:
             self._queue.start()
             await self._load_for_judging()
         else:
-            await self._load(ruleset.load(self._door))
+            await self._load(ruleset.load(self._door, self._hidden))
             await self._stop_judging()
         self._admitted.clear()
         self._loaded = await self._listed()
@@ -116,7 +118,7 @@ class NftablesGate:
     async def _load_for_judging(self) -> None:
         if self._judging is not Judging.XTABLES:
             try:
-                await self._load(ruleset.load(self._door, Judging.QUEUE))
+                await self._load(ruleset.load(self._door, self._hidden, Judging.QUEUE))
             except GateFailed:  # most likely a kernel without nft_queue; anything else fails again below
                 self._judging = None
             else:
@@ -124,7 +126,7 @@ class NftablesGate:
                 return
         await self._xtables.place()
         self._judging = Judging.XTABLES
-        await self._load(ruleset.load(self._door, Judging.XTABLES))
+        await self._load(ruleset.load(self._door, self._hidden, Judging.XTABLES))
 
     async def _stop_judging(self) -> None:
         self._queue.stop()
@@ -202,7 +204,7 @@ class NftablesGate:
         if generation != self._looked[0]:
             own = None if self._door.everywhere else self._door.host
             pool = self._reactor.getThreadPool()
-            rule = await deferToThreadPool(self._reactor, pool, taken, self._door.port, self._door.versions, own)
+            rule = await deferToThreadPool(self._reactor, pool, taken, self._door.port, self._versions, own)
             self._looked = generation, rule
         if rule := self._looked[1]:
             raise GateFailed(
@@ -214,7 +216,7 @@ class NftablesGate:
         """The tables of this door, without elements."""
         listed = await _list(self._reactor, self._door.table)
         if self._door.posture is Posture.FILTERED:
-            listed += await _list(self._reactor, posture_table(self._door.host, self._door.port))
+            listed += await _list(self._reactor, posture_table(self._door))
         return listed
 
     async def _refused(self) -> int | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torknock.protocol.door import Door, Posture
 from torknock.service.posture_table import FAMILY, load_posture, posture_table, sent_to
@@ -43,22 +45,36 @@ class Judging(enum.Enum):
     """By the target NFQUEUE of iptables, for those that have not: see `xtables`."""
 
 
+@dataclass(frozen=True, slots=True)
+class HiddenPorts:
+    """Where the SYNs that open a door are taken to."""
+
+    ipv4: int
+    """Port of the hidden listener on 127.0.0.1."""
+    ipv6: int | None
+    """Port of the hidden listener on ::1; None on a kernel without IPv6."""
+
+
+def queue_number(door: Door) -> int:
+    """The packet queue in which SYNs to *door* without a token wait to be judged, 0..65535."""
+    return zlib.crc32(door.table.encode("ascii")) & 0xFFFF
+
+
 def let_in(mark: int) -> int:
     """The mark with which a SYN that came with *mark* goes on to the hidden listener."""
     return mark & ~_MARKS | _LET_IN
 
 
-def load(door: Door, judging: Judging | None = None) -> str:
+def load(door: Door, hidden: HiddenPorts, judging: Judging | None = None) -> str:
     """The transaction that puts *door*'s table in place, empty of tokens, instead of whatever had its name.
 
     It also puts the table of its posture in place, or removes it, as `Door.posture` says.
     """
-    filtered = door.posture is Posture.FILTERED
-    posture = load_posture(door.host, door.port) if filtered else remove(posture_table(door.host, door.port))
-    return f"{posture}{remove(door.table)}{listing(door, judging)}"
+    posture = load_posture(door) if door.posture is Posture.FILTERED else remove(posture_table(door))
+    return f"{posture}{remove(door.table)}{listing(door, hidden, judging)}"
 
 
-def listing(door: Door, judging: Judging | None = None) -> str:
+def listing(door: Door, hidden: HiddenPorts, judging: Judging | None = None) -> str:
     """The table of *door* as `nft --stateless --terse list table` prints it; *judging* if there are knocks to judge.
 
     Every SYN is looked up first, to whatever port it goes, and what depends on the port comes after: so a SYN without a
@@ -89,19 +105,18 @@ table {FAMILY} {door.table} {{
 	}}
 {_sampled(door) if judging is None else _judged(door, judging)}
 	chain knock {{
-		{sent_to(door.host, door.port)} {_HERE} {_CLAIM} delete @tokens {{ tcp sequence }} goto admitted
+		{sent_to(door)} {_HERE} {_CLAIM} delete @tokens {{ tcp sequence }} goto admitted
 	}}
 
 	chain admitted {{
-{_taken_to(door)}	}}
+{_taken_to(hidden)}	}}
 }}
 """
 
 
 def rest(door: Door) -> str:
     """The transaction after which *door* looks as its posture says, though nobody guards it."""
-    filtered = door.posture is Posture.FILTERED
-    return remove(door.table) + (load_posture(door.host, door.port) if filtered else "")
+    return remove(door.table) + (load_posture(door) if door.posture is Posture.FILTERED else "")
 
 
 def _sampled(door: Door) -> str:
@@ -113,13 +128,13 @@ def _sampled(door: Door) -> str:
 	}}
 
 	chain sample {{
-		{_HERE} {sent_to(door.host, door.port)} counter name "{REFUSED}"
+		{_HERE} {sent_to(door)} counter name "{REFUSED}"
 	}}
 """
 
 
 def _judged(door: Door, judging: Judging) -> str:
-    queue = f"\t\tqueue flags bypass to {door.queue}\n" if judging is Judging.QUEUE else ""
+    queue = f"\t\tqueue flags bypass to {queue_number(door)}\n" if judging is Judging.QUEUE else ""
     return f"""
 	chain prerouting {{
 		type filter hook prerouting priority raw; policy accept;
@@ -154,12 +169,12 @@ def _judged(door: Door, judging: Judging) -> str:
 def xtables(door: Door) -> str:
     """The rule of `Judging.XTABLES`, for the table mangle, as iptables-save writes it behind `-A`.
 
-    It goes to iptables, ip6tables or both, as `Door.versions` says, and queues what the table of *door* has marked.
+    It goes to iptables, ip6tables or both (`Door.versions`), and queues what the table of *door* has marked.
     """
     to = "" if door.everywhere else f"-d {door.host}/{ipaddress.ip_address(door.host).max_prefixlen} "
     return (
         f"PREROUTING {to}-p tcp -m tcp --dport {door.port} -m mark --mark {_ASKED:#x}/{_MARKS:#x}"
-        f" -m comment --comment {door.table} -j NFQUEUE --queue-num {door.queue} --queue-bypass"
+        f" -m comment --comment {door.table} -j NFQUEUE --queue-num {queue_number(door)} --queue-bypass"
     )
 
 
@@ -184,15 +199,15 @@ def remove(table: str) -> str:
     return f"add table {FAMILY} {table}\ndelete table {FAMILY} {table}\n"
 
 
-def _taken_to(door: Door) -> str:
-    taken = f"\t\tmeta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{door.hidden_ipv4} accept\n"
-    if door.hidden_ipv6 is not None:
-        taken += f"\t\tmeta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{door.hidden_ipv6} accept\n"
+def _taken_to(hidden: HiddenPorts) -> str:
+    taken = f"\t\tmeta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:{hidden.ipv4} accept\n"
+    if hidden.ipv6 is not None:
+        taken += f"\t\tmeta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:{hidden.ipv6} accept\n"
     return taken
 
 
 def _addressed_to(door: Door) -> str:
     """What matches a SYN to *door*."""
-    return f"{sent_to(door.host, door.port)} {_SYN}"
+    return f"{sent_to(door)} {_SYN}"
 
 

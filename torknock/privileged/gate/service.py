@@ -23,7 +23,7 @@ from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.proc import is_served
 from torknock.kernel.program import command
 from torknock.privileged.gate.claimed import keep_claimed
-from torknock.privileged.gate.listeners import door, hidden_listeners
+from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load
@@ -89,7 +89,7 @@ class Guarding:
         self._access = access
         self._claims = claims
         self._gate: NftablesGate | None = None
-        self._guarded: Guard | None = None
+        self._guarded: Door | None = None
         self._all = guarding
         self._removing = removing
         guarding.add(self)
@@ -130,20 +130,19 @@ class Guarding:
 
     async def _guard(self, wanted: Guard) -> Reply:
         if self._gate is not None and self._guarded is not None:
-            if (wanted.host, wanted.port, wanted.posture) != (
-                self._guarded.host, self._guarded.port, self._guarded.posture
-            ):  # fmt: skip
+            if wanted.door != self._guarded:
                 raise Malformed("one connection guards one door")
-            self._check(wanted)
+            self._check(wanted.door)
             await _whole(self._gate.open(wanted.judging))
             return Reply("ok")
         await self._removing.run(lambda: succeed(None))  # what is removed is claimed for a moment
-        self._check(wanted)
-        if wanted.posture is not Posture.DECOY and is_served(wanted.host, wanted.port):
-            raise GateFailed(served(wanted.port))
+        door = wanted.door
+        self._check(door)
+        if door.posture is not Posture.DECOY and is_served(door.host, door.port):
+            raise GateFailed(served(door.port))
         if uid := self._talk.peer.uid:
             await _whole(Deferred.fromCoroutine(load(self._reactor, replace(sources_table(uid), sources_listing(uid)))))
-        listening = hidden_listeners(wanted.host)
+        listening = hidden_listeners(door.host)
         try:
             await self._open(wanted, listening)
         except BaseException:
@@ -152,13 +151,12 @@ class Guarding:
             raise
         return Reply("ok", listening)
 
-    def _check(self, wanted: Guard) -> None:
-        self._access.check(wanted.host, wanted.port, wanted.posture, self._talk.peer.uid)
+    def _check(self, door: Door) -> None:
+        self._access.check(door, self._talk.peer.uid)
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, ...]) -> None:
-        hidden = door(wanted.host, wanted.port, listening, wanted.posture)
-        gate = NftablesGate(self._reactor, hidden, self._ask, self._claims)
-        self._gate, self._guarded = gate, wanted
+        gate = NftablesGate(self._reactor, wanted.door, hidden_ports(listening), self._ask, self._claims)
+        self._gate, self._guarded = gate, wanted.door
         try:
             await _whole(gate.open(wanted.judging))
         except GateFailed:
@@ -202,7 +200,7 @@ async def _remove_abandoned(reactor: Any, access: AccessList, claims: Path) -> N
         entries = access.entries()
         listed = await command(reactor, "nft", ["list", "tables", FAMILY], package="nftables")
         for each in entries:
-            left = Door(each.address, each.port, 0, 0, each.posture)
+            left = each.door
             if f"table {FAMILY} {left.table}\n" in listed:
                 with contextlib.suppress(DoorTaken):
                     held = claim(left, claims)

@@ -83,7 +83,7 @@ class Silence:
             return ""
         await self._changed()
         silent = {
-            posture_table(each.address, each.port): posture_listing(each.address, each.port)
+            posture_table(each.door): posture_listing(each.door)
             for each in entries if each.posture is Posture.FILTERED
         }  # fmt: skip
         for table in self._silent.keys() - silent.keys():

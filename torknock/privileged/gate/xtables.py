@@ -25,25 +25,24 @@ async def loaded_rules(reactor: Any) -> str:
 
 
 class XTables:
-    """The rule of *door*, once in each IP version that it protects; through nftables, so that a change shows there."""
+    """The rule of *door*, once in each of the IP *versions*; through nftables, so that a change shows there."""
 
-    def __init__(self, reactor: Any, door: Door) -> None:
-        self._reactor = reactor
-        self._door = door
+    def __init__(self, reactor: Any, door: Door, versions: tuple[int, ...]) -> None:
+        self._reactor, self._door, self._versions = reactor, door, versions
 
     async def place(self) -> None:
         """Have the rule, whether it was there or not. Raises `GateFailed`."""
-        for version in self._door.versions:
+        for version in self._versions:
             if not await self._is_there(version):
                 await self._restore(version, "-A")
 
     async def intact(self) -> bool:
         """Whether the rule is there."""
-        return all([await self._is_there(version) for version in self._door.versions])
+        return all([await self._is_there(version) for version in self._versions])
 
     async def remove(self) -> None:
         """Have no such rule, whether it was there or not. Raises `GateFailed`."""
-        for version in self._door.versions:
+        for version in self._versions:
             if await self._is_there(version):
                 await self._restore(version, "-D")
 
