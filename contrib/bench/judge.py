@@ -24,7 +24,7 @@ from tests.support.packets import LINUX_SYN_OPTIONS, flood
 from torknock.bridge.knocks import Judge
 from torknock.privileged.gate.nftables import NftablesGate
 from torknock.privileged.gate.ruleset import HiddenPorts
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
 
@@ -36,7 +36,7 @@ _BATCH = 1024
 
 async def _judge(reactor: Any, lines: int) -> None:
     judge = Judge(remember=lambda *_knock: None, warn=lambda _told: None)
-    judge.lines({str(number): Line(secrets.token_bytes(32), None, scheme="knock") for number in range(lines)})
+    judge.lines({str(number): Line(secrets.token_bytes(32), None, scheme=Scheme.KNOCK) for number in range(lines)})
     judged = 0
 
     def ask(syns: Sequence[SYN]) -> Sequence[bool]:

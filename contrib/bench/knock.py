@@ -15,6 +15,7 @@ from contrib.bench.transports import plain_server, service, torknock_server
 from tests.support.netns import Namespace, end
 from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 from torknock.keyring.lines import Keyring
+from torknock.protocol.bridge_line import Channel
 from torknock.protocol.token import epoch_at, tokens
 
 DIALS = 500
@@ -49,7 +50,7 @@ def figures() -> Iterator[Figure]:
     knocked, plain = [], []
     with tempfile.TemporaryDirectory(prefix="torknock-bench-") as directory, Namespace("tk-bench-knock") as where:
         with Keyring.open(Path(directory) / "server" / "torknock", create=True) as keyring:
-            line = keyring.add("bench", n=1024, channel="raw", expires=None, now=time.time()).line
+            line = keyring.add("bench", n=1024, channel=Channel.RAW, expires=None, now=time.time()).line
         with service(where, _greet) as or_port:
             hidden = torknock_server(where, f"{directory}/server", or_port)
             bare = plain_server(where, f"{directory}/plain", or_port)

@@ -17,7 +17,7 @@ from contrib.bench.table import Figure
 from contrib.bench.transports import connect, torknock_client
 from tests.support.bridge import GREETING, HiddenService
 from tests.support.netns import Lab, end
-from torknock.protocol.bridge_line import arguments
+from torknock.protocol.bridge_line import Channel, arguments
 
 _PATIENCE = 40.0
 """Seconds in which a client that tries on, as `torknock client` does, has an answer for tor."""
@@ -41,7 +41,8 @@ class Ends:
             self.service = stack.enter_context(HiddenService(self.bridge))
             with self.service.keyring() as keyring:
                 names = [f"weekly{number}" for number in range(_LINES)]
-                issued = [keyring.add(name, n=1024, channel="tls", expires=None, now=time.time()) for name in names]
+                now = time.time()
+                issued = [keyring.add(name, n=1024, channel=Channel.TLS, expires=None, now=now) for name in names]
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="torknock-weekly-"))
             self.child = torknock_client(self.client, state)
             stack.callback(end, [self.child.process])

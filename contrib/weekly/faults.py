@@ -13,7 +13,7 @@ from contrib.weekly.ends import Ends, Traffic, back, carried, every
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.middlebox import Middlebox
 from tests.support.netns import Host, Lab, Namespace
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line
 from torknock.protocol.token import epoch_at
 
 _STOPPED = 10.0
@@ -114,7 +114,7 @@ def revoke(minutes: float) -> Iterator[Figure]:
         client, address = lab.host("client"), lab.host("bridge").address
         with service.keyring() as keyring:
             lines = {
-                f"line{number}": keyring.add(f"line{number}", channel="raw", expires=None, now=time.time()).line
+                f"line{number}": keyring.add(f"line{number}", channel=Channel.RAW, expires=None, now=time.time()).line
                 for number in range(_LINES)
             }
         revoked: dict[str, float] = {}

@@ -32,6 +32,7 @@ from torknock.operate.doctor.tor import bridge_options, client_options, is_expos
 from torknock.operate.setup import place
 from torknock.operate.setup.file_changes import Block
 from torknock.operate.setup.record import Record
+from torknock.protocol.bridge_line import Channel
 from torknock.tor.asked import Asked
 from torknock.tor.control import RunningTor
 from torknock.tor.inspect import facts
@@ -276,7 +277,7 @@ def _make_knocks(directory: Path) -> None:
 def _make_keyring(directory: Path) -> None:
     with Keyring.open(directory, create=True) as keyring:
         keyring.add("alice", expires=None, now=_NOW, note="a note")
-        keyring.add("bob", expires=_NOW + 86_400, now=_NOW, channel="raw")
+        keyring.add("bob", expires=_NOW + 86_400, now=_NOW, channel=Channel.RAW)
         keyring.set_setting("posture", "closed")
 
 

@@ -32,7 +32,7 @@ from torknock.client.memory import Memory
 from torknock.client.remote_dialer import JOIN, RESTART, RemoteDialer
 from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, Slipped
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.knock import isn
 from torknock.protocol.token import EPOCH, tokens
 
@@ -289,7 +289,7 @@ class KnockTests(Case):
     async def test_knock(self) -> None:
         """The SYN has the ISN that goes with its TSval."""
         await self.served()
-        line = Line(secret=b"Magic secret string", pin=None, scheme="knock", channel="raw")
+        line = Line(secret=b"Magic secret string", pin=None, scheme=Scheme.KNOCK, channel=Channel.RAW)
         for host, family in zip(self.addresses, (socket.AF_INET, socket.AF_INET6), strict=True):
             knocked = None
             while knocked is None:

@@ -22,6 +22,7 @@ from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.loaded import MAY_LOAD, PACKAGES, ours, packages, recording
 from tests.support.netns import Lab, end
 from torknock.keyring.lines import Issued
+from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Posture
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
@@ -193,7 +194,7 @@ class BridgeTests(Case):
     def test_a_knock_is_judged_through_the_service(self) -> None:
         """The bridge is asked about each SYN; a knock opens once."""
         with self.hidden.keyring() as keyring:
-            carol = keyring.add("carol", expires=None, now=time.time(), scheme="knock")
+            carol = keyring.add("carol", expires=None, now=time.time(), scheme=Scheme.KNOCK)
         self.bridge.sysctl("net.ipv4.tcp_timestamps", 0)
         self.client.sysctl("net.ipv4.tcp_timestamps", 0)
         address = socket.inet_aton(self.bridge.address)

@@ -19,6 +19,7 @@ from tests.support.disk import fill
 from tests.support.netns import Lab, end
 from torknock.cli import torknock
 from torknock.keyring.lines import Keyring
+from torknock.protocol.bridge_line import Channel
 from torknock.protocol.token import epoch_at
 
 needs_root = None if os.geteuid() == 0 else "file systems and network namespaces need root"
@@ -102,7 +103,7 @@ class BridgeTests(Mounted):
         self.addCleanup(lab.close)
         self.bridge, self.client = lab.host("bridge"), lab.host("client")
         with Keyring.open(self.keyring, create=True) as keyring:
-            line = keyring.add("alice", n=1024, channel="raw", expires=None, now=time.time()).line
+            line = keyring.add("alice", n=1024, channel=Channel.RAW, expires=None, now=time.time()).line
         self.fresh = iter(line.tokens(epoch_at(time.time())))
 
     def start(self) -> HiddenService:

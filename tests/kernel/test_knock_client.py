@@ -35,7 +35,7 @@ from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.timestamp import NOT_HELD_BACK
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 
 reactor: Any = _reactor
 
@@ -43,7 +43,7 @@ needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
 PORT = 4242
 SECRET = b"Magic secret string"
-LINE = Line(secret=SECRET, pin=None, scheme="knock", channel="raw")
+LINE = Line(secret=SECRET, pin=None, scheme=Scheme.KNOCK, channel=Channel.RAW)
 
 SHIFTS = (7, 12, 17, 22) * 4 + (5, 9, 14, 20) * 4 + (4, 11, 16, 23) * 4 + (6, 10, 15, 21) * 4
 WORDS = tuple(

@@ -23,7 +23,7 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.capture import Capture, Control, Packet, build, checksum
 from tests.support.netns import Host, Lab
 from tests.support.packets import MATRIX, exchange, flood, fragments, packet_from, probe, reply, send
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.knock import integrity_code, isn
 from torknock.protocol.token import epoch_at, tokens
 
@@ -101,7 +101,7 @@ class KnockTestCase(SynchronousTestCase):
     def issue(self, name: str, integrity: int = 0, secret: bytes | None = None) -> Line:
         with self.service.keyring() as keyring:
             return keyring.add(
-                name, scheme="knock", integrity=integrity, secret=secret, channel="raw", expires=None, now=time.time()
+                name, scheme=Scheme.KNOCK, integrity=integrity, secret=secret, expires=None, now=time.time()
             ).line
 
     def stands(self) -> bool:

@@ -39,6 +39,7 @@ from tests.support.packets import (
     resets,
 )
 from torknock.privileged.gate.ruleset import SAMPLE, HiddenPorts, admit, load, remove, rest
+from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
@@ -216,7 +217,7 @@ class FilteredTests(Case):
     def test_knock_lines_do_not_open_it_to_others(self) -> None:
         """With a judge, what he refuses is dropped."""
         with self.service.keyring() as keyring:
-            keyring.add("carol", expires=None, now=time.time(), scheme="knock")
+            keyring.add("carol", expires=None, now=time.time(), scheme=Scheme.KNOCK)
         self.assertTrue(wait_for(lambda: "queue" in self.bridge.run(["nft", "list", "ruleset"]).stdout))
         self.assertEqual(knock(self.client, self.bridge.address, 443, None, 0.5), "silence")
         self.assertTrue(wait_for(self.opens))
@@ -270,7 +271,7 @@ class JudgedTests(OddCase):
         """What the kernel answers before the input hook, such as a bad IP option, it answers though the judge hangs."""
         self.hide()
         with self.service.keyring() as keyring:
-            keyring.add("carol", expires=None, now=time.time(), scheme="knock")
+            keyring.add("carol", expires=None, now=time.time(), scheme=Scheme.KNOCK)
         self.assertTrue(wait_for(lambda: "judged" in self.bridge.run(["nft", "list", "ruleset"]).stdout))
         os.kill(self.service.process.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, self.service.process.pid, signal.SIGCONT)
@@ -348,7 +349,7 @@ class NoKnockTests(Case):
             host.sysctl("net.ipv4.tcp_timestamps", 0)
         self.hide()
         with self.service.keyring() as keyring:
-            secret = keyring.add("carol", expires=None, now=time.time(), scheme="knock").line.secret
+            secret = keyring.add("carol", expires=None, now=time.time(), scheme=Scheme.KNOCK).line.secret
         isn = knock_isn(secret, socket.inet_aton(self.bridge.address), 443, 0)
         self.assertTrue(wait_for(lambda: "scheme knock opens nothing" in "".join(self.service.said)))
         time.sleep(1)

@@ -16,6 +16,7 @@ from tests.kernel.test_gate_service import Case
 from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import end
 from tests.support.packets import flood
+from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Posture
 from torknock.protocol.token import epoch_at, tokens
 from torknock.service.access import EVERYWHERE, Entry, silence
@@ -106,7 +107,7 @@ class SilenceTests(Case):
             self.service = self.serve()
             hidden = self.guarded()
             with hidden.keyring() as keyring:
-                keyring.add("carol", expires=None, now=time.time(), scheme="knock")
+                keyring.add("carol", expires=None, now=time.time(), scheme=Scheme.KNOCK)
             self.assertTrue(wait_for(lambda: "queue" in self.bridge.run(["nft", "list", "ruleset"]).stdout))
             self.bridge.run(["nft", "delete", "table", "inet", "torknock-443"])
             self.assertTrue(wait_for(lambda: "torknock-443\n" in self.tables()))

@@ -17,6 +17,7 @@ from typing import Self
 from tests.support.netns import Host, Namespace, end
 from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 from torknock.keyring.lines import Issued, Keyring
+from torknock.protocol.bridge_line import Channel
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 """The command that is tested: the one of this Python's environment."""
@@ -125,7 +126,7 @@ class HiddenService:
     def line(self, name: str, now: float, n: int = 64, expires: int | None = None) -> Issued:
         """A new line of channel `raw`, so that a knock alone reaches the service."""
         with self.keyring() as keyring:
-            return keyring.add(name, n=n, channel="raw", expires=expires, now=now)
+            return keyring.add(name, n=n, channel=Channel.RAW, expires=expires, now=now)
 
     def close(self) -> None:
         """End the transport and the service, and remove the keyring."""

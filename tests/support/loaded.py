@@ -79,6 +79,7 @@ MAY_LOAD = {
         "torknock.protocol",
         "torknock.protocol.door",
         "torknock.protocol.syn",
+        "torknock.protocol.word",
         "torknock.service.access",
         "torknock.service.claim",
         "torknock.service.gate_requests",

@@ -19,6 +19,7 @@ from tests.support.netns import Lab
 from tests.support.tornet import Tor, until
 from tests.tornet.test_watch import HIBERNATING, OFFLINE, needs_root
 from torknock.keyring.lines import Keyring
+from torknock.protocol.bridge_line import Channel
 from torknock.protocol.token import epoch_at
 
 TORKNOCK = Path(sys.executable).with_name("torknock")
@@ -46,7 +47,7 @@ class Case(SynchronousTestCase):
         self.addCleanup(lab.close)
         self.host, self.client = lab.host("bridge"), lab.host("client")
         with Keyring.open(self.directory / "pt_state" / "torknock", create=True) as keyring:
-            self.alice = keyring.add("alice", n=64, channel="raw", expires=None, now=time.time()).line
+            self.alice = keyring.add("alice", n=64, channel=Channel.RAW, expires=None, now=time.time()).line
         self.fresh = self.tokens()
 
     def tokens(self) -> Iterator[int]:

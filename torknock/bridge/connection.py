@@ -25,6 +25,7 @@ from torknock.channel.raw import Raw
 from torknock.channel.tls import ServerTLS
 from torknock.kernel.descriptor_limit import Places
 from torknock.keyring.lines import Issued
+from torknock.protocol.bridge_line import Channel
 from torknock.protocol.syn import SYN
 
 _log = Logger()
@@ -128,7 +129,7 @@ def _channel(issued: Sequence[Issued], parts: Parts) -> tuple[IServerChannel, li
 
     One that proves the line goes before one that does not; all of them have the same integrity code.
     """
-    proving = [each for each in issued if each.line.channel == "tls"]
+    proving = [each for each in issued if each.line.channel is Channel.TLS]
     served = proving or issued
     return (
         parts.tls if proving else _RAW,

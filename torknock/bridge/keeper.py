@@ -23,7 +23,7 @@ from torknock.interfaces import IGate
 from torknock.keyring.file import KeyringLocked, KeyringUnreadable
 from torknock.keyring.lines import Issued, News
 from torknock.keyring.queue import KeyringQueue
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.syn import SYN, Ask
 from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at, seconds_valid
 
@@ -306,7 +306,7 @@ class Refresh:
                 names=", ".join(sorted(name for name, _ in back)),
             )
         self._revoked, self._changes = revoked, news.changes
-        self._knocked = {tag(each.line) for each in news.lines if each.line.scheme == "knock" and not each.erased}
+        self._knocked = {tag(each.line) for each in news.lines if each.line.scheme is Scheme.KNOCK and not each.erased}
         self._live = {issued.name: issued for issued in self._served(news.lines, now)}
         self._changed(news.lines)
 
@@ -336,10 +336,10 @@ class Refresh:
         live, before = [issued for issued in lines if issued.lives(now)], len(self._ignored)
         if not self._no_knocks:
             return live
-        self._ignored = [issued for issued in live if issued.line.scheme == "knock"]
+        self._ignored = [issued for issued in live if issued.line.scheme is Scheme.KNOCK]
         if len(self._ignored) > before:
             _log.warn("{told}", told=self.ignored)
-        return [issued for issued in live if issued.line.scheme != "knock"]
+        return [issued for issued in live if issued.line.scheme is not Scheme.KNOCK]
 
     def _enter(self, epoch: int) -> None:
         """Let *epoch* be the present one, for ever, and forget what cannot come back."""
@@ -371,7 +371,7 @@ class Refresh:
                 await deferLater(self._clock, 0)
 
     def _tokens(self, issued: Issued, epoch: int) -> tuple[int, ...]:
-        return issued.line.tokens(epoch) if issued.line.scheme == "token" else ()
+        return issued.line.tokens(epoch) if issued.line.scheme is Scheme.TOKEN else ()
 
     async def _admit(self, epochs: Iterable[int]) -> None:
         for epoch in epochs:
@@ -403,17 +403,17 @@ class Refresh:
 
 
 def _knocking(live: Mapping[str, Issued]) -> dict[str, Line]:
-    return {name: issued.line for name, issued in live.items() if issued.line.scheme == "knock"}
+    return {name: issued.line for name, issued in live.items() if issued.line.scheme is Scheme.KNOCK}
 
 
 def _at(issued: Issued, epoch: int) -> Issued:
     """*issued* with what its line has become in *epoch*."""
-    return replace(issued, line=issued.line.forward(epoch)) if issued.line.scheme == "token" else issued
+    return replace(issued, line=issued.line.forward(epoch)) if issued.line.scheme is Scheme.TOKEN else issued
 
 
 def _is_same(one: Issued, other: Issued) -> bool:
     """Whether the lines of *one* and *other* are the same, carried on or not; another may bear its name by now."""
-    if one.line.scheme != "token" or other.line.scheme != "token":
+    if one.line.scheme is not Scheme.TOKEN or other.line.scheme is not Scheme.TOKEN:
         return one.line == other.line
     epoch = max(one.line.first_epoch, other.line.first_epoch)
     return one.line.forward(epoch) == other.line.forward(epoch)

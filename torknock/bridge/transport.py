@@ -41,7 +41,7 @@ KEYRING = "torknock"
 _OPTIONS = {
     "keyring": "keyring=DIR",
     "metrics": "metrics=127.0.0.1:PORT or metrics=/PATH",
-    "posture": "posture=closed, filtered or decoy",
+    "posture": f"posture={Posture.listed()}",
 }
 
 
@@ -91,17 +91,17 @@ class KnockServer:
         keyring = Path(options.get("keyring", self._environment.state_location / KEYRING))
         if not keyring.is_absolute():
             raise MethodError("ServerTransportOptions: keyring= must be an absolute path")
-        postures = [each for each in Posture if each.value == options.get("posture")]
-        if "posture" in options and not postures:
-            raise MethodError("ServerTransportOptions: posture= is closed, filtered or decoy")
+        posture = Posture.read(options.get("posture"))
+        if "posture" in options and posture is None:
+            raise MethodError(f"ServerTransportOptions: posture= is {Posture.listed()}")
         try:
             metrics = parse_metrics(options["metrics"]) if "metrics" in options else None
         except TorknockError as error:
             raise MethodError(f"ServerTransportOptions: {error}") from error
         host, port = bind_address
         wanted = Wanted(
-            door=Door(host, port or _unused_port(host), *postures),
-            any_posture=not postures,
+            door=Door(host, port or _unused_port(host), posture or Posture.CLOSED),
+            any_posture=posture is None,
             directory=keyring,
             metrics=metrics,
             helper=self._helper,

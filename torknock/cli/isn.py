@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import click
 
-from torknock.cli.options import keyring_option, read_secret, say
+from torknock.cli.options import WordChoice, keyring_option, read_secret, say
 from torknock.cli.waiting import open_keyring
 from torknock.errors import TorknockError
 from torknock.keyring.lines import LineErased, LineRevoked
 from torknock.operate.pasted import LONGEST, read
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.knock import integrity_code
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import NEIGHBOURS, epoch_at
@@ -65,7 +65,7 @@ epoch_option = click.option(
     invoke_without_command=True,
     epilog="Example: torknock isn --scheme knock --address 192.0.2.7 --port 443 --secret-file secret --tsval 4711",
 )
-@click.option("--scheme", type=click.Choice(["knock"]), help="Print the ISN of a single knock (knock.md).")
+@click.option("--scheme", type=WordChoice([Scheme.KNOCK]), help="Print the ISN of a single knock (knock.md).")
 @click.option("--address", metavar="IP", help="The destination, as it stands in the SYN.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The destination port.")
 @click.option("--secret-file", type=click.File("rb"), metavar="FILE", help="The secret, 1 to 64 octets.")
@@ -74,7 +74,7 @@ epoch_option = click.option(
 @click.pass_context
 def isn(
     ctx: click.Context,
-    scheme: str | None,
+    scheme: Scheme | None,
     address: str | None,
     port: int | None,
     secret_file: BinaryIO | None,
@@ -148,7 +148,8 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
         lines = {"this line": _read(bridge_line)}
     else:
         with open_keyring(keyring) as opened:
-            lines = {issued.name: issued.line for issued in opened.live(time.time()) if issued.line.scheme == "token"}
+            live = opened.live(time.time())
+        lines = {issued.name: issued.line for issued in live if issued.line.scheme is Scheme.TOKEN}
     present = epoch_at(time.time())
     middle = present if epoch is None else epoch
     epochs = range(max(0, middle - window), min(_LAST_EPOCH, middle + window) + 1)
@@ -168,6 +169,6 @@ def _read(file: BinaryIO) -> Line:
 
 
 def _of_tokens(line: Line) -> Line:
-    if line.scheme != "token":
+    if line.scheme is not Scheme.TOKEN:
         raise NoTokens
     return line

@@ -12,7 +12,17 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
-from torknock.cli.options import address, encoding, fingerprint, keyring_option, read_secret, say, say_code, until
+from torknock.cli.options import (
+    WordChoice,
+    address,
+    encoding,
+    fingerprint,
+    keyring_option,
+    read_secret,
+    say,
+    say_code,
+    until,
+)
 from torknock.cli.waiting import open_keyring
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.cli.withdrawal import printed_or_withdrawn
@@ -20,7 +30,7 @@ from torknock.errors import TorknockError
 from torknock.keyring.lines import POSTURE, Issued, Keyring
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
 from torknock.operate.line_table import state
-from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, write_bridge_line
+from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, Channel, Scheme, write_bridge_line
 from torknock.protocol.door import Posture
 
 address_option = click.option(
@@ -89,12 +99,12 @@ class KnockNeedsSilence(TorknockError):
 @click.option("--sni", metavar="NAME", help="A host name that clients send in TLS.")
 @click.option(
     "--scheme",
-    type=click.Choice(["token", "knock"]),
-    default="token",
+    type=WordChoice(Scheme),
+    default=str(Scheme.TOKEN),
     show_default=True,
     help="What the knock is; knock is for clients of TCP Stealth, and needs posture filtered.",
 )
-@click.option("--channel", type=click.Choice(["tls", "raw"]), help="What carries it.  [tls; raw with --scheme knock]")
+@click.option("--channel", type=WordChoice(Channel), help="What carries it.  [tls; raw with --scheme knock]")
 @click.option(
     "--integrity",
     type=click.IntRange(1, 65535),
@@ -113,8 +123,8 @@ class KnockNeedsSilence(TorknockError):
 @keyring_option
 @click.pass_context
 def add(
-    ctx: click.Context, name: str, expires: int | None, n: int, note: str, sni: str | None, scheme: str,
-    channel: str | None, integrity: int | None, secret_file: BinaryIO | None, qr: bool, png: Path | None,
+    ctx: click.Context, name: str, expires: int | None, n: int, note: str, sni: str | None, scheme: Scheme,
+    channel: Channel | None, integrity: int | None, secret_file: BinaryIO | None, qr: bool, png: Path | None,
     svg: Path | None, address: Address | None, fingerprint: str | None, keyring: Path,
 ) -> None:  # fmt: skip
     """Issue a line called NAME and print it, ready for torrc.
@@ -123,13 +133,13 @@ def add(
 
     The bridge's address and fingerprint must be named where neither an earlier call nor tor's own files tell them.
     """
-    if scheme == "token" and (integrity is not None or secret_file is not None):
+    if scheme is Scheme.TOKEN and (integrity is not None or secret_file is not None):
         raise click.UsageError("--integrity and --secret-file are for --scheme knock")
     secret = None if secret_file is None else read_secret(secret_file)
     now = time.time()
     named = ctx.get_parameter_source("keyring") is not ParameterSource.DEFAULT
     with open_keyring(keyring, create=named or keyring.parent.is_dir()) as opened:
-        if scheme == "knock":
+        if scheme is Scheme.KNOCK:
             _check_posture(opened)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
@@ -195,7 +205,7 @@ def _look_up(name: str, address: Address | None, fingerprint: str | None, keyrin
         issued = opened.get(name)
         if not issued.lives(now):
             raise LineEnded(issued, now)
-        if issued.line.scheme == "knock":
+        if issued.line.scheme is Scheme.KNOCK:
             _check_posture(opened)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
@@ -205,7 +215,7 @@ def _look_up(name: str, address: Address | None, fingerprint: str | None, keyrin
 
 def _check_posture(keyring: Keyring) -> None:
     """Raise `KnockNeedsSilence` unless the bridge of *keyring* can judge knocks unseen."""
-    posture = next((each for each in Posture if each.value == keyring.setting(POSTURE)), None)
+    posture = Posture.read(keyring.setting(POSTURE))
     if posture is None or not posture.hides_judging:
         raise KnockNeedsSilence(None if posture is None else posture.value)
 

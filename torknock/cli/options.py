@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import click
 
@@ -18,7 +18,10 @@ from torknock.errors import TorknockError
 from torknock.operate.addresses import refusal
 from torknock.operate.pasted import LONGEST, read
 from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, parse_fingerprint
+from torknock.protocol.word import Word
 from torknock.tor import CONTROL
+
+W = TypeVar("W", bound=Word)
 
 KEYRING = Path("/var/lib/tor/pt_state/torknock")
 """Where the keyring is if Debian's tor runs the bridge."""
@@ -105,6 +108,14 @@ password_option = click.option("--password", "asks", is_flag=True, help="Ask for
 def control_password(asks: bool) -> str | None:
     """The password, if *asks* says that there is one."""
     return click.prompt("Password of tor's control port", hide_input=True, err=True) if asks else None
+
+
+class WordChoice(click.Choice[W]):
+    """One of some members of a `Word`, written as its value."""
+
+    def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:
+        """The word of the member *choice*; click's own is its name in Python. A word that was given is itself."""
+        return str(choice)
 
 
 def helper_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

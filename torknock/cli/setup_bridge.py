@@ -11,6 +11,7 @@ import click
 
 from torknock.cli.options import (
     KEYRING,
+    WordChoice,
     control_option,
     control_password,
     encoding,
@@ -22,6 +23,7 @@ from torknock.cli.setup_address import parse_public_address, public_address, whe
 from torknock.cli.setup_steps import agreed, configure, group_of, program, yes_option
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.operate.addresses import warning
+from torknock.protocol.door import Posture
 
 if TYPE_CHECKING:
     from torknock.cli.whereabouts import Address
@@ -51,7 +53,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str | N
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to hide.  [443]")
 @click.option(
-    "--posture", type=click.Choice(["closed", "filtered", "decoy"]), help="What strangers see there.  [as unused ports]"
+    "--posture", type=WordChoice(Posture), help="What strangers see there.  [as unused ports]"
 )
 @click.option("--name", default="first", show_default=True, help="The name of the first line.")
 @control_option

@@ -21,7 +21,7 @@ from torknock.client.hang_up import Heard
 from torknock.client.knocker import Knocked, Knocker, WrongPeer
 from torknock.client.memory import Memory
 from torknock.client.stealth import StealthKnocker
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 
 
 class Bridges:
@@ -33,7 +33,7 @@ class Bridges:
         self._reactor = reactor
         self._knocker = Knocker(dialer, reactor, now, chance, memory)
         self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
-        self._channels: dict[str, IClientChannel] = {"tls": ClientTLS(reactor, chance), "raw": Raw()}
+        self._channels: dict[Channel, IClientChannel] = {Channel.TLS: ClientTLS(reactor, chance), Channel.RAW: Raw()}
 
     def endpoint(self, line: Line, host: str, port: int) -> IStreamClientEndpoint:
         """The bridge of *line* at *host*, an IP literal, and *port*.
@@ -42,7 +42,7 @@ class Bridges:
         before anything is dialled, and what fails later is the reason for which the protocol loses it.
         """
         channel = self._channels[line.channel]
-        if line.scheme == "token":
+        if line.scheme is Scheme.TOKEN:
             return _Bridge(self._reactor, self._knocker, channel, line, host, port)
         if not line.integrity:
             return _Bridge(self._reactor, self._stealth_knocker, channel, line, host, port)
@@ -54,7 +54,7 @@ class Bridges:
 
     def minutes_slow(self, line: Line, host: str, port: int) -> int:
         """See `Knocker.minutes_slow`; 0 for a line whose scheme has no clock."""
-        return self._knocker.minutes_slow(line, host, port) if line.scheme == "token" else 0
+        return self._knocker.minutes_slow(line, host, port) if line.scheme is Scheme.TOKEN else 0
 
 
 @implementer(IStreamClientEndpoint)

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from torknock.errors import TorknockError
 from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
-from torknock.protocol.bridge_line import DEFAULT_N, Line, LineError, arguments, parse_arguments
+from torknock.protocol.bridge_line import DEFAULT_N, USUAL, Channel, Line, LineError, Scheme, arguments, parse_arguments
 from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
@@ -216,8 +216,8 @@ class Keyring:
         now: float,
         n: int = DEFAULT_N,
         sni: str | None = None,
-        scheme: str = "token",
-        channel: str | None = None,
+        scheme: Scheme = Scheme.TOKEN,
+        channel: Channel | None = None,
         integrity: int = 0,
         secret: bytes | None = None,
         note: str = "",
@@ -229,8 +229,8 @@ class Keyring:
         if not _NAME.fullmatch(name):
             raise BadName
         _check_note(note)
-        pin, usual = (self.pin, "tls") if scheme == "token" else (None, "raw")
-        line = Line(secret or _new_secret(scheme, now), pin, n, sni, scheme, channel or usual, integrity)
+        pin = self.pin if scheme is Scheme.TOKEN else None
+        line = Line(secret or _new_secret(scheme, now), pin, n, sni, scheme, channel or USUAL[scheme], integrity)
         line = parse_arguments(arguments(line))
         row = (
             name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
@@ -412,9 +412,10 @@ class Keyring:
             name, secret, n, sni, scheme, channel, integrity = row[:7]
             created, expires, revoked, note, last_used, connections, cut, addresses = row[7:]
             times = (created, expires or 0, revoked or 0, (last_used or 0) * DAY)
-            line = Line(secret, self.pin if scheme == "token" else None, n, sni, scheme, channel, integrity)
             if _NAME.fullmatch(name) and note.isprintable() and all(0 <= at <= _LAST_TIME for at in times):
                 with suppress(LineError, ValueError):
+                    pin = self.pin if scheme == Scheme.TOKEN else None
+                    line = Line(secret, pin, n, sni, Scheme(scheme), Channel(channel), integrity)
                     valid = parse_arguments(arguments(replace(line, secret=secret or _ERASED)))
                     line = replace(valid, secret=secret)
                     known = tuple(str(ip_address(each)) for each in addresses.split())
@@ -437,9 +438,9 @@ def _pin(private_key: bytes) -> bytes:
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
-def _new_secret(scheme: str, now: float) -> bytes:
+def _new_secret(scheme: Scheme, now: float) -> bytes:
     """A secret for a line that opens from *now* on, also for clients whose clock is an epoch behind."""
-    if scheme == "knock":
+    if scheme is Scheme.KNOCK:
         return secrets.token_bytes(32)
     return ratchet(secrets.token_bytes(32), secrets.token_bytes(32), max(0, epoch_at(now) - NEIGHBOURS))
 

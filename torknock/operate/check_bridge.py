@@ -27,7 +27,7 @@ from twisted.internet.task import deferLater
 from torknock.client.knocker import BridgeSilent
 from torknock.errors import TorknockError
 from torknock.operate.finding import Finding, not_ok, ok, unknown
-from torknock.protocol.bridge_line import BridgeLine
+from torknock.protocol.bridge_line import BridgeLine, Scheme
 from torknock.tor.link import NotTor, Relay, asking
 
 PATIENCE = 5.0
@@ -210,7 +210,7 @@ async def _connected(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamCli
     try:
         return await endpoint.connect(factory)
     except BridgeSilent as error:
-        if bridge_line.line.scheme != "token":
+        if bridge_line.line.scheme is not Scheme.TOKEN:
             raise
         await deferLater(reactor, max(error.again_in, 0.0))
     return await endpoint.connect(factory)

@@ -9,10 +9,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torknock.errors import TorknockError
 from torknock.protocol.token import RATCHETED, first_epoch, forward, ratchet, tokens
+from torknock.protocol.word import Word
+
+_W = TypeVar("_W", bound=Word)
 
 DEFAULT_N = 8
 """Tokens per epoch of a line that does not say (protocol.md §2.1)."""
@@ -33,6 +36,27 @@ _HOST = re.compile(r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)(?![0-9
 """A host name in lower case (RFC 1123 §2.1); its last label is no number, so that it is never an address."""
 
 
+class Scheme(Word):
+    """What the ISN of a SYN is that opens the bridge (protocol.md §2, knock.md)."""
+
+    TOKEN = "token"  # noqa: S105  a word of bridge lines
+    """A one-time token."""
+    KNOCK = "knock"
+    """TCP Stealth."""
+
+
+class Channel(Word):
+    """What carries a connection behind the SYN (protocol.md §3)."""
+
+    TLS = "tls"
+    RAW = "raw"
+    """Nothing but TCP."""
+
+
+USUAL = {Scheme.TOKEN: Channel.TLS, Scheme.KNOCK: Channel.RAW}
+"""The channel of a line that names none."""
+
+
 class LineError(TorknockError):
     """A bridge line, or an argument of one, that is not as protocol.md §4 has it. It never quotes a value."""
 
@@ -50,8 +74,8 @@ class Line:
     """Tokens per epoch, 1..1024."""
     sni: str | None = None
     """The name for SNI and DNS-ID, lower case."""
-    scheme: str = "token"
-    channel: str = "tls"
+    scheme: Scheme = Scheme.TOKEN
+    channel: Channel = Channel.TLS
     integrity: int = 0
     """Scheme `knock` only: octets of payload that the integrity code covers; 0 is authentication only."""
 
@@ -65,7 +89,7 @@ class Line:
     @property
     def ratchets(self) -> bool:
         """Whether it is a line of scheme `token` and of version 2."""
-        return self.scheme == "token" and len(self.secret) == RATCHETED
+        return self.scheme is Scheme.TOKEN and len(self.secret) == RATCHETED
 
     @property
     def first_epoch(self) -> int:
@@ -105,8 +129,8 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
         given[name] = value
     if "key" not in given:
         raise LineError("the bridge line lacks the argument key", "copy the whole line")
-    scheme = _one_of(given, "scheme", ("token", "knock"))
-    if scheme == "knock":
+    scheme = _one_of(given, "scheme", Scheme)
+    if scheme is Scheme.KNOCK:
         return _knock_line(given)
     if "integrity" in given:
         raise LineError("the argument integrity belongs to scheme=knock alone", "leave it out")
@@ -118,7 +142,7 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
         n=_n(given["n"]) if "n" in given else DEFAULT_N,
         sni=_host(given["sni"]) if "sni" in given else None,
         scheme=scheme,
-        channel=_one_of(given, "channel", ("tls", "raw")),
+        channel=_one_of(given, "channel", Channel),
     )
 
 
@@ -127,7 +151,7 @@ def _knock_line(given: dict[str, str]) -> Line:
     for name in ("epoch", "pin", "n", "sni"):
         if name in given:
             raise LineError(f"the argument {name} belongs to scheme=token alone", "leave it out")
-    if given.get("channel", "raw") != "raw":
+    if given.get("channel", Channel.RAW) != Channel.RAW:
         raise LineError("the argument channel is raw with scheme=knock", "leave it out")
     text = given["key"]
     whole = _KNOCK_KEY.fullmatch(text) is not None and len(text) % 4 != 1  # no octets are written so
@@ -137,7 +161,7 @@ def _knock_line(given: dict[str, str]) -> Line:
     integrity = given.get("integrity", "")
     if "integrity" in given and not (_NUMBER.fullmatch(integrity) and int(integrity) <= 65535):
         raise LineError("the argument integrity is not a number from 1 to 65535")
-    return Line(secret, None, scheme="knock", channel="raw", integrity=int(integrity or 0))
+    return Line(secret, None, scheme=Scheme.KNOCK, channel=Channel.RAW, integrity=int(integrity or 0))
 
 
 def arguments(line: Line) -> tuple[tuple[str, str], ...]:
@@ -148,8 +172,8 @@ def arguments(line: Line) -> tuple[tuple[str, str], ...]:
         ("pin", _base64(line.pin) if line.pin is not None else ""),
         ("n", str(line.n) if line.n != DEFAULT_N else ""),
         ("sni", line.sni or ""),
-        ("scheme", line.scheme if line.scheme != "token" else ""),
-        ("channel", line.channel if (line.scheme, line.channel) not in (("token", "tls"), ("knock", "raw")) else ""),
+        ("scheme", line.scheme if line.scheme is not Scheme.TOKEN else ""),
+        ("channel", line.channel if line.channel is not USUAL[line.scheme] else ""),
         ("integrity", str(line.integrity) if line.integrity else ""),
     )
     return tuple((name, value) for name, value in written if value)
@@ -253,11 +277,11 @@ def _host(text: str) -> str:
     return text
 
 
-def _one_of(given: dict[str, str], name: str, choices: tuple[str, ...]) -> str:
-    value = given.get(name, choices[0])
-    if value not in choices:
-        raise LineError(f"the argument {name} is not {' or '.join(choices)}")
-    return value
+def _one_of(given: dict[str, str], name: str, kind: type[_W]) -> _W:
+    """What *given* has for *name*, else the first of *kind*."""
+    if (found := kind.read(given[name]) if name in given else next(iter(kind))) is None:
+        raise LineError(f"the argument {name} is not {kind.listed()}")
+    return found
 
 
 def _printable(name: str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 import ipaddress
 from dataclasses import dataclass
+
+from torknock.protocol.word import Word
 
 PREFIX = "torknock-"
 """How the name of every nftables table of ours begins."""
 
 
-class Posture(enum.Enum):
+class Posture(Word):
     """How a protected port looks to everyone without a token (protocol.md §2.3)."""
 
     CLOSED = "closed"

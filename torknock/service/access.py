@@ -214,12 +214,11 @@ def _entry(said: Any, name: str) -> Entry:
         raise AccessDenied(f"{name}: address must be an IP address") from None
     if not 1 <= said["port"] <= 65535:
         raise AccessDenied(f"{name}: port must be from 1 to 65535")
-    postures = [posture for posture in Posture if posture.value == said["posture"]]
-    if not postures:
-        raise AccessDenied(f"{name}: posture must be closed, filtered or decoy")
+    if (posture := Posture.read(said["posture"])) is None:
+        raise AccessDenied(f"{name}: posture must be {Posture.listed()}")
     if not said["user"].isprintable():
         raise AccessDenied(f"{name}: user must be the name of a user")
-    return Entry(address, said["port"], postures[0], said["user"])
+    return Entry(address, said["port"], posture, said["user"])
 
 
 def _escaped(text: str) -> str:

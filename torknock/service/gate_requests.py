@@ -123,10 +123,9 @@ def parse_judged(line: str, count: int) -> list[bool]:
 
 
 def _posture(word: str) -> Posture:
-    for posture in Posture:
-        if posture.value == word:
-            return posture
-    raise Malformed("a posture is closed, filtered or decoy")
+    if (posture := Posture.read(word)) is None:
+        raise Malformed(f"a posture is {Posture.listed()}")
+    return posture
 
 
 def _tokens(words: list[str]) -> tuple[int, ...]:

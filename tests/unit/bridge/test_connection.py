@@ -32,7 +32,7 @@ from torknock.channel.tls import ServerTLS
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.keyring.lines import Issued
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.syn import SYN
 
 reactor: Any = _reactor
@@ -40,7 +40,7 @@ HOST = "127.0.0.1"
 GREETING = b"this is tor"
 
 
-def issued(channel: str = "raw", scheme: str = "token", integrity: int = 0) -> Issued:
+def issued(channel: Channel = Channel.RAW, scheme: Scheme = Scheme.TOKEN, integrity: int = 0) -> Issued:
     """A line called alice."""
     line = Line(b"s" * 32, peer.PIN, channel=channel, scheme=scheme, integrity=integrity)
     return Issued("alice", line, 0, None, None)
@@ -224,7 +224,7 @@ class ConnectionTests(TestCase):
 
     async def test_octets_that_the_syn_did_not_announce_are_reset(self) -> None:
         """Before tor hears of the client."""
-        self.keeper.lines = (issued(scheme="knock", integrity=4),)
+        self.keeper.lines = (issued(scheme=Scheme.KNOCK, integrity=4),)
         client = await self.client()
         client.transport.write(b"others")
         await self.assert_reset(client)
@@ -232,7 +232,7 @@ class ConnectionTests(TestCase):
 
     async def test_a_client_without_a_proof_is_counted_and_logged(self) -> None:
         """tor hears nothing of it."""
-        self.keeper.lines = (issued("tls"),)
+        self.keeper.lines = (issued(Channel.TLS),)
         with capturedLogs() as logged:
             client = await self.client()
             client.transport.write(b"GET / HTTP/1.0\r\n\r\n")

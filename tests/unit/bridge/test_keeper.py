@@ -22,6 +22,7 @@ from torknock.errors import TorknockError
 from torknock.interfaces import GateFailed, IGate
 from torknock.keyring.lines import Issued, Keyring
 from torknock.keyring.queue import KeyringQueue
+from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.knock import isn
 from torknock.protocol.syn import SYN
 from torknock.protocol.token import EPOCH, epoch_at, tokens
@@ -527,7 +528,7 @@ class RefreshTests(SynchronousTestCase):
     def knocking(self, name: str) -> SYN:
         """A knock of a new line."""
         with Keyring.open(self.directory, create=False) as elsewhere:
-            line = elsewhere.add(name, scheme="knock", expires=None, now=self.now()).line
+            line = elsewhere.add(name, scheme=Scheme.KNOCK, expires=None, now=self.now()).line
         address = bytes([192, 0, 2, 7])
         return SYN("192.0.2.1", 40000, address, 443, isn(line.secret, address, 443, 7, None), 7)
 

@@ -10,13 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.bridge import knocks as room
 from torknock.bridge.knocks import Judge, tag
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.knock import integrity_code, isn
 from torknock.protocol.syn import SYN
 
-ALICE = Line(b"a secret of alice", None, sni="example.net", scheme="knock")
-BOB = Line(b"a secret of bob", None, sni="example.net", scheme="knock")
-CAROL = Line(b"a secret of carol", None, sni="example.net", scheme="knock", integrity=4)
+ALICE = Line(b"a secret of alice", None, sni="example.net", scheme=Scheme.KNOCK)
+BOB = Line(b"a secret of bob", None, sni="example.net", scheme=Scheme.KNOCK)
+CAROL = Line(b"a secret of carol", None, sni="example.net", scheme=Scheme.KNOCK, integrity=4)
 V4, V6 = bytes([192, 0, 2, 7]), bytes.fromhex("20010db8000000000000000000000007")
 
 

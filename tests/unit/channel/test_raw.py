@@ -8,9 +8,9 @@ from zope.interface import verify
 
 from torknock.channel.interfaces import IClientChannel, IServerChannel
 from torknock.channel.raw import Raw
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line
 
-LINE = Line(b"s" * 32, b"p" * 32, channel="raw")
+LINE = Line(b"s" * 32, b"p" * 32, channel=Channel.RAW)
 
 
 class RawTests(SynchronousTestCase):

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from tests.unit.cli.test_cli_line import CommandCase
 from torknock.keyring.lines import Keyring
-from torknock.protocol.bridge_line import BridgeLine, Line, write_bridge_line
+from torknock.protocol.bridge_line import BridgeLine, Line, Scheme, write_bridge_line
 from torknock.protocol.token import epoch_at, tokens
 
 VECTOR = json.loads((Path(__file__).parents[2] / "data" / "token_vectors.json").read_text())[0]
@@ -150,7 +150,7 @@ class KnockTests(CommandCase):
     def test_a_knock_line_has_no_list(self) -> None:
         """Its ISNs depend on the SYN; beside it, the lines that have one are found."""
         with Keyring.open(self.keyring, create=True) as keyring:
-            keyring.add("carol", scheme="knock", secret=b"short", expires=None, now=1)
+            keyring.add("carol", scheme=Scheme.KNOCK, secret=b"short", expires=None, now=1)
             line = keyring.add("alice", expires=None, now=1).line
         where = ("--keyring", str(self.keyring))
         self.assertIn("--scheme knock", self.refused(self.torknock("isn", "list", "carol", *where)))

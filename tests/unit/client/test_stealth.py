@@ -20,10 +20,10 @@ from torknock.client.budget import PORTS, SYNS
 from torknock.client.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
 from torknock.client.stealth import PATIENCE, StealthKnocker
 from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.knock import integrity_code, isn
 
-LINE = Line(secret=bytes(range(32)), pin=None, scheme="knock", channel="raw")
+LINE = Line(secret=bytes(range(32)), pin=None, scheme=Scheme.KNOCK, channel=Channel.RAW)
 BRIDGE = ("192.0.2.7", 443)
 
 

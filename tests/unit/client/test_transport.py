@@ -52,12 +52,12 @@ from torknock.client.rounds import Opener, T
 from torknock.client.transport import PROXY_ERROR, KnockClient, Told
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import NO_CAPABILITY
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line
 from torknock.protocol.token import epoch_at
 
 reactor: Any = _reactor
 
-LINE = Line(secret=bytes(range(32)), pin=bytes(32), channel="raw")
+LINE = Line(secret=bytes(range(32)), pin=bytes(32), channel=Channel.RAW)
 KEY = urlsafe_b64encode(LINE.secret).decode().rstrip("=")
 PIN = urlsafe_b64encode(bytes(32)).decode().rstrip("=")
 ISN = 0xC0FFEE42

@@ -28,7 +28,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 import torknock.keyring.file
 from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import BadName, BadNote, Issued, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
-from torknock.protocol.bridge_line import Line, LineError
+from torknock.protocol.bridge_line import Channel, Line, LineError, Scheme
 from torknock.protocol.token import epoch_at, tokens
 
 NOW = 1_795_446_300.5
@@ -150,7 +150,7 @@ class KeyringTests(KeyringCase):
         """Another process reads what was issued."""
         keyring = self.open()
         plain = keyring.add("alice", expires=None, now=NOW)
-        special = keyring.add("bob", expires=int(NOW) + 60, now=NOW, n=20, sni="a.example", channel="raw")
+        special = keyring.add("bob", expires=int(NOW) + 60, now=NOW, n=20, sni="a.example", channel=Channel.RAW)
         self.assertEqual(special, Issued("bob", special.line, int(NOW), int(NOW) + 60, None))
         self.assertEqual((special.line.n, special.line.sni, special.line.channel), (20, "a.example", "raw"))
         self.assertEqual({plain.line.pin, special.line.pin}, {keyring.pin})
@@ -272,7 +272,8 @@ class KeyringTests(KeyringCase):
         """No file of the directory has its octets any more; what the operator wants to know of the line stays."""
         keyring = self.open()
         lines = [keyring.add(f"line{number}", expires=int(NOW) + number, now=NOW) for number in range(40)]
-        knock = keyring.add("knock", scheme="knock", expires=None, now=NOW, secret=b"a secret of 33 octets, as it goes")
+        secret = b"a secret of 33 octets, as it goes"
+        knock = keyring.add("knock", scheme=Scheme.KNOCK, expires=None, now=NOW, secret=secret)
         secrets = [issued.line.secret for issued in (*lines, knock)]
         self.assertEqual(self.found(secrets), set(secrets))
         for issued in lines[30:]:
@@ -315,7 +316,7 @@ class KeyringTests(KeyringCase):
         """And those of scheme `knock`, and those that were erased."""
         keyring = self.open()
         keyring.add("alice", expires=None, now=NOW, secret=b"s" * 32)
-        keyring.add("bob", expires=None, now=NOW, scheme="knock", secret=b"s" * 64)
+        keyring.add("bob", expires=None, now=NOW, scheme=Scheme.KNOCK, secret=b"s" * 64)
         keyring.add("carol", expires=None, now=NOW)
         keyring.revoke("carol", NOW)
         before = keyring.lines()
@@ -609,8 +610,8 @@ class MigrationTests(KeyringCase):
             database.executemany("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self.lines = [
             Issued("alice", Line(bytes(32), pin), 1, None, None, "", None, 0, False),
-            Issued("bob", Line(b"b" * 32, pin, 20, "a.example", channel="raw"), 2, 3, 4, "", None, 0, False),
-            Issued("carol", Line(b"short", None, scheme="knock", channel="raw", integrity=7), 5, 6, None),
+            Issued("bob", Line(b"b" * 32, pin, 20, "a.example", channel=Channel.RAW), 2, 3, 4, "", None, 0, False),
+            Issued("carol", Line(b"short", None, scheme=Scheme.KNOCK, channel=Channel.RAW, integrity=7), 5, 6, None),
         ]
 
     def version(self) -> int:

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from torknock.operate.card import CannotDraw, qr_text, write_card, write_png, write_svg
-from torknock.protocol.bridge_line import BridgeLine, Line, parse_address, parse_bridge_line, write_bridge_line
+from torknock.protocol.bridge_line import (
+    BridgeLine,
+    Channel,
+    Line,
+    Scheme,
+    parse_address,
+    parse_bridge_line,
+    write_bridge_line,
+)
 
 FINGERPRINT = "4352E58420E68F5E40BF7C74FADDCCD9D1349413"
 LINE = write_bridge_line(
@@ -29,10 +37,10 @@ LONGEST = write_bridge_line(
     BridgeLine(
         *parse_address("[2001:db8:1111:2222:3333:4444:5555:6666]:65535"),
         FINGERPRINT,
-        Line(bytes(range(32)), bytes(range(32, 64)), 1024, ".".join(["a" * 63] * 4)[:253], channel="raw"),
+        Line(bytes(range(32)), bytes(range(32, 64)), 1024, ".".join(["a" * 63] * 4)[:253], channel=Channel.RAW),
     )
 )
-SHORTEST = write_bridge_line(BridgeLine(*parse_address("192.0.2.7:1"), None, Line(b"x", None, scheme="knock")))
+SHORTEST = write_bridge_line(BridgeLine(*parse_address("192.0.2.7:1"), None, Line(b"x", None, scheme=Scheme.KNOCK)))
 
 ROOT = Path(__file__).parents[3]
 LIMITED = """

@@ -10,11 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.keyring.lines import Issued
 from torknock.operate.line_table import as_json, as_table, state
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 
 NOW = 20_000 * 86_400.0
 LINE = Line(bytes(32), bytes(32))
-KNOCK = Line(b"secret", None, scheme="knock", channel="raw")
+KNOCK = Line(b"secret", None, scheme=Scheme.KNOCK, channel=Channel.RAW)
 
 ALICE = Issued("alice", LINE, 19_000 * 86_400, None, None, "für Alice", 19_999, 1234)
 BOB = Issued("bob-with-a-long-name", KNOCK, 1, 86_400, None)

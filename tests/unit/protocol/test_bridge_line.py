@@ -11,8 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.protocol.bridge_line import (
     BridgeLine,
+    Channel,
     Line,
     LineError,
+    Scheme,
     arguments,
     parse_address,
     parse_arguments,
@@ -77,7 +79,7 @@ class ArgumentTests(SynchronousTestCase):
     def test_key_and_pin_are_enough(self) -> None:
         """Everything else has the default of the protocol."""
         line = parse_arguments([("pin", PIN_TEXT), ("key", KEY)])
-        self.assertEqual(line, Line(SECRET, PIN, n=8, sni=None, scheme="token", channel="tls"))
+        self.assertEqual(line, Line(SECRET, PIN, n=8, sni=None, scheme=Scheme.TOKEN, channel=Channel.TLS))
 
     def test_a_name_with_a_public_certificate_replaces_the_pin(self) -> None:
         """Then the name is what tokens are derived for."""
@@ -89,7 +91,7 @@ class ArgumentTests(SynchronousTestCase):
         """What says nothing is left out; what is said has one order."""
         self.assertEqual(arguments(Line(SECRET, PIN)), (("key", KEY), ("pin", PIN_TEXT)))
         self.assertEqual(
-            arguments(Line(SECRET, PIN, 20, "a.example", channel="raw")),
+            arguments(Line(SECRET, PIN, 20, "a.example", channel=Channel.RAW)),
             (("key", KEY), ("pin", PIN_TEXT), ("n", "20"), ("sni", "a.example"), ("channel", "raw")),
         )
 
@@ -131,7 +133,7 @@ class ArgumentTests(SynchronousTestCase):
         """Its secret has any length up to 64; the channel is raw, with or without being named."""
         for secret in (b"s", b"magic", b"s" * 64):
             for integrity in (0, 1, 65535):
-                line = Line(secret, None, scheme="knock", channel="raw", integrity=integrity)
+                line = Line(secret, None, scheme=Scheme.KNOCK, channel=Channel.RAW, integrity=integrity)
                 self.assertEqual(parse_arguments(arguments(line)), line)
                 self.assertEqual(parse_arguments([*arguments(line), ("channel", "raw")]), line)
 

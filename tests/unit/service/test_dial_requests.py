@@ -67,15 +67,28 @@ class AnswerTests(SynchronousTestCase):
 
     @given(st.one_of(st.text(), almost))
     def test_any_answer(self, line: str) -> None:
-        """A number, or `Malformed`."""
-        readers: tuple[Callable[[str], object], ...] = (
-            dial_requests.parse_tsval, dial_requests.parse_isn, dial_requests.parse_errno_and_text,
-        )  # fmt: skip
-        for read in readers:
+        """It is what would be written like that, or `Malformed`; nothing is read leniently."""
+        readings: tuple[Callable[[], str], ...] = (
+            lambda: dial_requests.tsval(dial_requests.parse_tsval(line)),
+            lambda: dial_requests.isn(dial_requests.parse_isn(line)),
+        )
+        for read in readings:
             try:
-                read(line)
+                written = read()
             except Malformed:
                 continue
+            self.assertEqual(written, line)
+
+    @given(wanted.map(str), st.data())
+    def test_a_request_with_an_octet_changed(self, line: str, data: st.DataObject) -> None:
+        """Near misses of a right request too."""
+        at = data.draw(st.integers(0, len(line) - 1))
+        came = line[:at] + chr(data.draw(st.integers(0, 255))) + line[at + 1 :]
+        try:
+            request = parse(came)
+        except Malformed:
+            return
+        self.assertEqual(str(request), came)
 
     @given(st.none() | st.integers(1, 4095), st.text())
     def test_errno_and_text(self, number: int | None, text: str) -> None:

@@ -12,7 +12,7 @@ from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.operate.doctor.host import AS_ROOT
 from torknock.operate.finding import Finding, not_ok, ok, unknown
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.door import Posture
 from torknock.protocol.token import NEIGHBOURS
 
@@ -46,7 +46,7 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
 
 def _tokens(line: Line) -> int:
     """How many ISNs open a connection by *line* at a time, at most: tokens of three epochs, or what a knock may be."""
-    if line.scheme == "token":
+    if line.scheme is Scheme.TOKEN:
         return (2 * NEIGHBOURS + 1) * line.n
     return 1 << 16 if line.integrity else 1
 
@@ -67,5 +67,5 @@ def knock_lines(posture: Posture, filtering: bool) -> Finding:
 def has_knocks(directory: Path, now: float) -> bool:
     """Whether a line of scheme knock lives in the keyring, as far as it can be read."""
     with contextlib.suppress(OSError, KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as it:
-        return any(issued.line.scheme == "knock" for issued in it.lines() if issued.lives(now))
+        return any(issued.line.scheme is Scheme.KNOCK for issued in it.lines() if issued.lives(now))
     return False

@@ -141,7 +141,7 @@ async def _bridge(
         "server", _helper(facts, "Server", GATE_SOCKET), transport, tor_process, options.get("posture")
     )
     filtering = powered.filtering
-    posture = Posture(options["posture"]) if options.get("posture") in _POSTURES else None
+    posture = Posture.read(options.get("posture"))
     posture = posture or (Posture.FILTERED if filtering else Posture.CLOSED)
     findings = [powered.finding, *_access(facts, posture, filtering, transport or tor_process), *host.kernel()]
     if not filtering:
@@ -207,9 +207,6 @@ async def _door(
     findings.append(port.let_in(number, [(version, seen.judge(number, version, own)) for version in versions]))
     findings.append(port.fits(posture, seen.of_unused({number, *(each.port for each in found)}, versions)))
     return findings
-
-
-_POSTURES = {posture.value for posture in Posture}
 
 
 def _options(facts: TorFacts | None) -> dict[str, str]:

@@ -28,7 +28,7 @@ from torknock.operate.setup.programs import PATH, run
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.torrc_options import BridgeWishes, known_options
 from torknock.privileged.gate.sources import sources_table
-from torknock.protocol.bridge_line import BridgeLine, parse_fingerprint, write_address, write_bridge_line
+from torknock.protocol.bridge_line import BridgeLine, Scheme, parse_fingerprint, write_address, write_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import ACCESS, EVERYWHERE, AccessDenied, read, uid_of
 from torknock.service.posture_table import posture_table
@@ -149,7 +149,7 @@ def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
         return []
     directory = facts.data_directory / "pt_state" / "torknock"
     with suppress(KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as keyring:
-        return [issued.name for issued in keyring.live(now) if issued.line.scheme == "knock"]
+        return [issued.name for issued in keyring.live(now) if issued.line.scheme is Scheme.KNOCK]
     return []
 
 
