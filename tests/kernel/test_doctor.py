@@ -420,7 +420,7 @@ class DoctorTests(SynchronousTestCase):
         self.bridge(or_port="auto").wait_log("Registered server transport")
         findings = self.doctor("bridge")
         self.assertEqual(self.wrong(findings), {"lines", "ORPort"}, findings)
-        self.assertIn("anybody finds", findings["ORPort"]["why"])
+        self.assertIn("a scan finds", findings["ORPort"]["why"])
 
     def test_a_tor_that_is_not_set_up(self) -> None:
         """One thing is wanting, and one command does it: no list of what it would change."""

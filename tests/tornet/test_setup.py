@@ -114,7 +114,7 @@ class BridgeTests(Case):
         with self.debian.path(str(SNIPPET)).open("a") as file:
             file.write("ContactInfo nobody\n")
         self.torknock("setup", "--undo")
-        self.assertIn(f"{SNIPPET} was changed since, and stays", self.told)
+        self.assertIn(f"{SNIPPET} was changed since, and is kept", self.told)
         self.assertEqual(self.torrc(), self.before)
 
     def test_wishes_are_remembered(self) -> None:

@@ -93,7 +93,7 @@ class FishTests(SynchronousTestCase):
         script = COMPLETION / "torknock.fish"
         told = self.fish(f"source {script}; complete -C 'torknock li'; complete -C 'torknock line add --svg'")
         self.assertEqual(told, [
-            "line\tIssue bridge lines, list them, take them back.", "--svg\tWrite the QR code to FILE, as SVG.",
+            "line\tIssue bridge lines, list them, revoke them.", "--svg\tWrite the QR code to FILE, as SVG.",
         ])  # fmt: skip
 
     def test_it_looks_where_the_script_is_installed(self) -> None:

@@ -23,26 +23,26 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "setup": Verb("torknock.cli.setup", "setup", "Hide the bridge of this host, or use a hidden one."),
-    "doctor": Verb("torknock.cli.doctor", "doctor", "What must hold here: does it, and what to do if not?"),
-    "status": Verb("torknock.cli.status", "status", "What the running bridge does."),
-    "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, take them back."),
+    "setup": Verb("torknock.cli.setup", "setup", "Set up a hidden bridge on this host, or a client of one."),
+    "doctor": Verb("torknock.cli.doctor", "doctor", "Check every condition of a bridge or a client."),
+    "status": Verb("torknock.cli.status", "status", "Show what the running bridge does."),
+    "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, revoke them."),
     "check": Verb("torknock.cli.check", "check", "From outside: is the bridge hidden, and does a line open it?"),
     "server": Verb("torknock.cli.server", "server", "The bridge's transport; tor starts it."),
     "client": Verb("torknock.cli.client", "client", "The client's transport; tor starts it."),
     "gate": Verb("torknock.cli.gate", "gate", "The privileged service that guards ports for bridges."),
     "dial": Verb("torknock.cli.dial", "dial", "The privileged service that knocks for clients."),
-    "rules": Verb("torknock.cli.rules", "rules", "The nftables ruleset that a bridge loads."),
-    "isn": Verb("torknock.cli.isn", "isn", "The ISNs that open a bridge, and whose an ISN is."),
-    "reflect": Verb("torknock.cli.reflect", "reflect", "An open port that tells a client what came of its SYN."),
+    "rules": Verb("torknock.cli.rules", "rules", "Print the nftables ruleset that a bridge has loaded."),
+    "isn": Verb("torknock.cli.isn", "isn", "The ISNs that open a bridge, and the line that an ISN belongs to."),
+    "reflect": Verb("torknock.cli.reflect", "reflect", "An open port that tells a client how its SYN arrived."),
 }
 
 
 class Refusal(click.ClickException):
-    """What a person has to read, as one line on stderr; the exit status is 1."""
+    """An error for the operator, as one line on stderr; the exit status is 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Say it; what could break the line, such as a strange file name, is replaced."""
+        """Print it; characters that could break the line, as in a file name, are replaced."""
         line = "".join(character if character.isprintable() else "?" for character in self.message)
         click.echo(f"torknock: {line}", file=file, err=True)
 
@@ -73,7 +73,7 @@ class Verbs(click.Group):
         return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; turn what a person can act on into one line."""
+        """Run the verb; print a `TorknockError` as one line."""
         try:
             return super().invoke(ctx)
         except TorknockError as error:

@@ -1,4 +1,4 @@
-"""`torknock check`: whether a line opens its bridge and the bridge is hidden, and what stands in the way of a knock."""
+"""`torknock check`: whether a line opens its bridge, the bridge is hidden, and the path keeps a knock intact."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class _LineOrVerb(click.Group):
 
 @click.group(cls=_LineOrVerb, epilog='Example: torknock check "Bridge torknock 192.0.2.7:443 4352E... key=... pin=..."')
 def check() -> None:
-    """Find out, from outside, whether a line opens its bridge.
+    """Check, from outside, whether a line opens its bridge.
 
-    What is no verb is taken for a bridge line: `torknock check LINE` is short for `torknock check line LINE`.
+    `torknock check LINE` is short for `torknock check line LINE`.
     """
 
 
@@ -46,19 +46,19 @@ def check() -> None:
     "--as-stranger",
     is_flag=True,
     help="First send SYNs without a token, as a scanner would, to the bridge's port and to three random ports of its "
-    "host: is the bridge hidden? They leave from this host's address, and mark it to anyone who watches the bridge or "
-    "this network. Not from an address whose user must not be known.",
+    "host: is the bridge hidden? To anyone who watches the bridge or this network, this shows that this host's address "
+    "knows the bridge. Do not use it from an address whose user must stay unknown.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @helper_option(DIAL_SOCKET)
 def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper: str) -> None:
-    """Find out whether a line opens its bridge, and tor answers behind it.
+    """Check whether a line opens its bridge, and tor answers behind it.
 
-    Give the line in quotation marks, or - to have it read from stdin, which keeps it out of the list of processes and
-    of the shell's history. To the network this is a tor client that uses the line once: the first SYN is the knock
-    itself, and nothing else is sent. A bridge that does not let the line in is tried for up to three minutes, since tor
-    would not send more SYNs. The exit status is 0 if all is as it should be, 1 if something is not, 2 if
-    something could not be found out.
+    Give the line in quotation marks, or - to read it from stdin, which keeps it out of the list of processes and of the
+    shell's history. To the network this looks like a tor client that uses the line once: the first SYN is the knock
+    itself, and nothing else is sent. A bridge that does not let the line in is tried for up to three minutes, with no
+    more SYNs than tor would send. The exit status is 0 if everything is ok, 1 if something is not, 2 if something could
+    not be checked.
     """
     findings = _findings(read_bridge_line(bridge_line), helper, as_stranger)
     say(in_json(findings) if as_json else in_text(findings))
@@ -78,7 +78,7 @@ def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[F
     reactor: Any = installed
     reactor.seconds = time.monotonic
     chance = secrets.SystemRandom()
-    with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # a trace of what was checked stays nowhere
+    with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # no trace of what was checked is left
         memory = Memory(Path(directory))
         dialer: Any = RepairDialer(reactor) if may_administer_network() else RemoteDialer(reactor, helper)
         bridges = Bridges(dialer, reactor, time.time, chance, memory)
@@ -100,12 +100,12 @@ def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[F
 
 @check.command(epilog="Example: torknock check path 192.0.2.7:4430")
 @click.argument("reflector", type=address, metavar="IP:PORT")
-@click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def path(reflector: tuple[IPv4Address | IPv6Address, int], as_json: bool) -> None:
-    """Find out whether something on the way rewrites sequence numbers or timestamps.
+    """Check whether a device on the path rewrites sequence numbers or timestamps.
 
-    `torknock reflect` has to run at IP:PORT. The exit status is 0 if nothing is rewritten, 1 if something is, 2 if it
-    could not be found out.
+    `torknock reflect` must run at IP:PORT. The exit status is 0 if nothing is rewritten, 1 if something is, 2 if this
+    could not be checked.
     """
     from twisted.internet import reactor
 

@@ -30,13 +30,13 @@ def uid(name: str) -> int:
     multiple=True,
     type=uid,
     metavar="NAME",
-    help="A user who may use the SOCKS port besides torknock's own and root: tor's, if it is another. May be repeated.",
+    help="A user who may use the SOCKS port besides torknock's own and root: tor's, if different. May be repeated.",
 )
 def client(helper: str, socks_users: tuple[int, ...]) -> None:
     """The client's transport; tor starts it.
 
-    It knocks itself if it has CAP_NET_ADMIN, else through the service of torknock dial. Connections of other local
-    users to its SOCKS port are closed without an answer.
+    It knocks itself if it has CAP_NET_ADMIN, else through the torknock dial service. It closes connections of other
+    local users to its SOCKS port without an answer.
     """
     from twisted.internet import reactor
 

@@ -1,4 +1,4 @@
-"""`torknock doctor`: what must hold here, whether it does, and what to do if not."""
+"""`torknock doctor`: checks every condition that a bridge or a client needs, and says what to do."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: torknock doctor bridge")
 @click.argument("role", type=click.Choice(["bridge", "client"]), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Say it as one JSON object.")
-@click.option("--user", metavar="NAME", help="Look at NAME's own tor, such as Tor Browser's.  [who calls, unless root]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--user", metavar="NAME", help="Check NAME's own tor, such as Tor Browser's.  [you, unless root]")
 @control_option
 @password_option
 @keyring_option
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 def doctor(
     ctx: click.Context, role: str | None, as_json: bool, user: str | None, control: str, asks: bool, keyring: Path
 ) -> None:
-    """Look at every condition that must hold for a bridge, or for a client.
+    """Check every condition that must hold for a bridge, or for a client.
 
-    Which of the two this host has is found out where it is not said. Who calls doctor client without being root has a
-    tor of their own looked at, and not this host's, unless --control names one.
+    Without an argument, doctor finds out which of the two this host has. As an ordinary user, doctor client checks that
+    user's own tor, not this host's, unless --control names one.
 
-    Nothing is changed, and nothing secret is printed.
-    The exit status is 0 if all is ok, 1 if something is not, 2 if something could not be found out.
+    Changes nothing, and prints nothing secret. The exit status is 0 if everything is ok, 1 if something is not, 2 if
+    something could not be checked.
     """
     from torknock.operate.doctor.examine import Patient
 

@@ -25,12 +25,12 @@ _PAYLOAD_AT_MOST = 65_535
 """Octets that an integrity code covers."""
 
 
-class NobodysISN(TorknockError):
-    """No line that we know derives it."""
+class UnknownISN(TorknockError):
+    """No line in the keyring derives this ISN."""
 
     def __init__(self, isn: int, first: int, last: int) -> None:
         super().__init__(
-            f"{isn:#010x} belongs to no line whose secret is kept, in the epochs {first} to {last} (those of "
+            f"{isn:#010x} belongs to no line of this keyring in the epochs {first} to {last} (those of "
             "revoked and expired lines are erased)",
             "look at more epochs with --window",
         )
@@ -57,7 +57,10 @@ bridge_line_option = click.option(
     help="Read a bridge line from FILE, or from stdin if FILE is -; no keyring is needed.",
 )
 epoch_option = click.option(
-    "--epoch", type=click.IntRange(0, _LAST_EPOCH), metavar="N", help="Instead of the present epoch (300 s each)."
+    "--epoch",
+    type=click.IntRange(0, _LAST_EPOCH),
+    metavar="N",
+    help="This epoch (300 s each).  [the present one]",
 )
 
 
@@ -81,7 +84,7 @@ def isn(
     tsval: int,
     payload_file: BinaryIO | None,
 ) -> None:
-    """The ISNs that open a bridge, and whose an ISN is.
+    """The ISNs that open a bridge, and the line that an ISN belongs to.
 
     For debugging, and to compare with other implementations (protocol.md, section 2; knock.md).
     """
@@ -134,15 +137,15 @@ def list_(name: str | None, epoch: int | None, bridge_line: BinaryIO | None, key
     default=NEIGHBOURS,
     show_default=True,
     metavar="K",
-    help="So many epochs before and after are looked at too.",
+    help="Also search so many epochs before and after.",
 )
 @bridge_line_option
 @keyring_option
 def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None, keyring: Path) -> None:
-    """Say which line and which epoch ISN belongs to.
+    """Print the line and the epoch that ISN belongs to.
 
-    ISN is decimal, or hexadecimal after 0x. The secrets of revoked and expired lines are erased, so that nothing is
-    found of theirs. The exit status is 1 if it belongs to none.
+    ISN is decimal, or hexadecimal after 0x. ISNs of revoked and expired lines are not found, because their secrets are
+    erased. The exit status is 1 if no line has it.
     """
     if bridge_line is not None:
         lines = {"this line": _read(bridge_line)}
@@ -160,7 +163,7 @@ def which(isn: int, epoch: int | None, window: int, bridge_line: BinaryIO | None
         if isn in line.tokens(at)
     ]
     if not found:
-        raise NobodysISN(isn, epochs[0], epochs[-1])
+        raise UnknownISN(isn, epochs[0], epochs[-1])
     say("\n".join(found))
 
 

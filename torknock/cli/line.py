@@ -22,9 +22,9 @@ def when(text: str) -> int | None:
 
 @click.group(epilog="Example: torknock line add alice --expires 90d --qr")
 def line() -> None:
-    """Issue bridge lines, list them, take them back.
+    """Issue bridge lines, list them, revoke them.
 
-    A bridge line lets one person in, or one group; each has a secret of its own.
+    A bridge line lets one person or one group in. Each line has its own secret.
     """
 
 
@@ -33,12 +33,12 @@ for _verb in (add, show, card):
 
 
 @line.command("list", epilog="Example: torknock line list --json")
-@click.option("--json", "machine", is_flag=True, help="As a JSON array.")
+@click.option("--json", "machine", is_flag=True, help="Print a JSON array.")
 @keyring_option
 def list_(machine: bool, keyring: Path) -> None:
-    """List the lines and what became of them; nothing secret.
+    """List the lines and their state; nothing secret.
 
-    Connections and the day of the last use are those that a running bridge has written down, once a minute.
+    The connections and the day of the last use come from the running bridge, which records them once a minute.
     """
     now = time.time()
     with open_keyring(keyring) as opened:
@@ -48,18 +48,18 @@ def list_(machine: bool, keyring: Path) -> None:
     elif lines:
         say(as_table(lines, now, get_terminal_size().columns if sys.stdout.isatty() else None))
     else:
-        click.echo("torknock: there is no line yet; torknock line add NAME makes one", err=True)
+        click.echo("torknock: no line yet; issue one with torknock line add NAME", err=True)
 
 
 @line.command(epilog="Example: torknock line revoke alice --cut")
 @click.argument("name")
-@click.option("--cut", is_flag=True, help="End the connections that it has opened; may be said later, too.")
+@click.option("--cut", is_flag=True, help="End its connections. Also works on a revoked line.")
 @keyring_option
 def revoke(name: str, cut: bool, keyring: Path) -> None:
-    """Take the line called NAME back, for good.
+    """Revoke the line called NAME, for good.
 
-    Its secret is erased: a line that is revoked cannot be shown again, and no ISN can be traced to it. A running bridge
-    hears of it within 2 seconds; connections that the line opened live on, unless --cut ends them.
+    Its secret is erased: a revoked line cannot be shown again, and no ISN can be traced to it. A running bridge applies
+    this within 2 seconds. Connections that the line opened stay open, unless --cut ends them.
     """
     now = time.time()
     with open_keyring(keyring) as opened:
@@ -72,11 +72,11 @@ def revoke(name: str, cut: bool, keyring: Path) -> None:
 @click.argument("when", type=when, metavar="TIME|DAY|never")
 @keyring_option
 def expire(name: str, when: int | None, keyring: Path) -> None:
-    """Change how long the line called NAME opens.
+    """Change when the line called NAME expires.
 
-    For TIME from now on (30m, 12h, 90d, 2w), until DAY is over (2027-01-31, UTC), or for ever. A line that is revoked
-    stays so, and one that has expired does once the running bridge has erased its secret, within 15 minutes.
-    Connections live on when their line expires.
+    TIME counts from now (30m, 12h, 90d, 2w); DAY is a date, to its end in UTC (2027-01-31). A revoked line stays
+    revoked. An expired line stays expired once the running bridge has erased its secret, within 15 minutes. Connections
+    stay open when their line expires.
     """
     with open_keyring(keyring) as opened:
         opened.set_expiry(name, when)
@@ -88,10 +88,10 @@ def expire(name: str, when: int | None, keyring: Path) -> None:
 @click.argument("text")
 @keyring_option
 def note(name: str, text: str, keyring: Path) -> None:
-    """Note something about the line called NAME.
+    """Write a note about the line called NAME.
 
-    TEXT, one line of at most 200 characters, takes the place of what was noted before; '' removes it. Only you see it,
-    in torknock line list.
+    TEXT, one line of at most 200 characters, replaces the earlier note; '' removes it. Only torknock line list shows
+    it.
     """
     with open_keyring(keyring) as opened:
         opened.set_note(name, text)

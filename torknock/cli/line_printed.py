@@ -42,10 +42,10 @@ Command = Callable[..., None]
 
 
 def new_file(text: str) -> Path:
-    """The path of a file that can be made. Raises `click.BadParameter`: before a line is issued, not after."""
+    """The path of a new file. Raises `click.BadParameter` if it exists or cannot be made, before a line is issued."""
     path = Path(text)
     if os.path.lexists(path):
-        raise click.BadParameter(f"{click.format_filename(path)} is there already; name another file")
+        raise click.BadParameter(f"{click.format_filename(path)} exists already; name another file")
     if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
         raise click.BadParameter(f"{click.format_filename(path)} cannot be written; name another file")
     return path
@@ -59,11 +59,11 @@ def drawing_options(command: Command) -> Command:
 
 
 class LineEnded(TorknockError):
-    """A line that opens nothing any more."""
+    """A line that is revoked or expired."""
 
     def __init__(self, issued: Issued, now: float) -> None:
         ended = f"the line {issued.name} is {state(issued, now)}"
-        remedy = f"let it open again with torknock line expire {issued.name} TIME, or issue another"
+        remedy = f"renew it with torknock line expire {issued.name} TIME, or issue another"
         if issued.erased:
             ended, remedy = f"{ended} and its secret is erased", "issue another"
         super().__init__(ended, f"{remedy} with torknock line add")
@@ -73,9 +73,9 @@ class KnockNeedsSilence(TorknockError):
     """A line of scheme `knock` for a port that answers strangers; *posture* is the port's, None if it is not known."""
 
     def __init__(self, posture: str | None) -> None:
-        why = f"this port's is {posture}: judging a SYN delays the answer to it, which timing shows"
+        why = f"this port has posture {posture}, where judging a SYN delays the answer measurably"
         if posture is None:
-            why = "this port's is not known before the bridge has run once"
+            why = "the posture of this port is not known before the bridge has run once"
         super().__init__(
             f"a line of scheme knock needs posture filtered, and {why}",
             "use posture=filtered in ServerTransportOptions "
@@ -86,25 +86,30 @@ class KnockNeedsSilence(TorknockError):
 @click.command(epilog="Example: torknock line add alice --expires 90d --address 192.0.2.7:443 --note 'by hand, in May'")
 @click.argument("name")
 @click.option(
-    "--expires", type=until, metavar="TIME|DAY", help="How long it opens: 12h, 90d, 2w, or 2027-01-31.  [for ever]"
+    "--expires",
+    type=until,
+    metavar="TIME|DAY",
+    help="When it expires: 12h, 90d, 2w, or 2027-01-31.  [never]",
 )
 @click.option(
     "--n",
     type=click.IntRange(1, 1024),
     default=DEFAULT_N,
     show_default=True,
-    help="Connections that it opens in 5 minutes.",
+    help="How many connections it opens in 5 minutes.",
 )
-@click.option("--note", default="", metavar="TEXT", help="What you want to remember about it; only you see it.")
+@click.option("--note", default="", metavar="TEXT", help="A note about it, which only torknock line list shows.")
 @click.option("--sni", metavar="NAME", help="A host name that clients send in TLS.")
 @click.option(
     "--scheme",
     type=WordChoice(Scheme),
     default=str(Scheme.TOKEN),
     show_default=True,
-    help="What the knock is; knock is for clients of TCP Stealth, and needs posture filtered.",
+    help="How clients knock; knock is for clients of TCP Stealth, and needs posture filtered.",
 )
-@click.option("--channel", type=WordChoice(Channel), help="What carries it.  [tls; raw with --scheme knock]")
+@click.option(
+    "--channel", type=WordChoice(Channel), help="The channel behind the knock.  [tls; raw with --scheme knock]"
+)
 @click.option(
     "--integrity",
     type=click.IntRange(1, 65535),
@@ -115,7 +120,7 @@ class KnockNeedsSilence(TorknockError):
     "--secret-file",
     type=click.File("rb"),
     metavar="FILE",
-    help="Take the secret from FILE instead of chance (--scheme knock); a line end at its end does not count.",
+    help="Read the secret from FILE instead of making one (--scheme knock). A newline at its end is ignored.",
 )
 @drawing_options
 @address_option
@@ -129,9 +134,9 @@ def add(
 ) -> None:  # fmt: skip
     """Issue a line called NAME and print it, ready for torrc.
 
-    A line that cannot be printed, as on a full disk, is withdrawn: it opens nothing, and NAME is free again.
+    If the line cannot be printed, as on a full disk, it is withdrawn: it opens nothing, and NAME is free again.
 
-    The bridge's address and fingerprint must be named where neither an earlier call nor tor's own files tell them.
+    Give the bridge's address and fingerprint if neither an earlier call nor tor's own files have them.
     """
     if scheme is Scheme.TOKEN and (integrity is not None or secret_file is not None):
         raise click.UsageError("--integrity and --secret-file are for --scheme knock")
@@ -171,9 +176,9 @@ def show(
     fingerprint: str | None,
     keyring: Path,
 ) -> None:
-    """Print the line called NAME once more.
+    """Print the line called NAME again.
 
-    For another address of the bridge, if --address names it.
+    With --address, for another address of the bridge.
     """
     _, text = _look_up(name, address, fingerprint, keyring)
     say(text)
@@ -189,8 +194,8 @@ def show(
 def card(name: str, output: Path | None, address: Address | None, fingerprint: str | None, keyring: Path) -> None:
     """Write a page to print, with the line called NAME.
 
-    It is one file of HTML for the person who gets the line: its QR code, the line, and what to do with it. It says
-    neither NAME nor the note. Where it was written is printed.
+    It is one HTML file for the person who gets the line: its QR code, the line, and what to do with it. It contains
+    neither NAME nor the note. The path of the file is printed.
     """
     issued, text = _look_up(name, address, fingerprint, keyring)
     path = output or _unused_name()
@@ -221,7 +226,7 @@ def _check_posture(keyring: Keyring) -> None:
 
 
 def _unused_name() -> Path:
-    """The name of a page that is not there: browsers print it, and so it names nobody."""
+    """The name of a page that does not exist yet. Browsers print it, so it contains no name of a person."""
     names = chain([Path("card.html")], (Path(f"card-{number}.html") for number in count(2)))
     return next(name for name in names if not os.path.lexists(name))
 

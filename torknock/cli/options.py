@@ -29,8 +29,8 @@ KEYRING = Path("/var/lib/tor/pt_state/torknock")
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-class CannotSay(TorknockError):
-    """stdout takes no more."""
+class OutputFailed(TorknockError):
+    """The output cannot be written to stdout."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"cannot write the answer: {reason}")
@@ -100,7 +100,7 @@ keyring_option = click.option(
 
 
 control_option = click.option(
-    "--control", default=CONTROL, show_default=True, metavar="PATH|IP:PORT", help="Where tor takes commands."
+    "--control", default=CONTROL, show_default=True, metavar="PATH|IP:PORT", help="tor's control socket or port."
 )
 password_option = click.option("--password", "asks", is_flag=True, help="Ask for the password of tor's control port.")
 
@@ -119,14 +119,14 @@ class WordChoice(click.Choice[W]):
 
 
 def helper_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`--helper`: where the service is that has the capability which tor's transports have not."""
+    """`--helper`: the socket of the service that has CAP_NET_ADMIN."""
     return click.option(
         "--helper", default=default, show_default=True, metavar="PATH", help="The socket of the privileged service."
     )
 
 
 def read_bridge_line(words: Sequence[str]) -> BridgeLine:
-    """The bridge line that the arguments *words* are, or stdin if they are `-`; repairs are told on stderr.
+    """The bridge line that the arguments *words* are, or stdin if they are `-`; repairs are reported on stderr.
 
     Raises `LineError`.
     """
@@ -162,16 +162,16 @@ def say_code(code: str) -> None:
 def say(text: str) -> None:
     """Write *text* and a line end to stdout; `?` stands for characters that its encoding lacks.
 
-    Raises `CannotSay`, and `BrokenPipeError` if its reader has gone: click then ends quietly.
+    Raises `OutputFailed`, and `BrokenPipeError` if its reader has gone: click then ends quietly.
     """
     if sys.stdout is None:
-        raise CannotSay("stdout is closed")
+        raise OutputFailed("stdout is closed")
     try:
         click.echo(text.encode(encoding(), "replace").decode(encoding()))
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise CannotSay(error.strerror or type(error).__name__) from error
+        raise OutputFailed(error.strerror or type(error).__name__) from error
 
 
 def encoding() -> str:

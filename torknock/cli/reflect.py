@@ -1,4 +1,4 @@
-"""`torknock reflect`: tells everyone who connects what came of his SYN, for `torknock check path`."""
+"""`torknock reflect`: tells each client how its SYN arrived, for `torknock check path`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def where(text: str) -> tuple[IPv4Address | IPv6Address, int]:
     help="Where to listen.",
 )  # fmt: skip
 def reflect(listen: tuple[IPv4Address | IPv6Address, int]) -> None:
-    """Listen on an open TCP port, and tell everyone who connects which SYN came of his.
+    """Listen on an open TCP port, and tell each client how its SYN arrived.
 
-    For `torknock check path` at the other end; needs no privilege. Anybody can find this port, and sees by its answer
-    that torknock is here: use it where no bridge is to be hidden, and end it with Ctrl-C when the path is checked.
+    For `torknock check path` at the other end; needs no privilege. Anyone can find this port, and its answer shows that
+    torknock is here. Use it where no bridge is to be hidden, and end it with Ctrl-C when the path is checked.
     """
     from twisted.internet import reactor
 
@@ -49,5 +49,5 @@ def reflect(listen: tuple[IPv4Address | IPv6Address, int]) -> None:
         reason = NO_IPV6 if error.errno == errno.EAFNOSUPPORT else error.strerror or type(error).__name__
         raise CannotReflect(write_address(address, port), reason) from error
     bound: int = getattr(listening.getHost(), "port", port)
-    say(f"reflecting on {write_address(address, bound)}, an open port that anybody can find")
+    say(f"reflecting on {write_address(address, bound)}, an open port that anyone can find")
     reactor.run()

@@ -19,8 +19,8 @@ from torknock.service import GATE_SOCKET
 def server(helper: str) -> None:
     """The bridge's transport; tor starts it.
 
-    It guards the port itself if it has CAP_NET_ADMIN, else through the service of torknock gate, and where there is
-    none of both by a filter on its own listening socket.
+    It guards the port itself if it has CAP_NET_ADMIN, else through the torknock gate service, else with a filter on its
+    own listening socket.
     """
     os.environ["OPENSSL_CONF"] = str(OPENSSL_CONF)  # read when OpenSSL is loaded, by what is imported next
     from twisted.internet import reactor

@@ -26,14 +26,14 @@ from torknock.tor.watch import Watch
 
 
 @click.command(epilog="Example: torknock status --once")
-@click.option("--json", "machine", is_flag=True, help="Say it once, as one JSON object.")
-@click.option("--once", is_flag=True, help="Say it once, and do not go on.")
+@click.option("--json", "machine", is_flag=True, help="Print one JSON object, and exit.")
+@click.option("--once", is_flag=True, help="Print it once, and exit.")
 @control_option
 @keyring_option
 def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
     """Show what the running bridge does, every second until q or Ctrl-C.
 
-    Once if stdout is no terminal. No address of a client is ever shown, because none is known here.
+    Prints it once if stdout is not a terminal. A client's address is never shown: the bridge does not publish it.
     """
     from twisted.internet import reactor
 

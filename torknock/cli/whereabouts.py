@@ -1,4 +1,4 @@
-"""Where clients find the bridge, and its fingerprint: as was said, as was remembered, or as tor wrote it down."""
+"""The bridge's public address and fingerprint: as given, as stored in the keyring, or from tor's own files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TOLD_AT_MOST = 64 * 1024
 """Octets of a file in which tor tells of itself; it writes some hundred."""
 
 
-class WhereaboutsUnknown(TorknockError):
-    """Neither the operator nor tor has said it."""
+class BridgeUnidentified(TorknockError):
+    """Neither an option, nor the keyring, nor tor's files have it."""
 
     def __init__(self, what: str, option: str) -> None:
-        super().__init__(f"the bridge's {what} is not known", f"name it with {option}")
+        super().__init__(f"the bridge's {what} is not known", f"give it with {option}")
 
 
 def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Address:
-    """The public address of the bridge whose keyring is in *directory*, or `WhereaboutsUnknown`."""
+    """The public address of the bridge whose keyring is in *directory*, or `BridgeUnidentified`."""
     if said is not None:
         return said
     for text in (keyring.setting("address") or "", *_published(directory)):
@@ -36,11 +36,11 @@ def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Add
             continue
         if not refusal(where[0]):
             return where
-    raise WhereaboutsUnknown("public address", "--address IP:PORT")
+    raise BridgeUnidentified("public address", "--address IP:PORT")
 
 
 def find_fingerprint(keyring: Keyring, directory: Path, said: str | None) -> str:
-    """The fingerprint of the bridge whose keyring is in *directory*, or `WhereaboutsUnknown`."""
+    """The fingerprint of the bridge whose keyring is in *directory*, or `BridgeUnidentified`."""
     if said is not None:
         return said
     for text in (keyring.setting("fingerprint") or "", *_fingerprints(directory)):
@@ -48,11 +48,11 @@ def find_fingerprint(keyring: Keyring, directory: Path, said: str | None) -> str
             return parse_fingerprint(text)
         except LineError:
             continue
-    raise WhereaboutsUnknown("fingerprint", "--fingerprint HEX")
+    raise BridgeUnidentified("fingerprint", "--fingerprint HEX")
 
 
 def remember(keyring: Keyring, address: Address | None, fingerprint: str | None) -> None:
-    """Keep what the operator said for the lines to come."""
+    """Store what the operator gave, for later lines."""
     if address is not None:
         keyring.set_setting("address", write_address(*address))
     if fingerprint is not None:

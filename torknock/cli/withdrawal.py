@@ -1,4 +1,4 @@
-"""A new bridge line that could not be printed is withdrawn: a line that nobody has seen must not open anything."""
+"""A new bridge line that could not be printed is withdrawn: a line that no one has seen must open nothing."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def write_svg(path: Path, bridge_line: str) -> None:
 
 
 def write_card(path: Path, bridge_line: str, expires: int | None) -> None:
-    """A page to print at *path*, 0600, for whoever gets the line. Raises `CannotDraw`; a file that is there stays.
+    """A page to print at *path*, 0600, for the person who gets the line. Raises `CannotDraw`, also if the file exists.
 
     It says when the line *expires*, in seconds since 1970, and neither its name nor the note about it: they are the
     operator's.
@@ -90,7 +90,7 @@ def _bare(bridge_line: str) -> str:
 
 
 def _write(path: Path, octets: bytes) -> None:
-    """Put *octets* at *path*, which is nobody's yet: whole or not at all, for nobody else to read."""
+    """Write *octets* to the new file *path*, whole or not at all, readable by its owner alone."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))  # the name is ours
         try:
@@ -119,7 +119,7 @@ _PAGE = """\
   @media print {{ body {{ margin: 0; padding: 2cm; max-width: none }} svg, code {{ break-inside: avoid }} }}
 </style>
 <h1>A bridge to Tor</h1>
-<p>This is the line of a hidden bridge: a way into the Tor network that only those find who were given it.</p>
+<p>This is the line of a hidden bridge: a way into the Tor network that only people who have the line can find.</p>
 <p>Scan the code, or copy the line below it, to where your Tor asks for a bridge (in a torrc, behind the word
 <i>Bridge</i>); the program torknock must be installed there, and it runs on Linux only, on no phone.</p>
 <p>The line {until}is yours alone: do not pass it on or leave it where others see it, and ask for a new one if it is

@@ -29,7 +29,7 @@ _PAUSE = 1.0
 _SUN_PATH = 107  # sys/un.h, less the 0 at the end
 
 
-class BridgeUnheard(TorknockError):
+class BridgeUnreachable(TorknockError):
     """No bridge tells its status."""
 
     def __init__(self, directory: Path, reason: str) -> None:
@@ -47,21 +47,21 @@ class Report:
 
 
 async def ask(reactor: Any, directory: Path) -> Status:
-    """The status of the bridge whose keyring is in *directory*. Raises `BridgeUnheard` and `StatusError`."""
+    """The status of the bridge whose keyring is in *directory*. Raises `BridgeUnreachable` and `StatusError`."""
     reader = _StatusReader()
     path = os.fsencode(directory / SOCKET)
     if len(path) > _SUN_PATH:
-        raise BridgeUnheard(directory, f"a socket's path has at most {_SUN_PATH} octets")
+        raise BridgeUnreachable(directory, f"a socket's path has at most {_SUN_PATH} octets")
     try:
         await connectProtocol(UNIXClientEndpoint(reactor, path, timeout=_TIMEOUT), reader)
     except ConnectError as error:
-        raise BridgeUnheard(directory, _reason(error)) from None
+        raise BridgeUnreachable(directory, _reason(error)) from None
     try:
         octets = await reader.octets.addTimeout(_TIMEOUT, reactor)
     except TimeoutError:
-        raise BridgeUnheard(directory, "it does not answer") from None
+        raise BridgeUnreachable(directory, "it does not answer") from None
     if not octets:
-        raise BridgeUnheard(directory, "it closed the connection")
+        raise BridgeUnreachable(directory, "it closed the connection")
     return from_json(octets)
 
 

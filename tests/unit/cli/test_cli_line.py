@@ -305,7 +305,7 @@ class AddTests(CommandCase):
             said = self.refused(self.line("add", "carol", "--scheme", "knock", *WHERE))
             self.assertIn("posture=filtered", said)
             self.assertIn("setup bridge --posture filtered", said)
-            self.assertIn("timing" if posture in ("closed", "decoy") else "not known", said)
+            self.assertIn("delays the answer" if posture in ("closed", "decoy") else "not known", said)
         with Keyring.open(self.keyring, create=False) as keyring:
             self.assertEqual((keyring.lines(), keyring.setting("address")), ([], None))
             keyring.set_setting("posture", "filtered")
@@ -586,7 +586,7 @@ class DrawingTests(CommandCase):
         os.chdir(self.data)
         self.assertEqual(self.said(self.line("card", "alice")), "card.html\n")
         self.assertEqual(self.said(self.line("card", "alice")), "card-2.html\n")
-        self.assertIn("there already", self.line("card", "alice", "--output", "card.html").output)
+        self.assertIn("exists already", self.line("card", "alice", "--output", "card.html").output)
         self.assertIn("[2001:db8::7]:8443", self.page("alice", "--address", "[2001:db8::7]:8443"))
 
     def page(self, *arguments: str) -> str:

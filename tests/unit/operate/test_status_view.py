@@ -31,7 +31,7 @@ from torknock.bridge.status_report import (
     to_json,
 )
 from torknock.errors import TorknockError
-from torknock.operate.status_view import BridgeUnheard, Report, as_json, ask, follow, look, picture
+from torknock.operate.status_view import BridgeUnreachable, Report, as_json, ask, follow, look, picture
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
 BRIDGE = Status(
@@ -181,16 +181,16 @@ class AskTests(TestCase):
 
     async def test_no_bridge(self) -> None:
         """No socket, a dead one, no directory, a path that no socket can have."""
-        self.assertIn("No such file or directory; start tor", await self.refused(BridgeUnheard))
+        self.assertIn("No such file or directory; start tor", await self.refused(BridgeUnreachable))
         (self.directory / SOCKET).write_text("")
-        self.assertIn("Connection refused", await self.refused(BridgeUnheard))
+        self.assertIn("Connection refused", await self.refused(BridgeUnreachable))
         self.directory /= "d" * 200
-        self.assertIn("at most 107 octets", await self.refused(BridgeUnheard))
+        self.assertIn("at most 107 octets", await self.refused(BridgeUnreachable))
 
     async def test_a_bridge_that_says_nothing(self) -> None:
         """It has too many askers."""
         await self.says()
-        self.assertIn("it closed the connection", await self.refused(BridgeUnheard))
+        self.assertIn("it closed the connection", await self.refused(BridgeUnreachable))
 
     async def test_a_bridge_that_says_half(self) -> None:
         """It may have died at it."""

@@ -24,19 +24,19 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
         with Keyring.open(directory, create=False) as opened:
             lines = opened.lines()
     except (KeyringMissing, FileNotFoundError):
-        return [not_ok("keyring", "there is no keyring", "start the bridge once, or name another with --keyring")]
+        return [not_ok("keyring", "there is no keyring", "start the bridge once, or give another with --keyring")]
     except PermissionError:
         return [unknown("keyring", "this user may not read the keyring", AS_ROOT)]
     except KeyringUnreadable as error:
         return [not_ok("keyring", error.reason, error.remedy)]
     findings = [ok("keyring", "it can be read")]
     if tor is not None and tor.uid not in (0, found.st_uid):
-        findings = [not_ok("keyring", "it belongs to another user than tor's", "chown -R it to tor's user")]
+        findings = [not_ok("keyring", "it belongs to a user other than tor's", "chown -R it to tor's user")]
     elif found.st_mode & 0o077:
-        findings = [not_ok("keyring", "others than its owner may read it", "chmod 0600 the files in it")]
+        findings = [not_ok("keyring", "users other than its owner may read it", "chmod 0600 the files in it")]
     living = [issued.line for issued in lines if issued.lives(now)]
     if not living:
-        return [*findings, not_ok("lines", f"none of {len(lines)} lines lives", "torknock line add NAME")]
+        return [*findings, not_ok("lines", f"none of {len(lines)} lines is live", "torknock line add NAME")]
     tokens = sum(map(_tokens, living))
     return [
         *findings,

@@ -32,7 +32,7 @@ from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
-from torknock.operate.status_view import BridgeUnheard, ask
+from torknock.operate.status_view import BridgeUnreachable, ask
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Door, Posture
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
@@ -41,16 +41,19 @@ from torknock.tor import CONTROL
 from torknock.tor.inspect import TorFacts, TorUnreachable, ask_tor
 
 
-class WhatIsThis(TorknockError):
-    """It is not to be seen whether this host has a bridge or a client."""
+class RoleUnknown(TorknockError):
+    """Nothing shows whether this host has a bridge or a client."""
 
     def __init__(self) -> None:
-        super().__init__("neither tor nor a keyring tells what this host has", "say torknock doctor bridge, or client")
+        super().__init__(
+            "neither tor nor a keyring shows whether this host has a bridge or a client",
+            "run torknock doctor bridge, or torknock doctor client",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What is looked at."""
+    """What the doctor examines."""
 
     keyring: Path
     """Where a bridge's keyring is, unless tor's configuration names another."""
@@ -63,7 +66,7 @@ class Patient:
 
 
 async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> list[Finding]:
-    """What holds and what does not. Raises `WhatIsThis`."""
+    """What holds and what does not. Raises `RoleUnknown`."""
     if patient.user is not None:
         return [*own_tor(patient.user), await host.clock(reactor, now, None)]
     facts: TorFacts | None = None
@@ -101,7 +104,7 @@ def _guess(patient: Patient, facts: TorFacts | None) -> str:
             return "bridge"
     except OSError:
         pass
-    raise WhatIsThis
+    raise RoleUnknown
 
 
 async def _client(
@@ -161,7 +164,7 @@ async def _bridge(
             findings.append(tor.running("server", transport, facts.refusing))
         findings += [tor.registered(facts), tor.bootstrapped(facts)]
         findings.append(await tor_log.log(reactor, facts.options.get("Log", ())))
-    with contextlib.suppress(BridgeUnheard, StatusError):  # whether it runs is another condition
+    with contextlib.suppress(BridgeUnreachable, StatusError):  # whether it runs is another condition
         findings.append(port.opens((await ask(reactor, directory)).warnings))
     findings += await _door(reactor, facts, posture, transport, filtering)
     return findings

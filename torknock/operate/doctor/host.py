@@ -40,7 +40,7 @@ AS_ROOT = "run torknock doctor as root"
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Who does what needs CAP_NET_ADMIN."""
+    """Which process does what needs CAP_NET_ADMIN."""
 
     finding: Finding
     filtering: bool = False
@@ -102,15 +102,15 @@ def kernel() -> list[Finding]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-            findings.append(ok("TCP_SAVE_SYN", "the kernel keeps the SYN of a connection"))
+            findings.append(ok("TCP_SAVE_SYN", "the kernel saves the SYN of a connection"))
         except OSError as error:
             remedy = "use Linux 4.3 or newer, and no emulation of it"
-            findings.append(not_ok("TCP_SAVE_SYN", f"the kernel keeps no SYN: {error.strerror}", remedy))
+            findings.append(not_ok("TCP_SAVE_SYN", f"the kernel does not save SYNs: {error.strerror}", remedy))
     match _sysctl("tcp_syncookies"):
         case None:
             findings.append(unknown("SYN cookies", "net.ipv4.tcp_syncookies cannot be read", AS_ROOT))
         case 2:
-            why = "net.ipv4.tcp_syncookies is 2: the kernel keeps no SYN, and nobody gets in"
+            why = "net.ipv4.tcp_syncookies is 2: the kernel saves no SYN, and no client gets in"
             findings.append(not_ok("SYN cookies", why, "as root: sysctl -w net.ipv4.tcp_syncookies=1"))
         case value:
             findings.append(ok("SYN cookies", f"net.ipv4.tcp_syncookies is {value}"))
@@ -118,20 +118,20 @@ def kernel() -> list[Finding]:
 
 
 def choosing() -> Finding:
-    """Whether the kernel can be asked for an ISN (TCP_REPAIR), by whoever may."""
+    """Whether a process with CAP_NET_ADMIN can choose the ISN of a SYN (TCP_REPAIR)."""
     try:
         may = may_administer_network()
     except OSError as error:
         why = f"the kernel has no TCP_REPAIR: {error.strerror}"
         return not_ok("TCP_REPAIR", why, "use a Linux kernel with CONFIG_CHECKPOINT_RESTORE")
-    return ok("TCP_REPAIR", "the kernel lets an ISN be chosen" + ("" if may else ", by those who have CAP_NET_ADMIN"))
+    return ok("TCP_REPAIR", "the kernel lets a process choose an ISN" + ("" if may else ", with CAP_NET_ADMIN"))
 
 
 def timestamps() -> Finding:
     """Whether SYNs have timestamps, without which a knock line always sends the same SYN."""
     value = _sysctl("tcp_timestamps")
     if value == 0:
-        why = "net.ipv4.tcp_timestamps is 0: a line of scheme knock gets in once at most"
+        why = "net.ipv4.tcp_timestamps is 0: a line of scheme knock opens one connection at most"
         return not_ok("timestamps", why, "as root: sysctl -w net.ipv4.tcp_timestamps=1")
     return ok("timestamps", "SYNs have timestamps, as lines of scheme knock need them")
 
@@ -198,20 +198,20 @@ async def clock(reactor: Any, now: Callable[[], float], consensus: tuple[str, st
             reactor, "timedatectl", ["show", "--property=NTPSynchronized", "--value"], package="systemd"
         )
         if shown.strip() == "yes":
-            return ok("clock", "the kernel's clock is kept by NTP")
+            return ok("clock", "NTP sets it")
     return dated(now(), consensus)
 
 
 def dated(now: float, consensus: tuple[str, str] | None) -> Finding:
     """What tor's consensus, valid between two times, says of a clock that shows *now*."""
-    name, remedy = "clock", "compare `date -u` with a clock that is right; systemd-timesyncd or chrony keep it so"
+    name, remedy = "clock", "compare `date -u` with a clock that is right, and install systemd-timesyncd or chrony"
     if consensus is not None and all(consensus):
         first, last = (datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp() for moment in consensus)
         if not first <= now <= last:
             why = "tor's consensus is not valid at the time that the clock shows"
             return not_ok(name, f"{why}: it is wrong, or tor cannot get a new one", remedy)
-        return ok(name, "it agrees with tor's consensus, which shows errors of hours only; no NTP keeps it")
-    return unknown(name, "no NTP keeps it, and tor has no consensus to compare it with", remedy)
+        return ok(name, "it agrees with tor's consensus, which shows errors of hours only; NTP does not set it")
+    return unknown(name, "NTP does not set it, and tor has no consensus to compare it with", remedy)
 
 
 APPARMOR = Path("/etc/apparmor.d/local/system_tor")
@@ -232,7 +232,7 @@ def apparmor(label: str | None, local: Path = APPARMOR) -> Finding:
     if any("torknock" in rule for rule in rules):
         return ok(name, f"tor is confined by {label.partition(' ')[0]}, which has lines for torknock")
     remedy = f"add the lines of contrib/apparmor to {local}; as root: apparmor_parser -r /etc/apparmor.d/system_tor"
-    return not_ok(name, f"tor is confined by {label.partition(' ')[0]}, which knows nothing of torknock", remedy)
+    return not_ok(name, f"tor is confined by {label.partition(' ')[0]}, whose rules do not allow torknock", remedy)
 
 
 def versions(role: str, *running: Process | None) -> Finding:
@@ -240,6 +240,6 @@ def versions(role: str, *running: Process | None) -> Finding:
     old = [process for process in running if process is not None and is_outdated(process.pid)]
     if old:
         words = ", ".join(f"torknock {next(verb for verb in _VERBS if verb in process.words)}" for process in old)
-        why = f"what is installed is newer than what runs: {words}"
-        return not_ok("version", why, f"as root: torknock setup {role}, which restarts what must be")
-    return ok("version", "what runs is the version that is installed")
+        why = f"processes of an older version run: {words}"
+        return not_ok("version", why, f"as root: torknock setup {role}, which restarts them")
+    return ok("version", "the running processes are of the installed version")

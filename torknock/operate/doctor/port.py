@@ -34,7 +34,7 @@ def listeners(port: int, posture: Posture, found: Iterable[Listening], ours: fro
         return not_ok("listener", f"no service listens on port {port}, so there is no decoy", remedy)
     if public:
         why = f"another program listens on port {port}, and answers strangers"
-        return not_ok("listener", why, "end it, or hide a port that nobody serves, or choose posture=decoy")
+        return not_ok("listener", why, "stop it, or hide a port without a service, or choose posture=decoy")
     return ok("listener", f"no other program listens on port {port}")
 
 

@@ -29,20 +29,20 @@ def bootstrapped(facts: TorFacts) -> Finding:
     if facts.bootstrapped == 100:
         return ok("bootstrap", "tor is in the Tor network")
     done = "an unknown part" if facts.bootstrapped is None else f"{facts.bootstrapped} %"
-    return not_ok("bootstrap", f"tor has done {done} of its bootstrap", "wait; then look at tor's log")
+    return not_ok("bootstrap", f"tor has done {done} of its bootstrap", "wait some minutes; then look at tor's log")
 
 
 def bridge_options(facts: TorFacts) -> list[Finding]:
     """Whether torrc says what a hidden bridge needs."""
     findings = [
-        _option(facts, "BridgeRelay", "1", "tor is a bridge", "tor is no bridge"),
+        _option(facts, "BridgeRelay", "1", "tor is a bridge", "tor is not a bridge"),
         _option(facts, "AssumeReachable", "1", "tor does not test its ORPort from outside",
                 "tor waits for its ORPort to be reachable, which it must not be"),
         _option(facts, "PublishServerDescriptor", "0", "the bridge is published nowhere",
                 "tor publishes the bridge to the bridge authority"),
     ]  # fmt: skip
     if facts.option("ExtORPort") in (None, "0"):
-        why = "tor has no Extended ORPort, so it takes every client for one on this host"
+        why = "tor has no Extended ORPort, so it takes every client for a local one"
         findings.append(not_ok("ExtORPort", why, _mended("ExtORPort auto")))
     else:
         findings.append(ok("ExtORPort", "the transport can tell tor of its clients"))
@@ -74,7 +74,7 @@ def not_set_up(side: str) -> Finding:
 
 def client_options(facts: TorFacts) -> list[Finding]:
     """Whether torrc says what a client of a hidden bridge needs."""
-    findings = [_option(facts, "UseBridges", "1", "tor uses bridges", "tor uses no bridge")]
+    findings = [_option(facts, "UseBridges", "1", "tor uses bridges", "tor does not use bridges")]
     if facts.of_torknock("ClientTransportPlugin") is None:
         findings.append(not_ok("transport", "torrc names no transport torknock", _mended(_HOW_IT_RUNS[1])))
     proxies = [name for name in ("Socks4Proxy", "Socks5Proxy", "HTTPSProxy") if facts.option(name)]
@@ -82,7 +82,7 @@ def client_options(facts: TorFacts) -> list[Finding]:
         why = f"{' and '.join(proxies)} is set, and a knock does not pass a proxy"
         findings.append(not_ok("proxy", why, f"take {' and '.join(proxies)} out of torrc"))
     else:
-        findings.append(ok("proxy", "tor uses none"))
+        findings.append(ok("proxy", "tor uses no proxy"))
     lines = _lines(facts)
     faults = []
     for line in lines:
@@ -140,13 +140,13 @@ def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
     name, remedy = "ORPort", "torrc: ORPort 127.0.0.1:auto, and no other port on a public address"
     ports = {_port(listener) for listener in facts.or_listeners if not _is_loopback(listener)}
     if ports:
-        return not_ok(name, f"tor's ORPort {_listed(ports)} is on a public address: anybody finds the bridge", remedy)
+        return not_ok(name, f"tor's ORPort {_listed(ports)} is on a public address: a scan finds the bridge", remedy)
     if theirs is None:
         why = "tor says that its ORPort is on loopback; its process could not be looked at"
         return unknown(name, why, "run torknock doctor as root")
     ports = {str(listener.port) for listener in theirs if listener.public}
     if ports:
-        return not_ok(name, f"tor listens on port {_listed(ports)} of a public address: anybody finds it", remedy)
+        return not_ok(name, f"tor listens on port {_listed(ports)} of a public address: a scan finds it", remedy)
     if not facts.or_listeners and facts.refusing:
         return unknown(name, "tor has closed its ORPort for as long as it takes no clients", "ask again after that")
     if not facts.or_listeners:

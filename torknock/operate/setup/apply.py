@@ -78,7 +78,7 @@ def transport_runs(tor: RunningTor, side: str) -> bool:
 def start_transport(tor: RunningTor, side: str) -> None:
     """Have *tor* take up what is configured now. Raises `CannotSetUp` if its transport does not start.
 
-    A bridge's transport that runs is ended: tor starts it again, with its new options, which it does not read anew. So
+    A bridge's transport that runs is ended: tor starts it again, with its new options. So
     is one that is older than what is installed. One that tor has given up is started by a further reload.
     """
     running = _transport(tor, side)
@@ -118,7 +118,7 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
     until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
-        raise CannotSetUp("tor does not tell its fingerprint yet", "try again in a minute")
+        raise CannotSetUp("tor does not know its fingerprint yet", "try again in a minute")
     directory = facts.data_directory / "pt_state" / "torknock"
     with Keyring.open(directory, create=True) as keyring:
         before = {issued.name for issued in keyring.lines()}
@@ -170,12 +170,12 @@ def undo(place: Place, control: str | None, password: str | None) -> Iterator[st
                 tor.reload()
                 until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
         except TorUnreachable as error:
-            yield f"{error}; it still has the former configuration, if it runs: reload or restart it"
+            yield f"{error}; if it runs, it still has the former configuration: reload or restart it"
         except CannotSetUp as error:
             yield f"{error}; so tor was not reloaded, and still has the former configuration"
     if tables:
         _remove_tables(tables | _of_users(changes))
-        yield "the keyring stays, with the lines that were issued: it is in pt_state/torknock below tor's DataDirectory"
+        yield "the keyring with the issued lines is kept: pt_state/torknock in tor's DataDirectory"
 
 
 def _verify_without(changes: list[Change], tor: RunningTor) -> Iterator[str]:

@@ -26,7 +26,7 @@ from torknock.tor.control import RunningTor
 _USED_WITHIN = 60.0
 
 _CONFIGURED = (
-    "the bridge is configured: tor keeps trying it, and connects to nothing else; torknock setup --undo takes it out"
+    "the bridge stays configured: tor keeps trying it, and connects to nothing else. torknock setup --undo removes it"
 )
 
 

@@ -50,7 +50,7 @@ class File:
         """Refuse to replace a file that torknock has not written."""
         there = read(self.path)
         if there is not None and there not in {self.text, self.replaces, *(each.text for each in earlier)}:
-            raise CannotChange(f"{self.path} is there already, and not as torknock wrote it", "move it away")
+            raise CannotChange(f"{self.path} exists already, and torknock did not write it", "move it away")
         self.before = there
         self.made = [str(each) for each in reversed(Path(self.path).parents) if not each.exists()]
 
@@ -64,7 +64,7 @@ class File:
         there = read(self.path)
         draft_of(Path(self.path)).unlink(missing_ok=True)
         if there not in (None, self.text, self.before):
-            return f"{self.path} was changed since, and stays"
+            return f"{self.path} was changed since, and is kept"
         if self.before is None:
             Path(self.path).unlink(missing_ok=True)
         elif there != self.before:
@@ -136,7 +136,7 @@ class Block:
             kept = self.lead if after and added == self._added and not self.former else ""  # else two lines become one
             rewrite(self.path, before + self.former + kept + after)
         elif set(self.text.splitlines()) & set(there.splitlines()):
-            return f"{self.path} has only some of the lines that were added to it; they stay"
+            return f"{self.path} has only some of the lines that were added to it; they are kept"
         _read_again(self.reader, self.path)
         return ""
 
@@ -167,6 +167,6 @@ def _read_again(reader: Reader, path: str) -> None:
 
 
 def _indented(text: str) -> str:
-    """*text* for a person's eyes, and for those who look over a shoulder: without the secrets of bridge lines."""
+    """*text* indented for a terminal, without the secrets of bridge lines: other people may see it."""
     shown = re.sub(r"\bkey=\S+", "key=...", text)
     return "".join(f"    {line}\n" for line in shown.splitlines()).rstrip("\n")

@@ -41,7 +41,7 @@ def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host
     if exposed:
         ports = ", ".join(f"ORPort {value}" for value in facts.options.get("ORPort", ()))
         raise CannotSetUp(
-            f"tor's ORPort listens on {', '.join(exposed)}, which gives a hidden bridge away",
+            f"tor's ORPort listens on {', '.join(exposed)}, by which a scan finds the bridge",
             f"take {ports or 'it'} out of {host.place.config_file}, reload tor, and try again",
         )
     wanted = {
@@ -68,7 +68,7 @@ def client_options(facts: TorFacts, bridge_line: BridgeLine, known: str, host: H
     """The lines of torrc that make a client of the bridge, and of those in *known*, its former lines. Pure."""
     _check_version(facts)
     if facts.option("BridgeRelay") == "1":
-        raise CannotSetUp("this tor is a bridge itself, and cannot use one", "use another tor as the client")
+        raise CannotSetUp("this tor is a bridge, and a bridge cannot use a bridge", "use another tor as the client")
     if facts.option("ORPort") not in (None, "0"):
         raise CannotSetUp("this tor is a relay, and a relay cannot use a bridge", "use another tor as the client")
     written = write_bridge_line(bridge_line)
@@ -104,7 +104,7 @@ def port_and_posture(
     if port != there and posture != "decoy" and is_served("0.0.0.0", port):  # noqa: S104  looked at, not listened on
         raise CannotSetUp(
             f"another program listens on port {port}",
-            "end it, name another with --port, or let it be the decoy with --posture decoy",
+            "stop it, choose another port with --port, or let it be the decoy with --posture decoy",
         )
     if rule := taken(port, (4, 6), None):
         raise CannotSetUp(

@@ -182,7 +182,7 @@ class ChangesTests(Case):
         snippet = self.host / "torrc.d" / "ours.conf"
         snippet.write_text("Option mine\n")
         self.torrc.write_text("Nickname mine\n")
-        self.assertEqual(self.undo(), [f"{snippet} was changed since, and stays"])
+        self.assertEqual(self.undo(), [f"{snippet} was changed since, and is kept"])
         self.assertEqual(self.torrc.read_text(), "Nickname mine\n")
         self.assertEqual(snippet.read_text(), "Option mine\n")
 
@@ -346,7 +346,7 @@ class RecordTests(Case):
         with self.record.alone(), self.record.making([block]):
             pass
         self.torrc.write_text("one\n2\n")
-        self.assertEqual(self.undo(), [f"{self.torrc} has only some of the lines that were added to it; they stay"])
+        self.assertEqual(self.undo(), [f"{self.torrc} has only some of the lines that were added to it; they are kept"])
 
 
 class CommentedTests(Case):
