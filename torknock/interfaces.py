@@ -6,6 +6,7 @@ Each has several implementations: in the process itself, by a privileged service
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from socket import socket
 
 from twisted.internet.defer import Deferred
@@ -84,11 +85,28 @@ class IDialer(Interface):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A connection that a SYN with a chosen ISN has opened: its socket, which does not block, and its SYN's numbers."""
+
+    socket: socket
+    isn: int
+    tsval: int
+    """The TSval for which the ISN was chosen; 0 if the SYN had none."""
+
+
 class IStampedDialer(Interface):
     """Opens TCP connections whose SYN carries an ISN that depends on its TSval (knock.md)."""
 
-    def dial_stamped(host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket]:
+    def dial_stamped(host: str, port: int, isn: Callable[[int], int]) -> Deferred[Dialled]:
         """As `IDialer.dial`, with the ISN that *isn* returns for the TSval of the SYN, 0 if it has none.
 
-        Fails with `Slipped` if the SYN did not leave in time, and if its ISN would be 0, too.
+        *isn* is called once at most. Fails with `Slipped` if the SYN did not leave in time, and if its ISN would be 0.
         """
+
+
+class IPrivilegedDialer(IDialer, IStampedDialer):
+    """A dialer for both schemes, in this process or by a service."""
+
+    def ready() -> Deferred[None]:
+        """Fails with `CannotKnock` if nothing can be dialled here now."""

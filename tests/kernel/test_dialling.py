@@ -17,34 +17,19 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 
 from tests.support.bridge import GREETING, HiddenService
 from tests.support.capture import Capture, Control
+from tests.support.dialers import DialerOf
 from tests.support.middlebox import Middlebox
-from tests.support.netns import Host, Lab
-from torknock.client.knocker import BridgeSilent
+from tests.support.netns import Lab
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
-from torknock.interfaces import IDialer
-from torknock.privileged.dial.repair import RepairDialer
+from torknock.client.rounds import BridgeSilent
 
 reactor: Any = _reactor
 
 ROUND_TRIP = 5.2
-
-
-@implementer(IDialer)
-class Inside:
-    """Dials from *host*."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._dialer = RepairDialer(reactor)
-
-    def dial(self, host: str, port: int, isn: int) -> Deferred[Any]:
-        with self._host.enter():
-            return self._dialer.dial(host, port, isn)
 
 
 class Greeted(Protocol):
@@ -91,7 +76,7 @@ class DiallingTests(TestCase):
         self.addCleanup(directory.cleanup)
         memory = Memory(Path(directory.name))
         self.addCleanup(memory.close)
-        self.bridges = Bridges(Inside(self.client), reactor, time.time, secrets.SystemRandom(), memory)
+        self.bridges = Bridges(DialerOf(self.client), reactor, time.time, secrets.SystemRandom(), memory)
 
     async def way_to(self, kind: type[HiddenService]) -> IStreamClientEndpoint:
         """The way to a bridge with such a service, which has taken the line up."""

@@ -18,17 +18,18 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from tests.kernel.test_repair import Inside
 from tests.support.bridge import GREETING, HiddenService, connected
 from tests.support.capture import Capture
+from tests.support.dialers import DialerOf
 from tests.support.knocks import as_it_is
 from tests.support.netns import Lab, end
 from tests.unit.channel import peer
 from torknock.client import rounds
 from torknock.client.budget import PORTS, SYNS
-from torknock.client.knocker import BridgeSilent, Knocker
+from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory, line_id
 from torknock.client.reach import Bridges
+from torknock.client.rounds import BridgeSilent
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 
@@ -54,7 +55,7 @@ class DownTests(TestCase):
         bridge, client = lab.host("bridge"), lab.host("client")
         memory = Memory(Path(self.mktemp()).parent)
         self.addCleanup(memory.close)
-        knocker = Knocker(Inside(client), reactor, lambda: 7.0 * EPOCH, random.SystemRandom(), memory)
+        knocker = Knocker(DialerOf(client), reactor, lambda: 7.0 * EPOCH, random.SystemRandom(), memory)
         targets = (bridge.silent, bridge.silent6, bridge.address, bridge.address6)
 
         async def twice(host: str) -> None:
@@ -132,7 +133,7 @@ class DecoyTests(TestCase):
             await deferLater(reactor, 0.1)
         connected(self.client, self.bridge.address, 443, first).close()
         chance = random.SystemRandom()
-        bridges = Bridges(Inside(self.client), reactor, lambda: now, chance, memory)
+        bridges = Bridges(DialerOf(self.client), reactor, lambda: now, chance, memory)
         with Capture(self.client) as capture:
             made = await bridges.endpoint(line, self.bridge.address, 443).connect(Factory.forProtocol(Hears))
             assert isinstance(made, Hears)

@@ -12,7 +12,6 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -20,20 +19,19 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 
 from tests.support.capture import Capture, Packet
+from tests.support.dialers import DialerOf
 from tests.support.knocks import as_it_is
-from tests.support.netns import Host, Lab
+from tests.support.netns import Lab
 from torknock.channel.raw import Raw
 from torknock.client import rounds
 from torknock.client.budget import SYNS
 from torknock.client.deferred_dial import FirstOctets
-from torknock.client.knocker import BridgeSilent
 from torknock.client.reach import _Bridge, _named
+from torknock.client.rounds import BridgeSilent
 from torknock.client.stealth import StealthKnocker
-from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
-from torknock.privileged.dial.repair import RepairDialer
+from torknock.interfaces import CannotKnock, Slipped
 from torknock.privileged.dial.timestamp import NOT_HELD_BACK
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 
@@ -89,19 +87,6 @@ def rightful(syn: Packet, payload: bytes | None) -> int:
     return a ^ b ^ c ^ d if payload is None else (a ^ b ^ c ^ d) & 0xFFFF0000 | half
 
 
-@implementer(IStampedDialer)
-class Inside:
-    """Dials in a host."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._dialer = RepairDialer(reactor)
-
-    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
-        with self._host.enter():
-            return self._dialer.dial_stamped(host, port, isn)
-
-
 class Hears(Protocol):
     """Says *says*, piece by piece, and keeps what it hears."""
 
@@ -133,7 +118,7 @@ class JudgeTests(TestCase):
 
     def another_knocker(self) -> StealthKnocker:
         """One that has sent nothing yet."""
-        return StealthKnocker(Inside(self.client), reactor, random.SystemRandom())
+        return StealthKnocker(DialerOf(self.client), reactor, random.SystemRandom())
 
     def test_the_judge(self) -> None:
         """He gives the answers of the draft."""
@@ -218,7 +203,7 @@ class JudgeTests(TestCase):
         """A SYN that the dialer takes for good has the TSval that its ISN was made for; nothing else is sent."""
         loopback = Capture(self.client, "lo")
         self.addCleanup(loopback.stop)
-        dialer = Inside(self.client)
+        dialer = DialerOf(self.client)
         for host in self.listeners:
             stamps: list[int] = []
 
@@ -229,9 +214,11 @@ class JudgeTests(TestCase):
             good = set()
             for _ in range(50):
                 try:
-                    self.addCleanup((await dialer.dial_stamped(host, PORT, choose)).close)
+                    dialled = await dialer.dial_stamped(host, PORT, choose)
                 except Slipped:
                     continue
+                self.addCleanup(dialled.socket.close)
+                self.assertEqual((dialled.isn, dialled.tsval), (len(stamps), stamps[-1]))
                 good.add(len(stamps))
             syns = [packet for packet in self.capture.tcp(PORT) if packet.opens and packet.destination == host]
             sent = [syn.seq for syn in syns]
@@ -247,7 +234,7 @@ class JudgeTests(TestCase):
     async def test_no_zero(self) -> None:
         """A kernel cannot be asked for ISN 0: such a SYN does not leave."""
         with self.assertRaises(Slipped):
-            await Inside(self.client).dial_stamped(self.bridge.address, PORT, lambda _: 0)
+            await DialerOf(self.client).dial_stamped(self.bridge.address, PORT, lambda _: 0)
         self.assertEqual(self.capture.tcp(), [])
 
     async def test_a_kernel_that_holds_no_syn_back(self) -> None:

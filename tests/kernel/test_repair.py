@@ -23,14 +23,14 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 
 from tests.support.capture import Capture, Control, Packet
+from tests.support.dialers import DialerOf
 from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
 from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
-from torknock.interfaces import CannotKnock, IDialer, Slipped
+from torknock.interfaces import CannotKnock, Slipped
 from torknock.kernel.capability import NO_CAPABILITY
 from torknock.kernel.socket_options import TCP_REPAIR
 from torknock.privileged.dial.repair import RepairDialer
@@ -522,19 +522,6 @@ class DialTests(Case):
         self.assertEqual(self.capture.tcp(), [])
 
 
-@implementer(IDialer)
-class Inside:
-    """Dials in a host."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._dialer = RepairDialer(reactor)
-
-    def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
-        with self._host.enter():
-            return self._dialer.dial(host, port, isn)
-
-
 class KnockerTests(Case):
     """`Knocker` at a port that answers everybody else with a RST."""
 
@@ -558,7 +545,7 @@ class KnockerTests(Case):
     def knocker(self) -> Knocker:
         memory = Memory(Path(self.mktemp()).parent)
         self.addCleanup(memory.close)
-        return Knocker(Inside(self.client), reactor, lambda: 7.75 * EPOCH, random.SystemRandom(), memory)
+        return Knocker(DialerOf(self.client), reactor, lambda: 7.75 * EPOCH, random.SystemRandom(), memory)
 
     async def test_right_clock(self) -> None:
         """One SYN for each connection."""

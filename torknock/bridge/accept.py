@@ -15,15 +15,10 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from torknock.kernel.segment import BadDatagram
-from torknock.kernel.socket_options import TCP_SAVED_SYN
-from torknock.kernel.syn_reader import SYNReader
+from torknock.kernel.syn_reader import SavedSYNs
 from torknock.protocol.syn import SYN
 
 _log = Logger()
-
-_SAVED_AT_MOST = 512
-"""Octets of IP and TCP headers, options and IPv6 extension headers included, that are read of a saved SYN."""
 
 _BACKLOG = 1024
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: close with RST, as an aborted connection
@@ -172,23 +167,3 @@ def _when_lost(transport: Any, then: Callable[[], None]) -> None:
             then()
 
     transport.connectionLost = connection_lost
-
-
-class SavedSYNs:
-    """Reads the SYNs that the kernel has saved, those that were sent to *port*."""
-
-    def __init__(self, port: int) -> None:
-        self._reader = SYNReader(port, verify=False)  # the kernel has verified it, and saves no data
-
-    def syn(self, accepted: socket.socket) -> SYN | None:
-        """The SYN that opened *accepted*; None if it was to another port, or none was saved.
-
-        The kernel hands a saved SYN out once.
-        """
-        try:
-            return self._reader.read(accepted.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST))
-        except OSError as why:
-            _log.warn("a connection is dropped: the kernel saved no SYN: {reason}", reason=why.strerror)
-        except BadDatagram as why:
-            _log.warn("a connection is dropped: its saved SYN cannot be read: {reason}", reason=str(why))
-        return None

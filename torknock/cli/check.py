@@ -68,20 +68,17 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
 def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Finding]:
     from twisted.internet import reactor as installed
 
+    from torknock.client.choose_dialer import choose_dialer
     from torknock.client.memory import Memory
     from torknock.client.reach import Bridges
-    from torknock.client.remote_dialer import RemoteDialer
-    from torknock.kernel.capability import may_administer_network
     from torknock.operate.check_bridge import check, check_as_stranger
-    from torknock.privileged.dial.repair import RepairDialer
 
     reactor: Any = installed
     reactor.seconds = time.monotonic
     chance = secrets.SystemRandom()
     with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # no trace of what was checked is left
         memory = Memory(Path(directory))
-        dialer: Any = RepairDialer(reactor) if may_administer_network() else RemoteDialer(reactor, helper)
-        bridges = Bridges(dialer, reactor, time.time, chance, memory)
+        bridges = Bridges(choose_dialer(reactor, helper), reactor, time.time, chance, memory)
 
         async def checked() -> list[Finding]:
             findings = await check_as_stranger(reactor, bridge_line, chance) if as_stranger else []

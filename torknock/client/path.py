@@ -1,7 +1,7 @@
-"""Whether something between here and there rewrites sequence numbers or timestamps: a reflector, and who asks it.
+"""Whether a middlebox rewrites sequence numbers or timestamps: a reflector, and the client that asks it.
 
 The reflector answers every connection with what it saw of the SYN, in one line, and closes. It needs no privilege and
-keeps nothing; it is an open port that anybody can find.
+keeps nothing; its port is open, and every scan finds it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,19 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTime
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import may_administer_network
 from torknock.kernel.ipv6 import NO_IPV6
-from torknock.kernel.segment import BadDatagram, parse_segment, without_extensions, without_options
-from torknock.kernel.socket_options import TCP_SAVE_SYN, TCP_SAVED_SYN
+from torknock.kernel.socket_options import TCP_SAVE_SYN
+from torknock.kernel.syn_reader import SavedSYNs
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.timestamp import clock, stamps
 
-_log = Logger()
-
 PATIENCE = 10.0
 """Seconds that a connection may take, and then the answer."""
-
-_SAVED_AT_MOST = 512
-"""Octets of headers that are read of a saved SYN."""
 
 _ANSWER = re.compile(rb"torknock reflect isn=(0|[1-9][0-9]{0,9}) tsval=(none|0|[1-9][0-9]{0,9})\n")
 _ANSWER_AT_MOST = 64
@@ -101,13 +95,6 @@ def _same_tsval(sent: Sent, seen: Seen) -> bool:
     return (seen.tsval - sent.tsval + sent.late_ms) % 2**32 <= sent.late_ms
 
 
-def read_syn(octets: bytes) -> Seen:
-    """What a saved SYN says. Raises `BadDatagram`."""
-    ipv4 = octets[:1] != b"" and octets[0] >> 4 == 4
-    segment = parse_segment(without_options(octets)[20:] if ipv4 else without_extensions(octets)[40:])
-    return Seen(segment.seq, segment.tsval)
-
-
 def write_answer(seen: Seen) -> bytes:
     """The line that a reflector says."""
     return f"torknock reflect isn={seen.isn} tsval={'none' if seen.tsval is None else seen.tsval}\n".encode("ascii")
@@ -124,14 +111,15 @@ def parse_answer(octets: bytes) -> Seen:
 def reflect(reactor: Any, host: str, port: int) -> IListeningPort:
     """A reflector at *host*, an IP literal, and *port*, 0 for any. Raises `OSError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    factory: Factory[_Reflection] = Factory.forProtocol(_Reflection)
-    factory.noisy = False
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
         listener.bind((host, port))
         listener.listen()
+        syns = SavedSYNs(listener.getsockname()[1])
+        factory: Factory[_Reflection] = Factory.forProtocol(lambda: _Reflection(syns))
+        factory.noisy = False
         listening: IListeningPort = reactor.adoptStreamPort(listener.fileno(), family, factory)
     return listening
 
@@ -141,14 +129,12 @@ class _Reflection(Protocol):
 
     transport: Any
 
+    def __init__(self, syns: SavedSYNs) -> None:
+        self._syns = syns
+
     def connectionMade(self) -> None:
-        try:
-            saved = self.transport.getHandle().getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST)
-            self.transport.write(write_answer(read_syn(saved)))
-        except OSError as error:
-            _log.warn("a connection is closed: the kernel saved no SYN: {reason}", reason=error.strerror)
-        except BadDatagram as error:
-            _log.warn("a connection is closed: its saved SYN cannot be read: {reason}", reason=str(error))
+        if (syn := self._syns.syn(self.transport.getHandle())) is not None:
+            self.transport.write(write_answer(Seen(syn.isn, syn.tsval)))
         self.transport.loseConnection()
 
 

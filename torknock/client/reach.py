@@ -18,17 +18,19 @@ from torknock.channel.raw import Raw
 from torknock.channel.tls import ClientTLS
 from torknock.client.deferred_dial import FirstOctets
 from torknock.client.hang_up import Heard
-from torknock.client.knocker import Knocked, Knocker, WrongPeer
+from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
+from torknock.client.rounds import Knocked, WrongPeer
 from torknock.client.stealth import StealthKnocker
+from torknock.interfaces import IPrivilegedDialer
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 
 
 class Bridges:
-    """Whoever is asked for by a line, reached through *dialer*, an `IDialer` and `IStampedDialer`."""
+    """Whoever is asked for by a line, reached through *dialer*."""
 
     def __init__(
-        self, dialer: Any, reactor: Any, now: Callable[[], float], chance: SystemRandom, memory: Memory
+        self, dialer: IPrivilegedDialer, reactor: Any, now: Callable[[], float], chance: SystemRandom, memory: Memory
     ) -> None:
         self._reactor = reactor
         self._knocker = Knocker(dialer, reactor, now, chance, memory)

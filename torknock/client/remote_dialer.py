@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError, getConnectError
 from zope.interface import implementer
 
-from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.interfaces import CannotKnock, Dialled, IPrivilegedDialer, Slipped
 from torknock.service import DIAL_SOCKET, dial_requests
 from torknock.service.grammar import Malformed
 from torknock.service.requester import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
@@ -23,7 +23,7 @@ RESTART = "as root: systemctl restart torknock-dial"
 JOIN = "as root: adduser NAME torknock, and log in again"
 
 
-@implementer(IDialer, IStampedDialer)
+@implementer(IPrivilegedDialer)
 class RemoteDialer:
     """Asks the service at *path*. *bind_v4* and *bind_v6* are the addresses to dial from.
 
@@ -39,20 +39,20 @@ class RemoteDialer:
         self._bind = {4: bind_v4, 6: bind_v6}
 
     def ready(self) -> Deferred[None]:
-        """Fails with `CannotKnock` if there is no service now that would dial for us."""
+        """See `IPrivilegedDialer.ready`: whether there is a service now that would dial for this process."""
         return Deferred.fromCoroutine(_greeted(self._reactor, self._path))
 
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`."""
         if not 1 <= isn < 2**32:
             raise ValueError("an ISN is 1..2**32-1; 0 lets the kernel choose")
-        return self._dial(host, port, isn, lambda _: 0)
+        return self._dial(host, port, isn, lambda _: 0).addCallback(lambda dialled: dialled.socket)
 
-    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
+    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[Dialled]:
         """See `IStampedDialer.dial_stamped`. A reactor that is busy for more than 1 ms makes the SYN slip."""
         return self._dial(host, port, None, isn)
 
-    def _dial(self, host: str, port: int, isn: int | None, choose: Callable[[int], int]) -> Deferred[socket.socket]:
+    def _dial(self, host: str, port: int, isn: int | None, choose: Callable[[int], int]) -> Deferred[Dialled]:
         try:
             address = ip_address(host)
             bind = None if (named := self._bind[address.version]) is None else str(ip_address(named))
@@ -69,11 +69,12 @@ class _Dial:
         self._path = path
         self._request = request
         self._choose = choose
+        self._isn, self._tsval = request.isn or 0, 0
         self._connection: HelperConnection | None = None
         self._taken_up = False
         """The service has said something: it is at work."""
 
-    async def connected(self, reactor: Any) -> socket.socket:
+    async def connected(self, reactor: Any) -> Dialled:
         self._connection = await _connection(reactor, self._path, self._heard)
         try:
             answer = await self._connection.ask(str(self._request))
@@ -87,18 +88,20 @@ class _Dial:
             raise _aborted(f"the torknock service at {self._path} does not answer; {RESTART}") from None
         finally:
             self._connection.close()
-        return self._only(answer.descriptors)
+        return Dialled(self._only(answer.descriptors), self._isn, self._tsval)
 
     def _heard(self, connection: HelperConnection, line: str) -> None:
         self._taken_up = True
         if line == dial_requests.DIALLING:
             return
-        if self._request.isn is not None:
+        if self._isn:
             raise Malformed("no ISN was to be chosen")
-        connection.tell(dial_requests.isn(self._choose(dial_requests.parse_tsval(line))))
+        self._tsval = dial_requests.parse_tsval(line)
+        self._isn = self._choose(self._tsval)
+        connection.tell(dial_requests.isn(self._isn))
 
     def _only(self, received: tuple[socket.socket, ...]) -> socket.socket:
-        if len(received) != 1:
+        if len(received) != 1 or not self._isn:
             for each in received:
                 each.close()
             raise _aborted(f"the torknock service at {self._path} did not send a socket; {RESTART}")

@@ -1,4 +1,16 @@
-"""Rounds of SYNs for one bridge: when one may begin, what it has cost, and what is said when it failed."""
+"""Rounds of SYNs for one bridge, for both schemes: one at a time, with pauses and a backoff (protocol.md §2.4).
+
+The law: requests for one bridge wait for a lock, in the order in which they came, and one of them at a time runs a
+round. A round begins (`BridgeSilent` while the backoff lasts), sends its SYNs one after the other, each after its
+pause and within the budget, and ends in one of these ways:
+
+- `opened` returned: the bridge let this client in. Budget, backoff and count of failed rounds are cleared.
+- Every SYN was unanswered, refused, or answered by something else: the backoff begins, and `BridgeSilent` is raised.
+- A network on the way said that there is no way, or the request was cancelled: the backoff begins, the error is raised.
+- This host cannot send a SYN, or all tokens are used: the error is raised, and no backoff begins.
+
+No SYN leaves outside a round, and no two rounds overlap.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +18,9 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, TimeoutError
 from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -19,6 +31,7 @@ from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock, Slipped
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 REST = (40.0, 52.0)
 """Seconds from the beginning of a failed round to the next, at least and at most, if the budget does not want more."""
@@ -29,10 +42,14 @@ SEARCH_AGAIN_AFTER = 600.0
 FAR = PATIENCE[-1]
 """Seconds to an answer from which on a bridge is far away: a round's later SYNs would not wait for it."""
 
-FAILURES = (TimeoutError, TCPTimedOutError, ConnectionRefusedError)
-"""What a dial fails with if the SYN was not answered, or refused."""
+TRIES = 5
+"""How often a SYN is prepared that could not leave: another program took its port, or its TSval was over."""
+
+_FAILURES = (TimeoutError, TCPTimedOutError, ConnectionRefusedError, Slipped)
+"""What a dial fails with if the SYN was not answered, or refused, or left too late."""
 
 _RESET = (errno.ECONNRESET, errno.EPIPE)
+_PORT_TAKEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 
 
 class WrongPeer(TorknockError):
@@ -91,26 +108,106 @@ Opener = Callable[[Knocked], Awaitable[T]]
 """Finds out whether a connection leads to the bridge, and returns what is made of it. Raises `WrongPeer`."""
 
 
+class Scheme(Protocol):
+    """Which SYNs one round sends. Calls are made in the order in which they stand here."""
+
+    reasons: str
+    """What may be the reason if the bridge accepts none of them, for people."""
+
+    async def begin(self) -> int:
+        """How many SYNs the round sends at most."""
+
+    async def dial(self, number: int) -> Knocked | None:
+        """Dial SYN *number*, from 0, by `Rounds.dial`. None if there is nothing to send for it."""
+
+    def ends(self, number: int) -> bool:
+        """Whether the failure of SYN *number* ends the round if no other SYN may leave now; else it is waited for."""
+
+    def accepted(self, number: int) -> None:
+        """The bridge let this client in by SYN *number*."""
+
+
 class Rounds:
     """What is remembered of one bridge for the life of the process. *clock* times the waits."""
 
     def __init__(self, clock: IReactorTime, chance: Chance) -> None:
-        self.one_at_a_time = DeferredLock()
         self.failed = 0
         """Rounds that failed since the last that did not, or since the last clock search began."""
         self.far = False
         """Whether the last answer took so long that a SYN should be waited for as long as the kernel does."""
         self._clock, self._chance = clock, chance
+        self._lock = DeferredLock()
         self._budget = Budget()
-        self._rests_until = float("-inf")
+        self._retry_at = float("-inf")
         self._began = 0.0
         self._searched = 0.0
         self._attempts = 0
         self._error: Exception | None = None
         self._wrong: WrongPeer | None = None
 
-    def begin(self) -> None:
-        """A round begins. Raises `BridgeSilent` if it is too early for that."""
+    def run(self, scheme: Scheme, opened: Opener[T]) -> Deferred[T]:
+        """What *opened* makes of a connection that a SYN of *scheme* has opened.
+
+        Fails with `BridgeSilent`, and then for a while without sending anything; with `CannotKnock` if this host
+        cannot; with a `ConnectError` if a network on the way says that there is no way to the bridge.
+        """
+        return self._lock.run(self._round, scheme, opened)
+
+    async def _round(self, scheme: Scheme, opened: Opener[T]) -> T:
+        self._begin()
+        try:
+            for number in range(await scheme.begin()):
+                await self._pause(number)
+                try:
+                    knocked = await scheme.dial(number)
+                    if knocked is None:
+                        continue
+                    made = await opened(knocked)
+                except (*_FAILURES, WrongPeer) as error:
+                    self._note(error)
+                    if self._spent() and scheme.ends(number):
+                        break
+                else:
+                    self._succeed()
+                    scheme.accepted(number)
+                    return made
+        except (ConnectError, CancelledError) as error:
+            self._note(error)
+            self._fail()
+            raise
+        self._fail()
+        raise self._failure(scheme.reasons)
+
+    async def dial(self, dial: Callable[[], Deferred[D]], patience: float) -> D:
+        """What *dial* connects, which is waited for *patience* seconds at most. Fails as it does, or `WrongPeer`.
+
+        A SYN that could not leave is prepared again; so is one that slipped, while SYNs are left.
+        """
+        tries_left = TRIES
+        while True:
+            try:
+                return await self._dial(dial, patience)
+            except Slipped as error:
+                tries_left -= not error.sent
+                if not tries_left or self._spent():
+                    raise
+            except CannotKnock as error:
+                tries_left -= 1
+                if not tries_left or error.number not in _PORT_TAKEN:
+                    raise
+
+    @property
+    def attempts(self) -> int:
+        """SYNs of the round, without those that the kernel sent again."""
+        return self._attempts
+
+    def hung_up(self) -> None:
+        """The bridge let this client in and hung up: back off as from one that is silent, and doubt no clock."""
+        self._error = HungUp()
+        self._retry_at = self._clock.seconds() + self._chance.uniform(*REST)
+
+    def _begin(self) -> None:
+        """Begin a round. Raises `BridgeSilent` if it is too early for that."""
         again_in = self._again_in()
         if again_in > 0:
             what = f"backing off after failed attempts; next attempt in {again_in:.0f} s"
@@ -121,17 +218,16 @@ class Rounds:
         if not self.failed:
             self._searched = self._began
 
-    async def pause(self, place: int) -> None:
-        """Wait as long as it takes before SYN number *place* of the round."""
-        pause = self._chance.uniform(*PAUSES[place])
+    async def _pause(self, number: int) -> None:
+        """Wait as long as it takes before SYN *number* of the round."""
+        pause = self._chance.uniform(*PAUSES[number])
         await deferLater(self._clock, max(pause, self._budget.ready_at() - self._clock.seconds()))
 
-    def spent(self) -> bool:
+    def _spent(self) -> bool:
         """Whether no other SYN may leave now."""
         return self._budget.ready_at() > self._clock.seconds()
 
-    async def dial(self, dial: Callable[[], Deferred[socket.socket]], patience: float) -> socket.socket:
-        """What *dial* connects, which is waited for *patience* seconds at most. Fails as it does, or `WrongPeer`."""
+    async def _dial(self, dial: Callable[[], Deferred[D]], patience: float) -> D:
         at = self._clock.seconds()
         try:
             connected = await dial().addTimeout(self._budget.patience(at, patience), self._clock)
@@ -161,48 +257,38 @@ class Rounds:
         self._attempts += 1
         self._budget.spend(at, self._clock.seconds())
 
-    def note(self, error: Exception) -> None:
+    def _note(self, error: Exception) -> None:
         """A SYN of the round failed with *error*. What the bridge said, or did not say, tells more than `Slipped`."""
         if self._error is None or not isinstance(error, Slipped):
             self._error = error
         if isinstance(error, WrongPeer):
             self._wrong = error
 
-    def succeed(self) -> None:
+    def _succeed(self) -> None:
         """The bridge let this client in."""
         self._budget.clear()
         self.failed = 0
-        self._rests_until = float("-inf")
+        self._retry_at = float("-inf")
         self._error = None
 
-    def hung_up(self) -> None:
-        """The bridge let this client in and hung up: it is let rest as one that is silent, and no clock is doubted."""
-        self._error = HungUp()
-        self._rests_until = self._clock.seconds() + self._chance.uniform(*REST)
-
-    def fail(self) -> None:
+    def _fail(self) -> None:
         """The round failed, if it has sent anything: the next one has to wait."""
         if self._attempts:
             self.failed += 1
-            self._rests_until = self._began + self._chance.uniform(*REST)
+            self._retry_at = self._began + self._chance.uniform(*REST)
 
-    def failure(self, why: str) -> BridgeSilent:
-        """What is said of the round that has failed; *why* names what may be the reason."""
+    def _failure(self, reasons: str) -> BridgeSilent:
+        """What is said of the round that has failed."""
         if self._wrong is not None:
             error: BridgeSilent = NotTheBridge(self._wrong, self._again_in())
         else:
-            what = f"the bridge accepted none of {self._attempts} connection attempts ({self._how()}); {why}"
+            what = f"the bridge accepted none of {self._attempts} connection attempts ({self._how()}); {reasons}"
             error = BridgeSilent(what, self._refused(), self._again_in())
         error.__cause__ = self._error
         return error
 
-    @property
-    def attempts(self) -> int:
-        """SYNs of the round, without those that the kernel sent again."""
-        return self._attempts
-
     def _again_in(self) -> float:
-        return max(self._rests_until, self._budget.ready_at()) - self._clock.seconds()
+        return max(self._retry_at, self._budget.ready_at()) - self._clock.seconds()
 
     def _refused(self) -> bool:
         return isinstance(self._error, (ConnectionRefusedError, WrongPeer))

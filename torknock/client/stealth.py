@@ -6,28 +6,22 @@ a SYN that the kernel sends a second time has another, so a knock is given up be
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 
 from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 
 from torknock.client.attempts import PAUSES, Chance
 from torknock.client.memory import line_id
-from torknock.client.rounds import FAILURES, Knocked, Opener, Rounds, T, WrongPeer
-from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
+from torknock.client.rounds import Knocked, Opener, Rounds, T
+from torknock.interfaces import CannotKnock, Dialled, IStampedDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn
 
 PATIENCE = 0.9
 """Seconds that a SYN-ACK is waited for: Linux sends a SYN again after 1 s."""
-
-_TRIES = 5
-"""How often a SYN is prepared again that could not leave: another program took its port, or its TSval was over."""
-
-_WHY = "the line may be revoked, or a network on the way may rewrite sequence numbers, timestamps or the address"
 
 
 @define
@@ -51,71 +45,51 @@ class StealthKnocker:
     def knock(self, line: Line, host: str, port: int, opened: Opener[T]) -> Deferred[T]:
         """What *opened* makes of a connection to the bridge at *host*, an IP literal, and *port*.
 
-        Fails as `Knocker.knock` does.
+        Fails as `Rounds.run` does.
         """
+        try:
+            address = _address(host)
+        except ValueError:
+            return fail(CannotKnock("what to dial is not an IP address"))
         name = line_id(line), host, port
         if name not in self._bridges:
             self._bridges[name] = Rounds(self._clock, self._chance)
         rounds = self._bridges[name]
-        return rounds.one_at_a_time.run(self._round, rounds, line, host, port, opened)
-
-    async def _round(self, rounds: Rounds, line: Line, host: str, port: int, opened: Opener[T]) -> T:
-        rounds.begin()
-        try:
-            for place in range(1 if rounds.failed else len(PAUSES)):
-                await rounds.pause(place)
-                try:
-                    knocked = await self._dial(rounds, line, host, port)
-                    made = await opened(knocked)
-                except (*FAILURES, Slipped, WrongPeer) as error:
-                    rounds.note(error)
-                    if rounds.spent():
-                        break
-                else:
-                    rounds.succeed()
-                    return made
-        except (ConnectError, CancelledError) as error:
-            rounds.note(error)
-            rounds.fail()
-            raise
-        rounds.fail()
-        raise rounds.failure(_WHY)
-
-    async def _dial(self, rounds: Rounds, line: Line, host: str, port: int) -> Knocked:
-        """A connection, by one SYN that left in time for its TSval; one that was late is followed by another at once.
-
-        A late one may have left, so it counts.
-        """
-        chosen = 0
         code = None if self._payload is None else integrity_code(line.secret, self._payload)
-        address = _address(host)
 
         def choose(tsval: int) -> int:
-            nonlocal chosen
-            chosen = isn(line.secret, address, port, tsval, code)
-            return chosen
+            return isn(line.secret, address, port, tsval, code)
 
-        tries_left = _TRIES
-        while True:
-            try:
-                connected = await rounds.dial(lambda: self._dialer.dial_stamped(host, port, choose), PATIENCE)
-                return Knocked(connected, chosen, hung_up=rounds.hung_up)
-            except Slipped as error:
-                tries_left -= not error.sent
-                if not tries_left or rounds.spent():
-                    raise
-            except CannotKnock as error:
-                tries_left -= 1
-                if not tries_left or error.number not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
-                    raise
+        return rounds.run(_Stamped(rounds, lambda: self._dialer.dial_stamped(host, port, choose)), opened)
+
+
+@define
+class _Stamped:
+    """A round of SYNs of scheme `knock`."""
+
+    _rounds: Rounds
+    _dial: Callable[[], Deferred[Dialled]]
+    reasons: str = (
+        "the line may be revoked, or a network on the way may rewrite sequence numbers, timestamps or the address"
+    )
+
+    async def begin(self) -> int:
+        return 1 if self._rounds.failed else len(PAUSES)
+
+    async def dial(self, number: int) -> Knocked:
+        dialled = await self._rounds.dial(self._dial, PATIENCE)
+        return Knocked(dialled.socket, dialled.isn, hung_up=self._rounds.hung_up)
+
+    def ends(self, number: int) -> bool:
+        return True
+
+    def accepted(self, number: int) -> None:
+        """There is nothing to learn from it."""
 
 
 def _address(host: str) -> bytes:
-    """The destination as it will stand in the IP header: 4 or 16 octets."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        raise CannotKnock("what to dial is not an IP address") from None
+    """The destination as it will stand in the IP header: 4 or 16 octets. Raises `ValueError`."""
+    address = ip_address(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return address.packed

@@ -24,15 +24,13 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
-from torknock.client.knocker import BridgeSilent
+from torknock.client.choose_dialer import choose_dialer
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
-from torknock.client.remote_dialer import RemoteDialer
+from torknock.client.rounds import BridgeSilent
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
-from torknock.kernel.capability import may_administer_network
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
-from torknock.privileged.dial.repair import RepairDialer
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at
 from torknock.service import DIAL_SOCKET
@@ -83,27 +81,28 @@ class KnockClient:
         self, reactor: Any, environment: ClientEnvironment, now: Callable[[], float], helper: str = DIAL_SOCKET
     ) -> None:
         bind = environment.outbound_bind_v4, environment.outbound_bind_v6
-        dialer = RepairDialer(reactor, *bind) if _has_the_capability() else RemoteDialer(reactor, helper, *bind)
-        self._dialer = dialer
+        try:
+            self._dialer = choose_dialer(reactor, helper, *bind)
+        except CannotKnock as error:
+            raise MethodError(str(error)) from error
         self._memory = Memory(environment.state_location)
-        self._bridges = Bridges(dialer, reactor, now, secrets.SystemRandom(), self._memory)
+        self._bridges = Bridges(self._dialer, reactor, now, secrets.SystemRandom(), self._memory)
         self._forgetting = LoopingCall(lambda: self._memory.forget(epoch_at(now())))
         self._forgetting.clock = reactor
 
     def start(self) -> Deferred[None]:
         """See to it that a knock is possible here. Fails with `MethodError` that says what to do.
 
-        From now on what was used is forgotten in time, whether somebody knocks or not.
+        From now on used tokens are forgotten in time, with and without knocks.
         """
         self._forgetting.start(_FORGETS_EVERY)
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
-        if isinstance(self._dialer, RemoteDialer):
-            try:
-                await self._dialer.ready()
-            except CannotKnock as error:
-                raise MethodError(str(error)) from error
+        try:
+            await self._dialer.ready()
+        except CannotKnock as error:
+            raise MethodError(str(error)) from error
 
     def endpoint(self, request: Request) -> IStreamClientEndpoint:
         """The bridge that *request* names. Raises `SOCKSError` if its arguments are no line of ours."""
@@ -118,14 +117,6 @@ class KnockClient:
         if self._forgetting.running:
             self._forgetting.stop()
         self._memory.close()
-
-
-def _has_the_capability() -> bool:
-    try:
-        return may_administer_network()
-    except OSError as error:
-        why = f"this kernel does not let torknock choose an ISN: {error.strerror}; use Linux's"
-        raise MethodError(why) from error
 
 
 @implementer(IStreamClientEndpoint)

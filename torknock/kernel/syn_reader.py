@@ -1,13 +1,20 @@
-"""Datagram -> SYN, through `twisted.pair`."""
+"""Datagram -> SYN, through `twisted.pair`; and the SYN that the kernel has saved of a connection."""
 
 from __future__ import annotations
 
 import socket
 
+from twisted.logger import Logger
 from zope.interface import implementer
 
-from torknock.kernel.segment import TCP, IPv4Protocol, IPv6Protocol, ISegmentProtocol, Segment, TCPProtocol
+from torknock.kernel.segment import TCP, BadDatagram, IPv4Protocol, IPv6Protocol, ISegmentProtocol, Segment, TCPProtocol
+from torknock.kernel.socket_options import TCP_SAVED_SYN
 from torknock.protocol.syn import SYN
+
+_log = Logger()
+
+_SAVED_AT_MOST = 512
+"""Octets of IP and TCP headers, options and IPv6 extension headers included, that are read of a saved SYN."""
 
 
 @implementer(ISegmentProtocol)
@@ -35,3 +42,23 @@ class SYNReader:
             address = socket.inet_pton(socket.AF_INET6 if ":" in dest else socket.AF_INET, dest)
             port = segment.destination_port
             self._heard = SYN(source, segment.source_port, address, port, segment.seq, segment.tsval)
+
+
+class SavedSYNs:
+    """Reads the SYNs that the kernel has saved (TCP_SAVE_SYN), those that were sent to *port*."""
+
+    def __init__(self, port: int) -> None:
+        self._reader = SYNReader(port, verify=False)  # the kernel has verified it, and saves no data
+
+    def syn(self, accepted: socket.socket) -> SYN | None:
+        """The SYN that opened *accepted*; None if it was to another port, or none was saved, which is logged.
+
+        The kernel hands a saved SYN out once.
+        """
+        try:
+            return self._reader.read(accepted.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _SAVED_AT_MOST))
+        except OSError as why:
+            _log.warn("a connection is closed: the kernel saved no SYN: {reason}", reason=why.strerror)
+        except BadDatagram as why:
+            _log.warn("a connection is closed: its saved SYN cannot be read: {reason}", reason=str(why))
+        return None

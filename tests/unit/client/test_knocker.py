@@ -24,9 +24,9 @@ from zope.interface import implementer
 from tests.support.knocks import as_it_is
 from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
 from torknock.client.budget import PORTS, SENT_AT, SYNS
-from torknock.client.knocker import BridgeSilent, Knocked, Knocker, NotTheBridge, TokensSpent, WrongPeer
+from torknock.client.knocker import Knocker, TokensSpent
 from torknock.client.memory import Memory
-from torknock.client.rounds import REST
+from torknock.client.rounds import REST, TRIES, BridgeSilent, Knocked, NotTheBridge, WrongPeer
 from torknock.interfaces import CannotKnock, IDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, ratchet, tokens
@@ -280,7 +280,7 @@ class RoundTests(Case):
         """If another program took the source port, the same token is dialled again; not for ever."""
         self.network.answers = always(CannotKnock("taken", errno.EADDRNOTAVAIL))
         self.failureResultOf(self.knock(), CannotKnock)
-        self.assertEqual(len(self.network.isns), 3)
+        self.assertEqual(len(self.network.isns), TRIES)
         self.assertEqual(len(set(self.network.isns)), 1)
 
     def test_tokens_are_spent(self) -> None:

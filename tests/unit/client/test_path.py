@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import replace
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.capture import Packet, build
-from torknock.client.path import PathUnknown, Seen, Sent, Verdict, judge, parse_answer, read_syn, write_answer
-from torknock.kernel.segment import BadDatagram
+from torknock.client.path import PathUnknown, Seen, Sent, Verdict, judge, parse_answer, write_answer
 
 WORDS = st.integers(0, 2**32 - 1)
 SEEN = st.builds(Seen, WORDS, st.none() | WORDS)
@@ -68,23 +62,3 @@ class AnswerTests(SynchronousTestCase):
         except PathUnknown:
             return
         self.assertEqual(write_answer(seen), octets)
-
-
-class SYNTests(SynchronousTestCase):
-    """`read_syn`."""
-
-    @given(SEEN, st.sampled_from([("192.0.2.1", "192.0.2.7"), ("2001:db8::1", "2001:db8::7")]))
-    def test_numbers(self, seen: Seen, ends: tuple[str, str]) -> None:
-        """Of a SYN over IPv4 and IPv6, with IP options and extension headers."""
-        packet = Packet(*ends, 40000, 443, seq=seen.isn)
-        if seen.tsval is not None:
-            packet = replace(packet, options=b"\x01\x01\x08\x0a" + seen.tsval.to_bytes(4) + bytes(4))
-        more: dict[str, Any] = {"extensions": ((60, bytes(7)),)} if ":" in ends[0] else {"ip_options": b"\x01" * 4}
-        for one in (packet, replace(packet, **more)):
-            self.assertEqual(read_syn(build(one)), seen)
-
-    @given(st.binary(max_size=100))
-    def test_any_octets(self, octets: bytes) -> None:
-        """They are read, or raise `BadDatagram`."""
-        with contextlib.suppress(BadDatagram):
-            read_syn(octets)

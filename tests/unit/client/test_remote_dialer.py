@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 
 from tests.unit.service.test_requester import descriptors, short_directory
 from torknock.client.remote_dialer import JOIN, RESTART, START, RemoteDialer, _error
-from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.interfaces import CannotKnock, IPrivilegedDialer, Slipped
 from torknock.service.conversation import Helper, Talk
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.listener import Accepting, listener
@@ -100,7 +100,7 @@ class RemoteDialerTests(TestCase):
 
     def test_interfaces(self) -> None:
         """It is what knockers ask for."""
-        self.assertTrue(verifyObject(IDialer, self.dialer) and verifyObject(IStampedDialer, self.dialer))
+        self.assertTrue(verifyObject(IPrivilegedDialer, self.dialer))
 
     async def test_socket(self) -> None:
         """It does not block, and belongs to this process alone."""
@@ -112,7 +112,9 @@ class RemoteDialerTests(TestCase):
     async def test_stamped(self) -> None:
         """The ISN is what was chosen for the TSval."""
         self.script = ["tsval 5", "dialling", "(socket)"]
-        (await self.dialer.dial_stamped(HOST, PORT, lambda tsval: tsval + 1)).close()
+        dialled = await self.dialer.dial_stamped(HOST, PORT, lambda tsval: tsval + 1)
+        dialled.socket.close()
+        self.assertEqual((dialled.isn, dialled.tsval), (6, 5))
         self.assertEqual(self.heard, [f"stamped {HOST} {PORT}", "isn 6"])
 
     async def test_bind_address(self) -> None:
@@ -175,6 +177,8 @@ class RemoteDialerTests(TestCase):
             error = await self.failed(*script)
             assert isinstance(error, ConnectError), (script, error)
             self.assertEqual((error.osError, str(error).count("\n")), (errno.ECONNABORTED, 0))
+        self.script = ["(socket)"]  # without having asked for the ISN
+        await self.assertFailure(self.dialer.dial_stamped(HOST, PORT, lambda tsval: tsval), ConnectError)
         await self.quiet()
         self.assertEqual(descriptors(), before)
 

@@ -19,7 +19,7 @@ from torknock.client.attempts import PAUSES
 from torknock.client.budget import PORTS, SYNS
 from torknock.client.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
 from torknock.client.stealth import PATIENCE, StealthKnocker
-from torknock.interfaces import CannotKnock, IStampedDialer, Slipped
+from torknock.interfaces import CannotKnock, Dialled, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.knock import integrity_code, isn
 
@@ -28,7 +28,7 @@ BRIDGE = ("192.0.2.7", 443)
 
 
 @implementer(IStampedDialer)
-class Dialled:
+class Dialler:
     """A dialer whose SYNs have the TSvals 1000, 1001, ...; *answers* are what becomes of them, the last of all others.
 
     None is no answer; True is one.
@@ -41,18 +41,19 @@ class Dialled:
         self.at: list[float] = []
         self.cancelled = 0
 
-    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
-        self.isns.append(isn(1000 + len(self.isns)))
+    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[Dialled]:
+        tsval = 1000 + len(self.isns)
+        self.isns.append(isn(tsval))
         self.at.append(self._clock.seconds())
-        result: Deferred[socket.socket] = Deferred(self._cancel)
+        result: Deferred[Dialled] = Deferred(self._cancel)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             result.errback(answer)
         elif answer:
-            result.callback(socket.socket())
+            result.callback(Dialled(socket.socket(), self.isns[-1], tsval))
         return result
 
-    def _cancel(self, result: Deferred[socket.socket]) -> None:
+    def _cancel(self, result: Deferred[Dialled]) -> None:
         self.cancelled += 1
 
 
@@ -61,7 +62,7 @@ class StealthKnockerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.dialled = Dialled(self.clock)
+        self.dialled = Dialler(self.clock)
         self.knocker = StealthKnocker(self.dialled, self.clock, Random(1))  # noqa: S311
 
     def knock(

@@ -45,10 +45,10 @@ from pluggable.relay import Single
 from pluggable.socks import socks_error
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
-from torknock.client import transport as module
-from torknock.client.knocker import BridgeSilent, Knocked, NotTheBridge, TokensSpent, WrongPeer
+from torknock.client import choose_dialer as module
+from torknock.client.knocker import TokensSpent
 from torknock.client.reach import _Bridge
-from torknock.client.rounds import Opener, T
+from torknock.client.rounds import BridgeSilent, Knocked, NotTheBridge, Opener, T, WrongPeer
 from torknock.client.transport import PROXY_ERROR, KnockClient, Told
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import NO_CAPABILITY

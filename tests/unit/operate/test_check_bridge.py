@@ -19,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from torknock.cli import torknock
-from torknock.client.knocker import BridgeSilent, NotTheBridge, TokensSpent, WrongPeer
+from torknock.client.knocker import TokensSpent
+from torknock.client.rounds import BridgeSilent, NotTheBridge, WrongPeer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.operate.check_bridge import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose

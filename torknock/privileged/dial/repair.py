@@ -16,10 +16,10 @@ from contextlib import ExitStack, closing
 from itertools import chain
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from torknock.interfaces import CannotKnock, IDialer, IStampedDialer, Slipped
+from torknock.interfaces import CannotKnock, Dialled, IPrivilegedDialer, Slipped
 from torknock.kernel.capability import NO_CAPABILITY
 from torknock.kernel.ipv6 import NO_IPV6
 from torknock.kernel.socket_options import (
@@ -41,11 +41,11 @@ _REHEARSALS = 16
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 
 
-@implementer(IDialer, IStampedDialer)
+@implementer(IPrivilegedDialer)
 class RepairDialer:
     """Dials in this process. *bind_v4* and *bind_v6* are the addresses to dial from, but for targets on loopback.
 
-    *dialled* remembers the 4-tuples, also for others who dial from here; *user* is the number of who dials.
+    *dialled* remembers the 4-tuples, also for other users who dial from here; *user* is the uid for which it dials.
     """
 
     def __init__(
@@ -61,13 +61,17 @@ class RepairDialer:
         self._dialled = Tuples() if dialled is None else dialled
         self._user = user
 
+    def ready(self) -> Deferred[None]:
+        """See `IPrivilegedDialer.ready`. Nothing else is needed than the capability."""
+        return succeed(None)
+
     def dial(self, host: str, port: int, isn: int) -> Deferred[socket.socket]:
         """See `IDialer.dial`. The kernel chooses the source port as it does for every `connect`."""
         if not 1 <= isn < 2**32:
             raise ValueError("an ISN is 1..2**32-1; 0 lets the kernel choose")
-        return self._dial(host, port, lambda *_: (isn, None))
+        return self._dial(host, port, lambda *_: (isn, None)).addCallback(lambda dialled: dialled.socket)
 
-    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[socket.socket]:
+    def dial_stamped(self, host: str, port: int, isn: Callable[[int], int]) -> Deferred[Dialled]:
         """See `IStampedDialer.dial_stamped`. Stops the reactor for up to 4 ms before the SYN leaves."""
 
         def stamped(source: Name, target: Name) -> tuple[int, Stamp]:
@@ -78,7 +82,7 @@ class RepairDialer:
 
     def _dial(
         self, host: str, port: int, choose: Callable[[Name, Name], tuple[int, Stamp | None]]
-    ) -> Deferred[socket.socket]:
+    ) -> Deferred[Dialled]:
         """What *choose* returns for source and target is the ISN, and the TSval that it is for, if for one."""
         try:
             address = _unmapped(ipaddress.ip_address(host))
@@ -105,7 +109,7 @@ class RepairDialer:
         if stamp is not None and knocking.fileno() >= 0 and stamp.missed(knocking):
             connected.cancel()
             connected.addErrback(lambda _: fail(Slipped()))
-        return connected
+        return connected.addCallback(Dialled, isn, 0 if stamp is None else stamp.tsval)
 
     def _prepared(self, target: Name, bind: Name | None) -> socket.socket:
         """A socket to be given an ISN, bound to an address and port that the kernel would choose for *target*."""

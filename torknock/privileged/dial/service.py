@@ -62,7 +62,8 @@ class Dialling:
         dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled, self._talk.peer.uid)
         if request.isn is not None:
             return dialer.dial(request.host, request.port, request.isn)
-        return dialer.dial_stamped(request.host, request.port, self._ask)
+        stamped = dialer.dial_stamped(request.host, request.port, self._ask)
+        return stamped.addCallback(lambda dialled: dialled.socket)
 
     def _ask(self, value: int) -> int:
         """The peer's ISN for a SYN with this TSval; 0 if it does not come in time."""
