@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -27,6 +28,8 @@ class Request:
     address: str
     port: int
     arguments: Arguments = ()
+    deadline: float = inf
+    """When the request is given up and `connect` cancelled, in seconds of the reactor's clock."""
 
 
 class Places(Protocol):

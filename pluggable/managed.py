@@ -33,7 +33,7 @@ from pluggable.peers import LocalUsers
 from pluggable.relay import Links
 from pluggable.report import Report
 from pluggable.signals import handled
-from pluggable.socks import SOCKSFactory
+from pluggable.socks import DIAL_LIMIT, SOCKSFactory
 
 _log = Logger()
 
@@ -64,6 +64,7 @@ def main(
     proxy_error: str | None = NO_PROXY,
     socks_users: Collection[int] = (),
     places: Places | None = None,
+    dial_limit: float = DIAL_LIMIT,
 ) -> NoReturn:
     """`run` in a *reactor* that is started for it; exits with its code."""
     reactor.seconds = time.monotonic  # Twisted's own clock stands still when wall time is turned back
@@ -88,6 +89,7 @@ def main(
             proxy_error=proxy_error,
             socks_users=socks_users,
             places=places,
+            dial_limit=dial_limit,
         )
         Deferred.fromCoroutine(running).addBoth(ended)
 
@@ -107,6 +109,7 @@ async def run(
     proxy_error: str | None = NO_PROXY,
     socks_users: Collection[int] = (),
     places: Places | None = None,
+    dial_limit: float = DIAL_LIMIT,
     stdin: int = 0,
     stdout: int = 1,
 ) -> int:
@@ -115,7 +118,8 @@ async def run(
     *implementation* and *version* are published by tor; *version* has no spaces. *proxy_error* is what tor is told
     when it wants a proxy to be used; None is for transports that see to it themselves (`ClientEnvironment.proxy`).
     A client serves its own user, root, and the users whose uids are *socks_users*: tor's, if tor runs as another one.
-    It serves as many requests at once as there are *places*; without, as there are descriptors.
+    It serves as many requests at once as there are *places*; without, as there are descriptors. A bridge that is not
+    reached within *dial_limit* seconds is given up.
 
     The reactor is to be started without signal handlers of its own: SIGTERM, SIGINT and SIGCHLD are taken care of
     here. While this runs, *stdout* is tor's alone: what others write there goes to stderr.
@@ -139,13 +143,19 @@ async def run(
             asked: Mapping[str, Any] = (clients if isinstance(environment, ClientEnvironment) else servers) or {}
             known = [name for name in environment.transports if name in asked]
             life = _Life(reactor)
+
+            def serve(name: str, transport: IClientTransport) -> SOCKSFactory:
+                users = LocalUsers(reactor, socks_users, partial(_say_refused, name))
+                life.stops(users.close)
+                return SOCKSFactory(reactor, name, transport, life.links, users, places, dial_limit)
+
             with handled(reactor, _handlers(life)), _stdin(reactor, life, environment.exit_on_stdin_close, stdin):
                 report.version()
                 if known:
                     report.status(known[0], implementation, version)
                 makers = {name: asked[name] for name in known}
                 if isinstance(environment, ClientEnvironment):
-                    await life.lead(_start_clients(reactor, environment, report, life, makers, socks_users, places))
+                    await life.lead(_start_clients(reactor, environment, report, life, makers, serve))
                 else:
                     await life.lead(_start_servers(reactor, environment, report, life, makers))
     return 0
@@ -235,8 +245,7 @@ async def _start_clients(
     report: Report,
     life: _Life,
     makers: Mapping[str, Callable[[ClientEnvironment], IClientTransport]],
-    socks_users: Collection[int],
-    places: Places | None,
+    serve: Callable[[str, IClientTransport], SOCKSFactory],
 ) -> None:
     if environment.proxy is not None:
         report.proxy_done()
@@ -247,11 +256,8 @@ async def _start_clients(
             transport = make(environment)
             life.stops(transport.stop)
             await transport.start()
-            users = LocalUsers(reactor, socks_users, partial(_say_refused, name))
-            life.stops(users.close)
             endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-            factory = SOCKSFactory(reactor, name, transport, life.links, users, places)
-            port = await _listen(reactor, endpoint, factory)
+            port = await _listen(reactor, endpoint, serve(name, transport))
             life.listens(port)
             host: Any = port.getHost()
             report.cmethod(name, host.host, host.port)

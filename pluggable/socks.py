@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -32,13 +33,13 @@ from pluggable.relay import Half, Links, Single, join
 _log = Logger()
 
 HANDSHAKE_LIMIT = 5.0
-"""So long tor may take to say what it wants."""
+"""Seconds that tor has to say what it wants."""
 
 DIAL_LIMIT = 35.0
-"""So long a transport may take to reach its bridge; tor itself would wait for minutes."""
+"""Seconds that a transport has to reach its bridge, if it names no other limit; tor itself would wait for minutes."""
 
 SUCCEEDED = b"\x05\x00\x00\x01" + bytes(6)
-"""The reply that lets tor speak to its bridge. The bound address in it is of no interest to tor."""
+"""The reply that lets tor speak to its bridge. tor does not look at the bound address in it."""
 
 _NO_AUTHENTICATION, _USERNAME_PASSWORD, _NOTHING_ACCEPTABLE = 0, 2, 255
 _CONNECT = 1
@@ -167,22 +168,14 @@ class SOCKS5:
         return b""
 
 
-class _Reception:
-    """The opening of tor's link: hears the request, dials the bridge, answers."""
+class _Opening:
+    """The opening of tor's link: reads the request, dials the bridge, answers."""
 
     rest = b""
 
-    def __init__(
-        self,
-        clock: Any,
-        name: str,
-        transport: IClientTransport,
-        links: Links,
-        users: LocalUsers | None,
-        places: Places | None,
-    ) -> None:
-        self._clock, self._name, self._transport, self._links, self._users = clock, name, transport, links, users
-        self._places, self._placed = places, False
+    def __init__(self, port: SOCKSFactory) -> None:
+        self._port = port
+        self._placed = False
         self._socks = SOCKS5()
         self._upstream = Half()
         self._dialling: Deferred[None] | None = None
@@ -190,13 +183,15 @@ class _Reception:
 
     def opened(self, half: Half) -> None:
         self._half = half
-        self._links.add(half)
-        self._limit = self._clock.callLater(HANDSHAKE_LIMIT, self._refuse, TTLExpired("tor asked for nothing in time"))
-        if self._users is not None and not self._users.let_in(half.transport.getPeer(), half.transport.getHost()):
+        self._port.links.add(half)
+        too_late = TTLExpired("tor asked for nothing in time")
+        self._limit = self._port.clock.callLater(HANDSHAKE_LIMIT, self._refuse, too_late)
+        users, places = self._port.users, self._port.places
+        if users is not None and not users.let_in(half.transport.getPeer(), half.transport.getHost()):
             self._refused = True
             half.abort()
-        elif self._places is not None:
-            self._placed = self._places.take()
+        elif places is not None:
+            self._placed = places.take()
 
     def received(self, octets: bytes) -> None:
         if self._refused:
@@ -207,7 +202,7 @@ class _Reception:
             self._refuse(failure)
             return
         if self._socks.request is not None and self._dialling is None:
-            if self._places is not None and not self._placed:  # who turns it away has said so
+            if self._port.places is not None and not self._placed:  # `Places.take` has logged it
                 self._answer(SOCKSError("too many connections"))
                 return
             self._limit.cancel()
@@ -215,16 +210,17 @@ class _Reception:
             self._dialling.addErrback(self._failed)
 
     def lost(self, reason: Failure) -> None:
-        self._links.discard(self._half)
-        if self._places is not None and self._placed:
-            self._places.give_back()
+        self._port.links.discard(self._half)
+        if self._port.places is not None and self._placed:
+            self._port.places.give_back()
         if not self._joined:
             self._abandon()
 
     async def _dial(self, request: Request) -> None:
-        upstream = self._upstream
-        dialling = self._transport.endpoint(request).connect(Single(upstream))
-        await dialling.addTimeout(DIAL_LIMIT, self._clock, _too_late)
+        upstream, port = self._upstream, self._port
+        request = replace(request, deadline=port.clock.seconds() + port.dial_limit)
+        dialling = port.transport.endpoint(request).connect(Single(upstream))
+        await dialling.addTimeout(port.dial_limit, port.clock, _too_late)
         if upstream.lost:
             raise ConnectionRefused("the bridge closed the connection at once")
         if upstream.transport is None:
@@ -237,12 +233,12 @@ class _Reception:
         if self._half.lost or self._refused:
             return
         if not failure.check(*_EXPECTED):
-            _log.failure("{transport}: dialling the bridge", failure, transport=self._name)
+            _log.failure("{transport}: dialling the bridge", failure, transport=self._port.name)
         cause = failure.value
         self._refuse(socks_error(cause) if cause is not None else SOCKSError("no cause"))
 
     def _refuse(self, failure: SOCKSError) -> None:
-        _log.warn("{transport}: {reason}", transport=self._name, reason=str(failure))
+        _log.warn("{transport}: {reason}", transport=self._port.name, reason=str(failure))
         self._answer(failure)
 
     def _answer(self, failure: SOCKSError) -> None:
@@ -267,8 +263,8 @@ def _too_late(_result: object, seconds: float) -> Failure:
 class SOCKSFactory(Factory[Half]):
     """Serves tor's requests for transport *name*; *clock* measures the limits of time.
 
-    With *users*, others who connect are closed without an answer. Requests for which there are no *places* are
-    answered with a general failure.
+    With *users*, connections of others are closed without an answer. Requests for which there are no *places* are
+    answered with a general failure; those whose bridge is not reached within *dial_limit* seconds are given up.
     """
 
     noisy = False
@@ -281,9 +277,11 @@ class SOCKSFactory(Factory[Half]):
         links: Links,
         users: LocalUsers | None = None,
         places: Places | None = None,
+        dial_limit: float = DIAL_LIMIT,
     ) -> None:
-        self._parts = (clock, name, transport, links, users, places)
+        self.clock, self.name, self.transport, self.links = clock, name, transport, links
+        self.users, self.places, self.dial_limit = users, places, dial_limit
 
     def buildProtocol(self, addr: IAddress | None) -> Half:
         """A link for tor's next connection."""
-        return Half(_Reception(*self._parts))
+        return Half(_Opening(self))

@@ -18,7 +18,7 @@ from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import TimeoutError
-from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -32,7 +32,7 @@ from torknock.client.memory import Memory
 from torknock.client.remote_dialer import JOIN, RESTART, RemoteDialer
 from torknock.client.rounds import BridgeSilent
 from torknock.client.stealth import StealthKnocker
-from torknock.interfaces import CannotKnock, Slipped
+from torknock.interfaces import CannotKnock, IPrivilegedDialer, Slipped
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.knock import isn
 from torknock.protocol.token import EPOCH, tokens
@@ -149,7 +149,7 @@ class Case(TestCase):
         self.path = str(self.directory / "dial.sock")
         self.capture = Capture(self.client)
         self.addCleanup(self.capture.stop)
-        self.dialer = RemoteDialer(reactor, self.path)
+        self.dialer: IPrivilegedDialer = RemoteDialer(reactor, self.path)
 
     async def served(self, *options: str) -> subprocess.Popen[Any]:
         """The service, once it listens as its unit's socket does: open to everybody."""
@@ -202,27 +202,6 @@ class DialTests(Case):
                 self.assertEqual((kind, JOIN in text), ("CannotKnock", True))
         self.assertEqual([(syn.destination, syn.seq) for syn in self.syns()], [(host, ISN) for host in self.addresses])
         self.assertEqual(self.log.read_text(), "")
-
-    async def test_refused(self) -> None:
-        """A RST is `ConnectionRefusedError`, after one SYN."""
-        await self.served()
-        for host in self.addresses:
-            with self.assertRaises(ConnectionRefusedError) as caught:
-                await self.dialer.dial(host, CLOSED, ISN)
-            self.assertEqual(caught.exception.osError, errno.ECONNREFUSED)
-        self.assertEqual([(syn.destination_port, syn.seq) for syn in self.syns()], [(CLOSED, ISN)] * 2)
-
-    async def test_no_way(self) -> None:
-        """A router's answer, and this host's own: the errors that a dialer in this process gives."""
-        await self.served()
-        self.lab.hub.ip("route add unreachable 198.51.100.0/24")
-        with self.assertRaises(ConnectError) as caught:
-            await self.dialer.dial("198.51.100.1", PORT, ISN)
-        self.assertEqual(caught.exception.osError, errno.EHOSTUNREACH)
-        self.client.ip("route add unreachable 203.0.113.0/24")
-        with self.assertRaises(CannotKnock) as cannot:
-            await self.dialer.dial("203.0.113.1", PORT, ISN)
-        self.assertEqual(cannot.exception.number, errno.EHOSTUNREACH)
 
     async def test_bind_address(self) -> None:
         """The SYN leaves from there; an address that this host has not is an error."""

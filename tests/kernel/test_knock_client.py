@@ -27,8 +27,8 @@ from tests.support.netns import Lab
 from torknock.channel.raw import Raw
 from torknock.client import rounds
 from torknock.client.budget import SYNS
-from torknock.client.deferred_dial import FirstOctets
-from torknock.client.reach import _Bridge, _named
+from torknock.client.connection import BridgeEndpoint, named
+from torknock.client.deferred_dial import DialOnFirstBytes
 from torknock.client.rounds import BridgeSilent
 from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, Slipped
@@ -165,12 +165,12 @@ class JudgeTests(TestCase):
         for host, listener in self.listeners.items():
             link = Hears()
 
-            def dialled(payload: bytes, host: str = host) -> _Bridge:
-                return _Bridge(reactor, self.knocker.covering(payload), Raw(), LINE, host, PORT)
+            def dialled(payload: bytes, host: str = host) -> BridgeEndpoint:
+                return BridgeEndpoint(reactor, self.knocker.covering(payload), Raw(), LINE, host, PORT)
 
             factory: Factory[Hears] = Factory.forProtocol(itertools.repeat(link).__next__)
             before = len(self.capture.tcp())
-            await FirstOctets(20, _named(host, PORT), dialled).connect(factory)
+            await DialOnFirstBytes(20, named(host, PORT), dialled).connect(factory)
             assert link.transport is not None
             link.transport.write(b"the first octets ")
             self.assertEqual(len(self.capture.tcp()), before)

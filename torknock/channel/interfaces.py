@@ -54,5 +54,6 @@ class IServerChannel(Interface):
 
         *known_at* is for each of them the addresses, IP literals, that it was printed with; empty if that is not known.
         The Deferred fires with the index of the line that the client has proved, when *upper* has been connected, or
-        fails with `NotProved`; then *upper* never is, and the channel ends the connection when it is time.
+        fails with `NotProved`; then *upper* never is, and the channel ends the connection when it is time. A channel in
+        which nothing is proved fires at once.
         """

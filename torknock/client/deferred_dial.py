@@ -36,7 +36,7 @@ Dialled = Callable[[bytes], IStreamClientEndpoint]
 
 
 @implementer(IStreamClientEndpoint)
-class FirstOctets:
+class DialOnFirstBytes:
     """The bridge that *dialled* returns once the link has said *size* octets; its *address* is only named."""
 
     def __init__(self, size: int, address: IAddress, dialled: Dialled) -> None:

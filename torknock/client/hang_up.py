@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 
 @implementer(IHalfCloseableProtocol)
-class Heard(Protocol):
+class HangUpWatch(Protocol):
     """The protocol *upper*, of which *hung_up* is called if the peer ends the connection and has sent nothing.
 
     If this end closes it first, the peer has done nothing wrong.
@@ -30,20 +30,20 @@ class Heard(Protocol):
         self._upper.makeConnection(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
-        """The peer speaks."""
+        """The peer has sent octets: it does not refuse this client."""
         self._hung_up = None
         self._upper.dataReceived(data)
 
     def readConnectionLost(self) -> None:
-        """The peer says no more."""
-        self._tell()
+        """The peer has closed its direction."""
+        self._report()
         if IHalfCloseableProtocol.providedBy(self._upper):
             self._upper.readConnectionLost()
         else:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """What this end has said last has arrived."""
+        """All that this end sent has arrived, and its direction is closed."""
         self._hung_up = None
         if IHalfCloseableProtocol.providedBy(self._upper):
             self._upper.writeConnectionLost()
@@ -51,10 +51,10 @@ class Heard(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is over; this end closed it in order, or aborted it, if *reason* says so."""
         if not reason.check(ConnectionDone, ConnectionAborted):
-            self._tell()
+            self._report()
         self._upper.connectionLost(reason)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         hung_up, self._hung_up = self._hung_up, None
         if hung_up is not None:
             hung_up()

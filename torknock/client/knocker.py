@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from math import inf
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -68,15 +69,18 @@ class Knocker:
         self._memory = memory
         self._bridges: dict[tuple[bytes, str, int], _Bridge] = {}
 
-    def knock(self, line: Line, host: str, port: int, opened: Opener[T]) -> Deferred[T]:
+    def knock(self, line: Line, host: str, port: int, opened: Opener[T], deadline: float = inf) -> Deferred[T]:
         """What *opened* makes of a connection to the bridge at *host*, an IP literal, and *port*.
+
+        *deadline* see `Rounds.run`.
 
         A SYN that is answered by something else, as *opened* says by `WrongPeer`, has failed as a refused one has, and
         the next token is tried. Fails as `Rounds.run` does; also with `TokensSpent`.
         """
         bridge = self._bridge(line, host, port)
         tokens = _Tokens(line, bridge, self._memory, self._clock, self._now)
-        return bridge.rounds.run(_TokenRound(tokens, bridge, lambda isn: self._dialer.dial(host, port, isn)), opened)
+        plan = _TokenRound(tokens, bridge, lambda isn: self._dialer.dial(host, port, isn))
+        return bridge.rounds.run(plan, opened, deadline)
 
     def minutes_slow(self, line: Line, host: str, port: int) -> int:
         """See `ClockOffset.minutes_slow`."""
@@ -110,6 +114,9 @@ class _TokenRound:
         self._offsets = self._tokens.begin(rounds.failed)
         return len(self._offsets)
 
+    def patience(self, number: int) -> float:
+        return PATIENCE_ALONE if self.ends(number) else PATIENCE[number]
+
     async def dial(self, number: int) -> Knocked | None:
         await self._tokens.epoch_lasts()
         rounds = self._bridge.rounds
@@ -119,12 +126,12 @@ class _TokenRound:
                 raise TokensSpent
             return None
         epoch, isn = token
-        patience = PATIENCE_ALONE if self.ends(number) else PATIENCE[number]
         try:
-            return Knocked(await rounds.dial(lambda: self._dial(isn), patience), isn, epoch, rounds.hung_up)
+            connected = await rounds.dial(lambda: self._dial(isn), self.patience(number))
         except CannotKnock:
             self._tokens.unclaim(token)
             raise
+        return Knocked(connected, isn, epoch, rounds.hung_up)
 
     def ends(self, number: int) -> bool:
         return len(self._offsets) == 1 or self._bridge.rounds.far

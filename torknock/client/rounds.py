@@ -9,7 +9,8 @@ pause and within the budget, and ends in one of these ways:
 - A network on the way said that there is no way, or the request was cancelled: the backoff begins, the error is raised.
 - This host cannot send a SYN, or all tokens are used: the error is raised, and no backoff begins.
 
-No SYN leaves outside a round, and no two rounds overlap.
+No SYN leaves outside a round, and no two rounds overlap. Every SYN that leaves has, before the request's deadline, the
+time in which its answer is waited for, and then the time that a channel may take to open.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, TimeoutError
@@ -25,7 +27,8 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTime
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from torknock.client.attempts import PATIENCE, PAUSES, Chance
+from torknock.channel.tls import HANDSHAKE_WITHIN
+from torknock.client.attempts import PATIENCE, PATIENCE_ALONE, PAUSES, Chance
 from torknock.client.budget import Budget
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock, Slipped
@@ -41,6 +44,13 @@ SEARCH_AGAIN_AFTER = 600.0
 
 FAR = PATIENCE[-1]
 """Seconds to an answer from which on a bridge is far away: a round's later SYNs would not wait for it."""
+
+REQUEST_WITHIN = PATIENCE_ALONE + HANDSHAKE_WITHIN
+"""Seconds that a request needs at most: for the longest wait for an answer, and the channel behind it.
+
+A round of several SYNs takes less: up to 46 s in silence, and the channel. `connect` itself gives up after 127 s, which
+is what tor sees of transports that set no limit.
+"""
 
 TRIES = 5
 """How often a SYN is prepared that could not leave: another program took its port, or its TSval was over."""
@@ -108,7 +118,7 @@ Opener = Callable[[Knocked], Awaitable[T]]
 """Finds out whether a connection leads to the bridge, and returns what is made of it. Raises `WrongPeer`."""
 
 
-class Scheme(Protocol):
+class Plan(Protocol):
     """Which SYNs one round sends. Calls are made in the order in which they stand here."""
 
     reasons: str
@@ -117,8 +127,11 @@ class Scheme(Protocol):
     async def begin(self) -> int:
         """How many SYNs the round sends at most."""
 
+    def patience(self, number: int) -> float:
+        """For how many seconds the answer to SYN *number*, from 0, is waited for."""
+
     async def dial(self, number: int) -> Knocked | None:
-        """Dial SYN *number*, from 0, by `Rounds.dial`. None if there is nothing to send for it."""
+        """Dial SYN *number* by `Rounds.dial`. None if there is nothing to send for it."""
 
     def ends(self, number: int) -> bool:
         """Whether the failure of SYN *number* ends the round if no other SYN may leave now; else it is waited for."""
@@ -140,43 +153,48 @@ class Rounds:
         self._budget = Budget()
         self._retry_at = float("-inf")
         self._began = 0.0
+        self._deadline = inf
         self._searched = 0.0
         self._attempts = 0
         self._error: Exception | None = None
         self._wrong: WrongPeer | None = None
 
-    def run(self, scheme: Scheme, opened: Opener[T]) -> Deferred[T]:
-        """What *opened* makes of a connection that a SYN of *scheme* has opened.
+    def run(self, plan: Plan, opened: Opener[T], deadline: float = inf) -> Deferred[T]:
+        """What *opened* makes of a connection that a SYN of *plan* has opened.
 
+        No SYN leaves whose answer, and the channel behind it, might come after *deadline* (of the reactor's clock).
         Fails with `BridgeSilent`, and then for a while without sending anything; with `CannotKnock` if this host
         cannot; with a `ConnectError` if a network on the way says that there is no way to the bridge.
         """
-        return self._lock.run(self._round, scheme, opened)
+        return self._lock.run(self._round, plan, opened, deadline)
 
-    async def _round(self, scheme: Scheme, opened: Opener[T]) -> T:
-        self._begin()
+    async def _round(self, plan: Plan, opened: Opener[T], deadline: float) -> T:
+        self._begin(deadline)
         try:
-            for number in range(await scheme.begin()):
-                await self._pause(number)
+            for number in range(await plan.begin()):
+                if not await self._paused(number, plan.patience(number)):
+                    break
                 try:
-                    knocked = await scheme.dial(number)
+                    knocked = await plan.dial(number)
                     if knocked is None:
                         continue
                     made = await opened(knocked)
                 except (*_FAILURES, WrongPeer) as error:
                     self._note(error)
-                    if self._spent() and scheme.ends(number):
+                    if self._spent() and plan.ends(number):
                         break
                 else:
                     self._succeed()
-                    scheme.accepted(number)
+                    plan.accepted(number)
                     return made
         except (ConnectError, CancelledError) as error:
             self._note(error)
             self._fail()
             raise
         self._fail()
-        raise self._failure(scheme.reasons)
+        if not self._attempts:
+            raise _no_time_left()
+        raise self._failure(plan.reasons)
 
     async def dial(self, dial: Callable[[], Deferred[D]], patience: float) -> D:
         """What *dial* connects, which is waited for *patience* seconds at most. Fails as it does, or `WrongPeer`.
@@ -206,22 +224,30 @@ class Rounds:
         self._error = HungUp()
         self._retry_at = self._clock.seconds() + self._chance.uniform(*REST)
 
-    def _begin(self) -> None:
+    def _begin(self, deadline: float) -> None:
         """Begin a round. Raises `BridgeSilent` if it is too early for that."""
         again_in = self._again_in()
         if again_in > 0:
             what = f"backing off after failed attempts; next attempt in {again_in:.0f} s"
             raise BridgeSilent(f"{what} ({self._how()})", self._refused(), again_in) from self._error
+        self._deadline = deadline
         self._began, self._attempts, self._error, self._wrong = self._clock.seconds(), 0, None, None
         if self.failed > 1 and self._began - self._searched >= SEARCH_AGAIN_AFTER:
             self.failed = 0
         if not self.failed:
             self._searched = self._began
 
-    async def _pause(self, number: int) -> None:
-        """Wait as long as it takes before SYN *number* of the round."""
-        pause = self._chance.uniform(*PAUSES[number])
-        await deferLater(self._clock, max(pause, self._budget.ready_at() - self._clock.seconds()))
+    async def _paused(self, number: int, patience: float) -> bool:
+        """Wait as long as it takes before SYN *number* of the round; False, at once, if it could not leave in time."""
+        pause = max(self._chance.uniform(*PAUSES[number]), self._budget.ready_at() - self._clock.seconds())
+        if self._in_time(self._clock.seconds() + pause) < min(patience, FAR):
+            return False
+        await deferLater(self._clock, pause)
+        return True
+
+    def _in_time(self, at: float) -> float:
+        """For how many seconds the answer to a SYN that leaves *at* that time can be waited for."""
+        return self._deadline - HANDSHAKE_WITHIN - at
 
     def _spent(self) -> bool:
         """Whether no other SYN may leave now."""
@@ -229,8 +255,11 @@ class Rounds:
 
     async def _dial(self, dial: Callable[[], Deferred[D]], patience: float) -> D:
         at = self._clock.seconds()
+        if self._in_time(at) < min(patience, FAR):
+            raise _no_time_left()
+        patience = self._budget.patience(at, min(patience, self._in_time(at)))
         try:
-            connected = await dial().addTimeout(self._budget.patience(at, patience), self._clock)
+            connected = await dial().addTimeout(patience, self._clock)
         except CannotKnock:
             raise
         except Slipped as error:
@@ -299,3 +328,7 @@ class Rounds:
         if isinstance(self._error, (TorknockError, ConnectError)) and not isinstance(self._error, TCPTimedOutError):
             return str(self._error)
         return "nothing came back"
+
+
+def _no_time_left() -> CannotKnock:
+    return CannotKnock("no knock is sent: this request waited too long to be answered in time; the next one will knock")

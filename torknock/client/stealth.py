@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
+from math import inf
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail
@@ -38,12 +39,14 @@ class StealthKnocker:
     """The first octets that the connections will carry, which their ISN covers; None without integrity."""
     _bridges: dict[tuple[bytes, str, int], Rounds] = field(factory=dict)
 
-    def covering(self, payload: bytes) -> StealthKnocker:
+    def covering(self, payload: bytes | None) -> StealthKnocker:
         """The same, for connections that begin with *payload*, sent in one piece: as many octets as `integrity=`."""
         return evolve(self, payload=payload)
 
-    def knock(self, line: Line, host: str, port: int, opened: Opener[T]) -> Deferred[T]:
+    def knock(self, line: Line, host: str, port: int, opened: Opener[T], deadline: float = inf) -> Deferred[T]:
         """What *opened* makes of a connection to the bridge at *host*, an IP literal, and *port*.
+
+        *deadline* see `Rounds.run`.
 
         Fails as `Rounds.run` does.
         """
@@ -60,7 +63,7 @@ class StealthKnocker:
         def choose(tsval: int) -> int:
             return isn(line.secret, address, port, tsval, code)
 
-        return rounds.run(_Stamped(rounds, lambda: self._dialer.dial_stamped(host, port, choose)), opened)
+        return rounds.run(_Stamped(rounds, lambda: self._dialer.dial_stamped(host, port, choose)), opened, deadline)
 
 
 @define
@@ -75,6 +78,9 @@ class _Stamped:
 
     async def begin(self) -> int:
         return 1 if self._rounds.failed else len(PAUSES)
+
+    def patience(self, number: int) -> float:
+        return PATIENCE
 
     async def dial(self, number: int) -> Knocked:
         dialled = await self._rounds.dial(self._dial, PATIENCE)

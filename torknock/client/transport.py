@@ -27,7 +27,7 @@ from pluggable.managed import main
 from torknock.client.choose_dialer import choose_dialer
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
-from torknock.client.rounds import BridgeSilent
+from torknock.client.rounds import REQUEST_WITHIN, BridgeSilent
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
@@ -70,6 +70,7 @@ def serve(
         proxy_error=PROXY_ERROR,
         socks_users=socks_users,
         places=of_transport(files, OF_A_REQUEST),
+        dial_limit=REQUEST_WITHIN,
     )
 
 
@@ -110,7 +111,7 @@ class KnockClient:
             line = parse_arguments(request.arguments)
         except LineError as error:
             raise SOCKSError(str(error)) from error
-        return Told(self._bridges.endpoint(line, request.address, request.port))
+        return SocksErrors(self._bridges.endpoint(line, request.address, request.port, request.deadline))
 
     def stop(self) -> None:
         """Let go of the memory of used tokens."""
@@ -121,7 +122,7 @@ class KnockClient:
 
 @implementer(IStreamClientEndpoint)
 @define
-class Told:
+class SocksErrors:
     """A bridge whose failures are told to tor by their causes."""
 
     _bridge: IStreamClientEndpoint

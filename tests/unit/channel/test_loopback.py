@@ -1,4 +1,7 @@
-"""Tests of torknock.channel.tls over TCP connections of the kernel's, on loopback."""
+"""What every channel does, over TCP connections of the kernel's, on loopback: one suite, run against each channel.
+
+Then what is channel `tls`'s alone: peers that know nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,29 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IProtocol, IPushProducer, ITransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
+from zope.interface.verify import verifyObject
 
 from pluggable.relay import Half, join
 from tests.unit.channel import peer
 from tests.unit.channel.wire import accepted
 from torknock.channel import tls
+from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
+from torknock.channel.raw import Raw
 from torknock.channel.tls import ClientTLS, ServerTLS
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line
 
 reactor: Any = _reactor
 
@@ -69,7 +76,7 @@ class Talker(Protocol):
         while self.going and self.left > 0:
             self.left -= 1
             self.transport.write(MEGABYTE)
-            tcp = self.transport.transport
+            tcp = getattr(self.transport, "transport", self.transport)
             self.most_waiting = max(self.most_waiting, len(tcp.dataBuffer) + tcp._tempDataLen)
         if not self.left and self.going:
             self.left = -1
@@ -119,6 +126,15 @@ class Digest(Protocol):
         pass
 
 
+class Closing(Protocol):
+    """Ends its connection at once."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.transport.loseConnection()
+
+
 class Echo(Protocol):
     """Says what it hears."""
 
@@ -149,17 +165,50 @@ class Built(Factory[Any]):
         return protocol
 
 
-class LoopbackTests(TestCase):
-    """Both ends on a real reactor, with each other and with blocking peers that know nothing of ours."""
+@implementer(IHalfCloseableProtocol)
+class Hears(Protocol):
+    """Keeps what it hears, and how its connection ended."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.heard = b""
+        self.ended: list[Failure] = []
+        self.over: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        self.made += 1
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+
+    def readConnectionLost(self) -> None:
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended.append(reason)
+        self.over.callback(None)
+
+
+if TYPE_CHECKING:
+    _Case = TestCase
+else:  # trial would run a suite that is a TestCase itself
+    _Case = object
+
+
+class ChannelContract(_Case):
+    """What `IClientChannel` and `IServerChannel` promise. Subclasses set both ends and the line."""
 
     timeout = 120  # a failure here is a connection that never ends
+    client: IClientChannel
+    server: IServerChannel
+    line: Line
 
     def setUp(self) -> None:
-        # trial has loaded OpenSSL before a test can say how.
-        self.patch(tls, "_sends_tickets", lambda context: False)
-        chance = random.SystemRandom()
-        self.server = ServerTLS(reactor, peer.PRIVATE_KEY, chance)
-        self.client = ClientTLS(reactor, chance)
         self._going: list[Deferred[None]] = []
         self.addCleanup(lambda: gatherResults(self._going))
 
@@ -172,13 +221,18 @@ class LoopbackTests(TestCase):
 
     def serve(self, upper: IProtocol) -> int:
         """The port of a bridge of ours, with *upper* behind it."""
-        return self.listen(lambda: accepted(self.server.accept([LINE], ISN, upper)))
+        return self.listen(lambda: accepted(self.server.accept([self.line], ISN, upper)))
 
     def dial(self, port: int, upper: IProtocol) -> Deferred[None]:
         """A client of ours."""
-        lower, opened = self.client.open(LINE, ISN, HOST, upper)
+        lower, opened = self.client.open(self.line, ISN, HOST, upper)
         _connect(port, lower)
         return opened
+
+    async def made(self, end: Hears) -> None:
+        """Wait until *end* is connected: `dial` does not wait for the TCP handshake, as a knocker does."""
+        while not end.made:
+            await _turn()
 
     async def test_one_hundred_megabytes_each_way(self) -> None:
         """At once, unharmed, with both directions ended for themselves, and with little waiting in memory."""
@@ -218,6 +272,92 @@ class LoopbackTests(TestCase):
         join(knock, before)
         go.set()
         self.assertEqual(await answer, hashlib.sha256(MEGABYTE * 20).digest())
+
+    def test_both_ends_are_channels(self) -> None:
+        """They have the methods of the interfaces."""
+        verifyObject(IClientChannel, self.client)
+        verifyObject(IServerChannel, self.server)
+
+    async def test_a_transport_has_what_a_relay_needs(self) -> None:
+        """On both ends, as the interfaces' module says; and `opened` fires once the protocol is connected."""
+        here, there = Hears(), Hears()
+        await self.dial(self.serve(there), here)
+        await self.made(here)
+        here.transport.write(b"hello")
+        while there.heard != b"hello":
+            await _turn()
+        for end in (here, there):
+            for interface in (ITransport, IConsumer, IPushProducer):
+                self.assertTrue(interface.providedBy(end.transport))
+            for name in ("abortConnection", "loseWriteConnection"):
+                self.assertTrue(callable(getattr(end.transport, name)))
+        here.transport.loseConnection()
+        await gatherResults([here.over, there.over])
+
+    async def test_the_bridge_learns_which_line_it_is(self) -> None:
+        """The index of a line that the client has, once."""
+        proved: list[int] = []
+        there, here = Hears(), Hears()
+
+        def build() -> IProtocol:
+            lower, whose = self.server.accept([self.line] * 2, ISN, there)
+            whose.addCallback(proved.append)
+            return lower
+
+        await self.dial(self.listen(build), here)
+        await self.made(here)
+        here.transport.write(b"hello")
+        here.transport.loseConnection()
+        await gatherResults([here.over, there.over])
+        self.assertEqual((len(proved), there.heard), (1, b"hello"))
+        self.assertIn(proved[0], range(2))
+
+    async def test_an_abort_is_no_orderly_end(self) -> None:
+        """Neither of the client's nor of the bridge's: the other end can tell it from a connection that was closed."""
+        for aborted in (0, 1):
+            ends = Hears(), Hears()
+            await self.dial(self.serve(ends[1]), ends[0])
+            await self.made(ends[0])
+            ends[0].transport.write(b"hello")
+            while ends[1].heard != b"hello":
+                await _turn()
+            ends[aborted].transport.abortConnection()
+            await gatherResults([end.over for end in ends])
+            self.assertFalse(ends[1 - aborted].ended[0].check(ConnectionDone))
+
+    async def test_a_protocol_is_connected_when_opened_fires_or_never(self) -> None:
+        """At a peer that closes at once; the channel blames it, or the protocol hears of the end."""
+        here = Hears()
+        opened = self.dial(self.listen(Closing), here)
+        try:
+            await opened
+        except ChannelFailed:
+            self.assertEqual((here.made, here.ended), (0, []))
+        else:
+            await here.over
+            self.assertEqual((here.made, len(here.ended)), (1, 1))
+
+
+class RawTests(ChannelContract, TestCase):
+    """Channel `raw`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.client = self.server = Raw()
+        self.line = Line(b"s" * 32, None, channel=Channel.RAW)
+
+
+class TLSTests(ChannelContract, TestCase):
+    """Channel `tls`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # trial has loaded OpenSSL before a test can say how.
+        self.patch(tls, "_sends_tickets", lambda context: False)
+        chance = random.SystemRandom()
+        self.server = ServerTLS(reactor, peer.PRIVATE_KEY, chance)
+        self.client = ClientTLS(reactor, chance)
+        self.line = LINE
 
     async def test_a_blocking_client(self) -> None:
         """A client out of pyOpenSSL and hmac alone is carried, and hears its own octets."""

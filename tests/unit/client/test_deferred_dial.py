@@ -28,7 +28,7 @@ from zope.interface.verify import verifyObject
 
 from pluggable.relay import Half, join
 from tests.support.strategies import pieces
-from torknock.client.deferred_dial import FirstOctets
+from torknock.client.deferred_dial import DialOnFirstBytes
 
 ADDRESS = IPv4Address("TCP", "192.0.2.7", 443)
 SAID = b"what tor says first, and then some more"
@@ -91,13 +91,13 @@ class Bridge:
 
 
 class FirstOctetsTests(SynchronousTestCase):
-    """`FirstOctets`, with tor's link joined to it as `pluggable` joins links."""
+    """`DialOnFirstBytes`, with tor's link joined to it as `pluggable` joins links."""
 
     def setUp(self) -> None:
         self.bridge = Bridge()
         upper = Half()
         factory: Factory[Half] = Factory.forProtocol(lambda: upper)
-        endpoint = FirstOctets(SIZE, ADDRESS, self.bridge.dialled)
+        endpoint = DialOnFirstBytes(SIZE, ADDRESS, self.bridge.dialled)
         self.assertIs(self.successResultOf(endpoint.connect(factory)), upper)
         self.upper = upper
         self.tor, self.wire = Half(), Tor()
@@ -153,7 +153,7 @@ class FirstOctetsTests(SynchronousTestCase):
         """What tor said before the links were joined is paused for, too."""
         bridge, upper, tor, wire = Bridge(), Half(), Half(), Tor()
         factory: Factory[Half] = Factory.forProtocol(lambda: upper)
-        self.successResultOf(FirstOctets(SIZE, ADDRESS, bridge.dialled).connect(factory))
+        self.successResultOf(DialOnFirstBytes(SIZE, ADDRESS, bridge.dialled).connect(factory))
         tor.makeConnection(wire)
         tor.dataReceived(SAID)
         join(tor, upper)

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from torknock.client.hang_up import Heard
+from torknock.client.hang_up import HangUpWatch
 
 DONE, LOST, ABORTED = (Failure(error()) for error in (ConnectionDone, ConnectionLost, ConnectionAborted))
 
@@ -40,15 +40,15 @@ class HalfCloseable(Upper):
 
 
 class HeardTests(SynchronousTestCase):
-    """`Heard`."""
+    """`HangUpWatch`."""
 
-    def opened(self, upper: Upper) -> Heard:
+    def opened(self, upper: Upper) -> HangUpWatch:
         self.hung_up = 0
 
         def hung_up() -> None:
             self.hung_up += 1
 
-        heard = Heard(upper, hung_up)
+        heard = HangUpWatch(upper, hung_up)
         self.transport = StringTransport()
         heard.makeConnection(self.transport)
         self.assertIs(upper.transport, self.transport)

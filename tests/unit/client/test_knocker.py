@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -22,11 +23,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.knocks import as_it_is
+from torknock.channel.tls import HANDSHAKE_WITHIN
 from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
 from torknock.client.budget import PORTS, SENT_AT, SYNS
 from torknock.client.knocker import Knocker, TokensSpent
 from torknock.client.memory import Memory
-from torknock.client.rounds import REST, TRIES, BridgeSilent, Knocked, NotTheBridge, WrongPeer
+from torknock.client.rounds import REQUEST_WITHIN, REST, TRIES, BridgeSilent, Knocked, NotTheBridge, WrongPeer
 from torknock.interfaces import CannotKnock, IDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, ratchet, tokens
@@ -63,6 +65,8 @@ class Network:
         self.sent: list[tuple[float, int]] = []
         """Of each SYN: when it left, and the number of its dial, which has a port of its own."""
         self.cancelled = 0
+        self.waited: list[tuple[float, float]] = []
+        """Of each dial that was given up: when it began, and for how long it was waited for."""
         self.round_trip = 0.0
         """Seconds from a SYN to its answer."""
 
@@ -70,6 +74,7 @@ class Network:
         assert (host, port) == BRIDGE
         calls: list[IDelayedCall] = []
         number = len(self.isns)
+        began = self._clock.seconds()
         self.isns.append(isn)
 
         def end() -> None:
@@ -79,6 +84,7 @@ class Network:
 
         def give_up(_: object) -> None:
             self.cancelled += 1
+            self.waited.append((began, round(self._clock.seconds() - began, 3)))
             end()
 
         def syn() -> None:
@@ -139,9 +145,9 @@ class Case(SynchronousTestCase):
 
         return answers
 
-    def knock(self, seconds: float = 60.0, line: Line = LINE) -> Deferred[Knocked]:
+    def knock(self, seconds: float = 60.0, line: Line = LINE, deadline: float = inf) -> Deferred[Knocked]:
         """A knock, *seconds* later."""
-        result = self.knocker.knock(line, *BRIDGE, as_it_is)
+        result = self.knocker.knock(line, *BRIDGE, as_it_is, deadline)
         result.addCallback(self._close)
         self.clock.pump([0.0] + [0.1] * int(seconds * 10))
         return result
@@ -497,6 +503,57 @@ class FarTests(Case):
         self.asked(115)
         self.assertEqual(len(self.network.sent), SYNS)
         self.assertEqual(len({number for _, number in self.network.sent}), 1)
+
+
+class DeadlineTests(Case):
+    """A request is given up at some time: what is sent for it comes to an end before."""
+
+    def ends(self) -> list[float]:
+        """Of each dial: when its socket was closed."""
+        return [at + spent for at, spent in self.network.waited]
+
+    def test_the_sum(self) -> None:
+        """Every SYN of every round has its time, and then the channel has all of its own, before SOCKS gives up."""
+        for seed in range(60):
+            self.setUp()
+            self.knocker = Knocker(self.network, self.clock, self.now, Random(seed), self.memory)  # noqa: S311
+            self.network.answers = always(SILENCE)
+            for dials in (3, 3, 1):
+                self.network.waited.clear()
+                started, before = self.clock.seconds(), len(self.network.isns)
+                silent = self.knock(REQUEST_WITHIN, deadline=started + REQUEST_WITHIN)
+                self.failureResultOf(silent, BridgeSilent)
+                self.assertEqual(len(self.network.isns) - before, dials)
+                self.assertLessEqual(max(self.ends()), started + REQUEST_WITHIN - HANDSHAKE_WITHIN + 0.2)
+                self.clock.advance(60)
+
+    def test_a_syn_is_waited_for_as_long_as_its_request_has_time(self) -> None:
+        """Then the round ends at once: no SYN leaves whose channel could not open in time."""
+        self.network.answers = always(SILENCE)
+        silent = self.knock(6, deadline=HANDSHAKE_WITHIN + 5)
+        self.assertIn("none of 1 connection attempts", str(self.failureResultOf(silent, BridgeSilent).value))
+        self.assertEqual([round(end) for end in self.ends()], [5])
+
+    def test_a_request_that_has_no_time_left_sends_nothing(self) -> None:
+        """No token is lost, and the next request knocks at once."""
+        self.network.answers = self.bridge()
+        for left in (0.0, HANDSHAKE_WITHIN, HANDSHAKE_WITHIN + 1):
+            late = self.knock(0, deadline=self.clock.seconds() + left)
+            self.assertIn("waited too long", str(self.failureResultOf(late, CannotKnock).value))
+        self.assertEqual(self.network.isns, [])
+        for _ in range(24):
+            self.successResultOf(self.knock(0))
+
+    def test_a_request_that_waited_for_another_has_the_rest_of_its_time(self) -> None:
+        """The first one's second SYN is answered, after 11 s: too late for the second request, which sends nothing."""
+        self.network.answers = always(SILENCE)
+        first = self.knock(0)
+        second = self.knock(9, deadline=HANDSHAKE_WITHIN + 12)
+        self.network.answers = self.bridge()
+        self.clock.pump([0.1] * 31)
+        self.successResultOf(first)
+        self.assertIn("waited too long", str(self.failureResultOf(second, CannotKnock).value))
+        self.assertEqual(len(self.network.isns), 2)
 
 
 class HungUpTests(Case):

@@ -26,6 +26,8 @@ from twisted.internet.error import ConnectError, NoRouteError
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
@@ -41,15 +43,17 @@ from pluggable.errors import (
     TTLExpired,
 )
 from pluggable.interfaces import IClientTransport, Request
-from pluggable.relay import Single
-from pluggable.socks import socks_error
+from pluggable.relay import Links, Single
+from pluggable.socks import SOCKSFactory, socks_error
+from tests.support.dialers import MemoryDialer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
 from torknock.client import choose_dialer as module
+from torknock.client import transport as transport_module
+from torknock.client.connection import BridgeEndpoint
 from torknock.client.knocker import TokensSpent
-from torknock.client.reach import _Bridge
-from torknock.client.rounds import BridgeSilent, Knocked, NotTheBridge, Opener, T, WrongPeer
-from torknock.client.transport import PROXY_ERROR, KnockClient, Told
+from torknock.client.rounds import REQUEST_WITHIN, BridgeSilent, Knocked, NotTheBridge, Opener, T, WrongPeer
+from torknock.client.transport import PROXY_ERROR, KnockClient, SocksErrors
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import NO_CAPABILITY
 from torknock.protocol.bridge_line import Channel, Line
@@ -73,7 +77,7 @@ class Knocks:
         self.knocked: list[tuple[Line, str, int]] = []
         self.wrong: list[WrongPeer] = []
 
-    def knock(self, line: Line, host: str, port: int, opened: Opener[T]) -> Deferred[T]:
+    def knock(self, line: Line, host: str, port: int, opened: Opener[T], deadline: float) -> Deferred[T]:
         self.knocked.append((line, host, port))
         return Deferred.fromCoroutine(self._knock(opened))
 
@@ -91,7 +95,7 @@ class TwoKnocks:
     def __init__(self, first: Knocked, second: Knocked) -> None:
         self._knocks = (first, second)
 
-    async def knock(self, _line: Line, _host: str, _port: int, opened: Opener[T]) -> T:
+    async def knock(self, _line: Line, _host: str, _port: int, opened: Opener[T], _deadline: float) -> T:
         first, second = self._knocks
         with contextlib.suppress(WrongPeer):
             return await opened(first)
@@ -129,8 +133,8 @@ class Waiting:
 def connect(knocks: Knocks, channel: IClientChannel | None = None, host: str = "192.0.2.7") -> Deferred[IProtocol]:
     """What `connect` of the endpoint returns."""
     knocker: Any = knocks
-    bridge = _Bridge(reactor, knocker, channel or Raw(), LINE, host, 443)
-    return Told(bridge).connect(Factory.forProtocol(Ends))
+    bridge = BridgeEndpoint(reactor, knocker, channel or Raw(), LINE, host, 443)
+    return SocksErrors(bridge).connect(Factory.forProtocol(Ends))
 
 
 class FailureTests(SynchronousTestCase):
@@ -264,7 +268,7 @@ class ConnectionTests(TestCase):
         ours, theirs = self.pair()
         knocker: Any = TwoKnocks(Knocked(reset, ISN), Knocked(ours, ISN))
         upper = Ends()
-        bridge = _Bridge(reactor, knocker, Raw(), LINE, "192.0.2.7", 443)
+        bridge = BridgeEndpoint(reactor, knocker, Raw(), LINE, "192.0.2.7", 443)
         self.assertIs(await bridge.connect(Single(upper)), upper)
         theirs.close()
         await upper.ended
@@ -354,7 +358,7 @@ class KnockClientTests(SynchronousTestCase):
         """A line as it should be, for either channel."""
         for channel in ("tls", "raw"):
             arguments = (("key", KEY), ("pin", PIN), ("channel", channel))
-            self.assertIsInstance(self.transport.endpoint(Request("192.0.2.7", 443, arguments)), Told)
+            self.assertIsInstance(self.transport.endpoint(Request("192.0.2.7", 443, arguments)), SocksErrors)
 
     def test_bad_arguments_are_named(self) -> None:
         """The name of what is wrong is told, the key never."""
@@ -388,6 +392,35 @@ class KnockClientTests(SynchronousTestCase):
         told = str(self.assertRaises(MethodError, a_client, self.mktemp()))
         self.assertIn("Protocol not available", told)
         self.assertNotIn("\n", told)
+
+
+def time_from(clock: Clock) -> Callable[[], float]:
+    """The date when *clock* shows what it does."""
+    return lambda: NOW + clock.seconds()
+
+
+class SumTests(SynchronousTestCase):
+    """SOCKS, knock and channel together, at a bridge that is silent."""
+
+    def test_tor_is_told_why_and_not_that_time_is_up(self) -> None:
+        """In the rounds with several SYNs, whichever pauses are drawn, and in the one that waits as the kernel does."""
+        for _ in range(10):
+            clock = Clock()
+            self.patch(transport_module, "choose_dialer", lambda reactor, *_: MemoryDialer(reactor))
+            client = a_client(self.mktemp(), reactor=clock, now=time_from(clock))
+            self.addCleanup(client.stop)
+            factory = SOCKSFactory(clock, "torknock", client, Links(), dial_limit=REQUEST_WITHIN)
+            for dials in (3, 3, 1):
+                tor = factory.buildProtocol(None)
+                tor.makeConnection(StringTransport())
+                arguments = f"key={KEY};pin={PIN}".encode()
+                request = b"\x05\x01\x00\x01" + socket.inet_aton("192.0.2.7") + b"\x01\xbb"
+                with capturedLogs() as logs:
+                    tor.dataReceived(b"\x05\x01\x02\x01" + bytes([len(arguments)]) + arguments + b"\x01\x00")
+                    tor.dataReceived(request)
+                    clock.pump([0.5] * 280)
+                [said] = [log["reason"] for log in logs if log["log_format"] == "{transport}: {reason}"]
+                self.assertIn(f"none of {dials} connection attempts", said)
 
 
 class ProcessTests(SynchronousTestCase):

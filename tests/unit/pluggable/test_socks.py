@@ -290,6 +290,24 @@ class SOCKSFactoryTests(SynchronousTestCase):
             self.assertTrue(self.transport.cancelled)
             self.assert_refused(b"\x05\x06\x00\x01" + bytes(6), events)
 
+    def test_a_transport_has_the_limit_that_its_author_names(self) -> None:
+        """It is told when that is over; other requests' limits are their own."""
+        for start, limit in ((0.0, 7.0), (3.0, 135.0)):
+            self.tor, self.transport, self.links = Link(), Awaiting(), Links()
+            factory = SOCKSFactory(self.clock, "rot", self.transport, self.links, dial_limit=limit)
+            self.half = factory.buildProtocol(None)
+            self.half.makeConnection(self.tor)
+            self.clock.advance(start)
+            self.ask()
+            self.assertEqual(self.transport.request.deadline, self.clock.seconds() + limit)
+            self.clock.advance(limit - 0.1)
+            self.assertFalse(self.transport.cancelled)
+            with capturedLogs() as events:
+                self.clock.advance(0.1)
+                self.assertTrue(self.transport.cancelled)
+                self.assert_refused(b"\x05\x06\x00\x01" + bytes(6), events)
+            self.assertIn(f"within {limit:.0f} s", str(events[-1]["reason"]))
+
     def test_a_tor_that_is_silent_is_given_up(self) -> None:
         """It asks within seconds or never."""
         with capturedLogs() as events:
