@@ -14,7 +14,7 @@ from torknock.keyring.lines import Keyring
 def open_keyring(directory: Path, create: bool = False) -> Keyring:
     """The keyring in *directory*, as `Keyring.open`; once it has waited for a moment, that is said on stderr."""
     waiting = (
-        f"torknock: waiting for the keyring {click.format_filename(directory)}, which another program, such as a "
-        f"backup, holds, for at most {PATIENCE:.0f} s"
+        f"torknock: waiting for the keyring {click.format_filename(directory)}: the disk is slow, or another program, "
+        f"such as a backup, holds it; a program is waited for at most {PATIENCE:.0f} s"
     )
     return Keyring.open(directory, create, PATIENCE, functools.cache(lambda: click.echo(waiting, err=True)))

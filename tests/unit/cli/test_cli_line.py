@@ -52,6 +52,7 @@ class CommandCase(SynchronousTestCase):
         self.addCleanup(temporary.cleanup)
         self.data = Path(temporary.name)
         self.keyring = self.data / "pt_state" / "torknock"
+        self.patch(torknock.keyring.file, "_MOMENT", 60.0)  # a slow disk is reported too
 
     def torknock(self, *arguments: str, stdin: str = "") -> Result:
         """What the command does with *arguments*."""
