@@ -22,16 +22,15 @@ from pluggable.extorport import read_cookie
 from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.client.memory import Memory
 from torknock.errors import TorknockError
-from torknock.firewall import iptables_rules
-from torknock.firewall.fate import SYN, judge
-from torknock.firewall.listed import items
-from torknock.firewall.look import Firewall
 from torknock.kernel import proc
 from torknock.keyring.lines import Keyring
 from torknock.operate.doctor.tor import bridge_options, client_options, is_exposed, takes_clients
+from torknock.operate.firewall.doubts import counting
 from torknock.operate.setup import place
 from torknock.operate.setup.file_changes import Block
 from torknock.operate.setup.record import Record
+from torknock.privileged.gate.translating_iptables import of_iptables
+from torknock.privileged.gate.translating_rules import StrangersSYN, of_nft, takers
 from torknock.protocol.bridge_line import Channel
 from torknock.tor.asked import Asked
 from torknock.tor.control import RunningTor
@@ -149,17 +148,17 @@ def _record(octets: bytes) -> None:
                 same(isinstance(change.key, tuple), True)
 
 
-def _firewall(octets: bytes) -> None:
+def _nftables(octets: bytes) -> None:
     """What nft would write if it were another version."""
-    firewall = Firewall(items(json.dumps(altered({"nftables": _RULES}, octets))))
     for version in (4, 6):
-        firewall.judge(443, version)
-    firewall.has_table("torknock-443")
+        takers(of_nft(altered(_RULES, octets), StrangersSYN(443, version, None, "eth0"), {}), "input")
 
 
 def _iptables(octets: bytes) -> None:
     for version, address in ((4, "192.0.2.7"), (6, None)):
-        judge(iptables_rules.chains(text(octets), SYN(443, version, "eth0", address), "iptables"))
+        takers(of_iptables(text(octets), StrangersSYN(443, version, address, "eth0")), "INPUT")
+    counted = counting(text(octets), "iptables")
+    same(counting(counted.text, "iptables").doubts, [])
 
 
 def _process(octets: bytes) -> None:
@@ -306,7 +305,7 @@ TARGETS = (
     Target("torrc", _torrc, (), (
         b"ORPort 127.0.0.1:9001\r\n# \xe4", b"ContactInfo a\\\n", b"Log notice stdout", _ADDED.encode(), b"")),
     Target("setup-record", _record, (TorknockError,), (_RECORD.encode(), *_SELECTED)),
-    Target("nftables-rules", _firewall, (TorknockError,), _SELECTED),
+    Target("nftables-rules", _nftables, (TorknockError,), _SELECTED),
     Target("iptables-rules", _iptables, (), (_SAVED,)),
     Target("process", _process, (), (b"tor\0/usr/bin/torknock\0server\0", b"a\nUid:\t0\0x")),
     Target("listeners", _listeners, (), (bytes(16) + b"\1\xbb\x0a\7", b"\xff" * 44)),

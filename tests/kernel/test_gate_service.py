@@ -16,11 +16,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.loaded import MAY_LOAD, PACKAGES, ours, packages, recording
 from tests.support.netns import Lab, end
+from tests.support.rulesets import DOCKER
 from torknock.keyring.lines import Issued
 from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Posture

@@ -44,19 +44,18 @@ _SERVICE = {
     "torknock.service.process",
 }
 
-_HOST_FIREWALL = {
-    "torknock.firewall",
-    "torknock.firewall.fate",
-    "torknock.firewall.iptables_rules",
-    "torknock.firewall.listed",
-    "torknock.firewall.look",
-    "torknock.firewall.nft_rules",
+_TRANSLATION = {
+    "torknock.kernel.blocking_program",
+    "torknock.kernel.routes",
+    "torknock.privileged.gate.translating_iptables",
+    "torknock.privileged.gate.translating_rules",
+    "torknock.privileged.gate.translation",
     "torknock.redact",
 }
 """Finds rules of address translation that take a guarded port elsewhere; listing rules needs CAP_NET_ADMIN."""
 
 MAY_LOAD = {
-    "gate": _SERVICE | _HOST_FIREWALL | {
+    "gate": _SERVICE | _TRANSLATION | {
         "torknock.cli.gate",
         "torknock.kernel.files",
         "torknock.kernel.lock",

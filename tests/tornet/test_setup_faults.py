@@ -8,9 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.kernel.test_doctor import DOCKER
 from tests.kernel.test_gate import wait_for
 from tests.support.debian import ROOT
+from tests.support.rulesets import DOCKER
 from tests.tornet.test_setup import OFFLINE, Case
 from torknock.operate.setup.place import RECORD, SNIPPET
 

@@ -6,11 +6,11 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-from torknock.firewall.listed import FirewallUnreadable
-from torknock.firewall.look import look, routed
+from torknock.kernel.blocking_program import ProgramFailed
 from torknock.kernel.proc import listening
 from torknock.operate.addresses import Address, own_address, refusal
 from torknock.operate.doctor.port import LIKE
+from torknock.operate.firewall.look import look, routed
 from torknock.protocol.door import Posture
 
 
@@ -55,11 +55,11 @@ def propose_posture() -> ProposedPosture:
     """The posture that makes a port look as this host's unused ports do, by its own firewall; closed where in doubt."""
     try:
         firewall = look()
-    except FirewallUnreadable as error:
+    except ProgramFailed as error:
         reason = error.what
         return ProposedPosture(Posture.CLOSED, f"this host's firewall cannot be read ({reason})")
     used = {each.port for each in listening()}
-    postures = {LIKE.get(judgement.fate) for judgement in firewall.of_unused(used, routed((4, 6)))}
+    postures = {LIKE.get(judgement.fate) for judgement in firewall.judge_unused(used, routed((4, 6)))}
     if postures == {Posture.CLOSED}:
         return ProposedPosture(Posture.CLOSED, "this host's unused ports are closed")
     if postures == {Posture.FILTERED}:

@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from torknock.firewall import look
-from torknock.firewall.listed import FirewallUnreadable
 from torknock.interfaces import GateFailed
+from torknock.kernel import blocking_program
 from torknock.kernel import program as room
+from torknock.kernel.blocking_program import ProgramFailed, output_of
 from torknock.kernel.program import command
 
 _WITHOUT = """
@@ -94,13 +94,13 @@ class CommandTests(TestCase):
                 self.assertEqual(ran.stdout.split("\n")[:2], [f"GateFailed {said}", "again"], ran.stderr)
 
 
-class FirewallTests(TestCase):
-    """`torknock.firewall.look`, which runs its programs in a thread."""
+class BlockingTests(TestCase):
+    """`torknock.kernel.blocking_program`, which runs its programs in a thread."""
 
     def test_a_program_that_hangs_is_killed(self) -> None:
         """One message says so."""
-        self.patch(look, "_ENDS_WITHIN", 0.3)
-        with self.assertRaises(FirewallUnreadable) as caught:
-            look._command("sleep", "61", package="coreutils")
+        self.patch(blocking_program, "ENDS_WITHIN", 0.3)
+        with self.assertRaises(ProgramFailed) as caught:
+            output_of("sleep", "61", package="coreutils")
         self.assertEqual(str(caught.exception), "sleep 61 has not ended within 0 s, and was killed")
         self.assertNotIn("sleep", _children())

@@ -1,4 +1,4 @@
-"""Tests of `torknock.operate.doctor` and `torknock.firewall`: what is concluded from what was seen."""
+"""Tests of `torknock.operate.doctor`: what is concluded from what was seen."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.bridge.status_report import Trouble, Warned
-from torknock.firewall import iptables_rules, nft_rules
-from torknock.firewall.fate import SYN, Fate, Judgement, judge
-from torknock.firewall.listed import FirewallUnreadable, items
 from torknock.kernel import proc
 from torknock.kernel.proc import Listening, Process, may_open_files, process
 from torknock.operate import tor_log
@@ -29,6 +26,7 @@ from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.open_files import judge as judge_files
 from torknock.operate.finding import State
+from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.protocol.door import Posture
 from torknock.redact import redact
 from torknock.service.access import EVERYWHERE, Entry, silence
@@ -37,7 +35,6 @@ from torknock.tor.refusing import refusing
 
 ADDRESSES = st.ip_addresses().map(str)
 HEX = st.binary(min_size=20, max_size=20).map(bytes.hex)
-STRANGER = SYN(443, 4, "eth0")
 
 
 def facts(or_listeners: Iterable[str] = ("127.0.0.1:9001",), **options: str) -> TorFacts:
@@ -190,6 +187,8 @@ class PortTests(SynchronousTestCase):
             (Fate.DROPPED, Posture.FILTERED),
             (Fate.REJECTED, None),
             (Fate.RESET, None),
+            (Fate.ANSWERED, None),
+            (Fate.TAKEN, None),
         ):
             for posture in Posture:
                 found = port.fits(posture, [Judgement(frozenset({fate}))] * 3)
@@ -209,6 +208,16 @@ class PortTests(SynchronousTestCase):
         self.assertIn("rule 7", found.remedy)
         self.assertEqual(port.let_in(443, [(4, either), (6, dropped)]).state, State.NOT_OK)
 
+    def test_what_takes_a_port_is_named(self) -> None:
+        """Whatever the kernel says of it; what answers in its stead is a fault, too."""
+        passed, answered = (Judgement(frozenset({fate})) for fate in (Fate.PASSED, Fate.ANSWERED))
+        found = port.let_in(443, [(4, passed)], "rule 4 in chain ip nat PREROUTING")
+        self.assertEqual(found.state, State.NOT_OK)
+        self.assertIn("rule 4 in chain", found.remedy)
+        found = port.let_in(443, [(4, passed), (6, answered)])
+        self.assertEqual(found.state, State.NOT_OK)
+        self.assertIn("answered with a SYN-ACK", found.why)
+
     def test_who_may_listen(self) -> None:
         """Nobody, but the operator's service for a decoy, and the transport that filters."""
         theirs = Listening(IPv4Address(0), 443, 7)
@@ -222,21 +231,6 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(port.listeners(443, Posture.DECOY, [], none).state, State.NOT_OK)
 
 
-WORDS = ["-p", "tcp", "!", "-i", "lo", "--dport", "443", "1:2", "-j", "ACCEPT", "x", "-m", "--ctstate", "NEW", "-A",
-         "--mark", "0x1/0x2", "--tcp-flags", "SYN", "-s", "10.0.0.0/8", "-d", "'", "--match-set", "-g"]  # fmt: skip
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(0, 70_000) | st.sampled_from(["@own", "tcp", "dport", "==", "!=", "new"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["match", "op", "left", "right", "payload", "protocol", "field", "meta", "key", "set", "vmap",
-                         "data", "range", "prefix", "&", "jump", "target", "accept", "elem", "val", "concat", "fib",
-                         "limit", "reject", "xt", "ct"]),
-        inner, max_size=4,
-    ),
-    max_leaves=12,
-)  # fmt: skip
-
-
 class OpensTests(SynchronousTestCase):
     """What the running bridge says."""
 
@@ -247,64 +241,6 @@ class OpensTests(SynchronousTestCase):
         found = port.opens([guessing, Warned(Trouble.CLOSED, "the port is closed: the clock is behind; set it")])
         self.assertEqual((found.state, found.why), (State.NOT_OK, "the port is closed: the clock is behind; set it"))
         self.assertIn("tor's log", found.remedy)
-
-
-class RulesTests(SynchronousTestCase):
-    """Rules of other versions, and of other programs."""
-
-    @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), max_size=5))
-    def test_any_rules_of_iptables_are_judged(self, rules: list[list[str]]) -> None:
-        """What is not understood may match or not; nothing is raised, and something becomes of the SYN."""
-        saved = "*filter\n:INPUT DROP [0:0]\n" + "".join(f"-A INPUT {' '.join(rule)}\n" for rule in rules)
-        self.assertTrue(judge(iptables_rules.chains(saved, STRANGER, "iptables")).fates)
-
-    @settings(max_examples=40)
-    @example([[{"jump": {"target": []}}]])
-    @example([[{"goto": {"target": None}}]])
-    @given(st.lists(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "accept", "jump", "set"]), JSON))))
-    def test_any_rules_of_nftables_are_judged(self, rules: list[list[dict[str, object]]]) -> None:
-        """As JSON of any shape."""
-        chain = {"family": "inet", "table": "own", "name": "input"}
-        base = chain | {"type": "filter", "hook": "input", "prio": 0, "policy": "drop"}
-        of = {"family": "inet", "table": "own", "chain": "input"}
-        items: list[dict[str, object]] = [{"chain": base}]
-        items += [{"rule": of | {"handle": number, "expr": expr}} for number, expr in enumerate(rules)]
-        read = json.loads(json.dumps(items))
-        self.assertTrue(judge(nft_rules.chains(read, STRANGER, lambda _family, _table: False)).fates)
-
-    def test_a_comment_with_odd_characters(self) -> None:
-        """A vertical tab, or what else some take for a line's end, does not cut a rule off."""
-        for odd in "\v\f\r\x1c\x85\u2028":
-            saved = f'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "a{odd}b" -j DROP\n'
-            self.assertEqual(judge(iptables_rules.chains(saved, STRANGER, "iptables")).fate, Fate.DROPPED)
-
-    def test_lines_of_iptables_that_are_cut_off(self) -> None:
-        """Nothing is raised."""
-        for line in ("*", ":", ":INPUT", "-A ", "-A INPUT", "-A INPUT -j", "-A INPUT !"):
-            self.assertTrue(judge(iptables_rules.chains(f"*filter\n{line}\n", STRANGER, "iptables")).fates)
-
-    def test_a_ruleset_of_another_version(self) -> None:
-        """One whose objects lack their names, or are none, is not judged."""
-        chain = {"family": "inet", "table": "own", "name": "input"}
-        known = [{"chain": chain}, {"chain": chain | {"hook": "input", "prio": 0}}, {"flowtable": 7}]
-        self.assertEqual(items(json.dumps({"nftables": [{"metainfo": {}}, *known]})), known)
-        rule = {"family": "inet", "table": "own", "chain": "input"}
-        others: tuple[object, ...] = (
-            7, {}, {"chain": 7}, {"chain": {"name": "input"}}, {"chain": chain | {"hook": "input"}},
-            {"chain": chain | {"hook": "input", "prio": "raw"}}, {"rule": rule | {"expr": [7]}},
-            {"rule": rule | {"expr": None}}, {"set": chain | {"elem": 7}}, {"table": {"family": "inet"}},
-        )  # fmt: skip
-        for other in others:
-            self.assertRaises(FirewallUnreadable, items, json.dumps({"nftables": [*known, other]}))
-        for told in ("", "[]", "{}", "[" * 100_000, '{"nftables": 7}'):
-            self.assertRaises(FirewallUnreadable, items, told)
-
-    def test_a_later_chain_drops_what_an_earlier_one_let_in(self) -> None:
-        """`accept` ends one chain only."""
-        saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp --dport 22 -j ACCEPT\n"
-        earlier = "*mangle\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j ACCEPT\n"
-        chains = iptables_rules.chains(earlier + saved, STRANGER, "iptables")
-        self.assertEqual(judge(chains).fate, Fate.DROPPED)
 
 
 class ProcessTests(SynchronousTestCase):

@@ -13,8 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from torknock.bridge.status_report import StatusError
 from torknock.errors import TorknockError
-from torknock.firewall.listed import FirewallUnreadable
-from torknock.firewall.look import Firewall, look, routed
+from torknock.kernel.blocking_program import ProgramFailed
 from torknock.kernel.ipv6 import has_ipv6
 from torknock.kernel.proc import (
     Listening,
@@ -32,7 +31,10 @@ from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
 from torknock.operate.finding import Finding, not_ok, unknown
+from torknock.operate.firewall.fate import SYN
+from torknock.operate.firewall.look import Firewall, look, routed
 from torknock.operate.status_view import BridgeUnreachable, ask
+from torknock.privileged.gate.translation import taken
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.protocol.door import Door, Posture
 from torknock.service import DIAL_SOCKET, GATE_SOCKET
@@ -185,10 +187,10 @@ def _access(facts: TorFacts | None, posture: Posture, filtering: bool, user: Pro
 async def _door(
     reactor: Any, facts: TorFacts | None, posture: Posture, transport: Process | None, filtering: bool
 ) -> list[Finding]:
-    seen: Firewall | FirewallUnreadable
+    seen: Firewall | ProgramFailed
     try:
         seen = await deferToThread(look)
-    except FirewallUnreadable as error:
+    except ProgramFailed as error:
         seen = error
     where = facts.of_torknock("ServerTransportListenAddr") if facts is not None else None
     try:
@@ -199,16 +201,19 @@ async def _door(
     door = Door(str(address), number, posture)
     found = listening()
     findings = [port.listeners(number, posture, found, _sockets(transport))]
-    findings.append(port.gate(door.table, None if isinstance(seen, FirewallUnreadable) else seen, filtering))
-    if isinstance(seen, FirewallUnreadable):
+    findings.append(port.gate(door.table, None if isinstance(seen, ProgramFailed) else seen, filtering))
+    if isinstance(seen, ProgramFailed):
         remedy = seen.remedy or host.AS_ROOT
         findings.append(unknown("firewall", f"its rules cannot be listed: {seen.what}", remedy))
         findings.append(unknown("posture", f"{posture.value}: {port.UNSEEN}", remedy))
         return findings
     versions = routed(door.versions(has_ipv6()))
     own = None if door.everywhere else door.host
-    findings.append(port.let_in(number, [(version, seen.judge(number, version, own)) for version in versions]))
-    findings.append(port.fits(posture, seen.of_unused({number, *(each.port for each in found)}, versions)))
+    taking = await deferToThread(taken, number, versions, own)
+    judged = await deferToThread(seen.judge_all, [SYN(number, version, own) for version in versions])
+    findings.append(port.let_in(number, list(zip(versions, judged, strict=True)), taking))
+    unused = await deferToThread(seen.judge_unused, {number, *(each.port for each in found)}, versions)
+    findings.append(port.fits(posture, unused))
     return findings
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from torknock.bridge.status_report import Trouble, Warned
-from torknock.firewall.fate import Fate, Judgement
-from torknock.firewall.look import Firewall
 from torknock.kernel.proc import Listening
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.firewall.fate import Fate, Judgement
+from torknock.operate.firewall.look import Firewall
 from torknock.protocol.door import Posture
 from torknock.redact import redact
 
@@ -58,14 +58,16 @@ def opens(warnings: Iterable[Warned]) -> Finding:
     return not_ok("bridge", closed, "do what this says; tor's log has more, and the bridge opens again by itself")
 
 
-def let_in(port: int, judged: Sequence[tuple[int, Judgement]]) -> Finding:
-    """Whether the host's own firewall lets SYNs come to *port*; *judged* has a judgement for each IP version."""
+def let_in(port: int, judged: Sequence[tuple[int, Judgement]], taking: str = "") -> Finding:
+    """Whether the host's own firewall lets SYNs come to *port*.
+
+    *judged* has a judgement for each IP version; *taking* is the rule that takes the port elsewhere, "" if none does.
+    """
     name = "firewall"
     worst = next((it for it in judged if it[1].fate not in (Fate.PASSED, None)), None)
-    taking = next((it for it in judged if it[1].takers), None)
-    if taking is not None:
-        why = f"over IPv{taking[0]} address translation takes SYNs to port {port} elsewhere, with a token or without"
-        return not_ok(name, why, f"remove the rule, or hide another port: {_listed(taking[1].takers)}")
+    if taking:
+        why = f"address translation takes SYNs to port {port} elsewhere, with a token or without"
+        return not_ok(name, why, f"remove the rule, or hide another port: {taking}")
     if worst is not None and (fate := worst[1].fate) is not None:
         remedy = f"let TCP port {port} in: ufw allow {port}/tcp, firewall-cmd --add-port={port}/tcp, or its rule in nft"
         return not_ok(name, f"over IPv{worst[0]} a SYN to port {port} is {fate.value}, with a token or without", remedy)

@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
-from torknock.firewall.look import taken
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.nftables_state import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
@@ -19,6 +18,7 @@ from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.nfqueue import PacketQueue
 from torknock.privileged.gate.ruleset import HiddenPorts, Judging
+from torknock.privileged.gate.translation import taken
 from torknock.privileged.gate.xtables import XTables, loaded_rules
 from torknock.protocol.door import PREFIX, Door, Posture
 from torknock.protocol.syn import AskLater
