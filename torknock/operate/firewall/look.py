@@ -60,7 +60,9 @@ class Firewall:
 
     def judge_all(self, syns: Sequence[SYN]) -> list[Judgement]:
         """What becomes of each of *syns*."""
-        trials = [self._trials(syn) for syn in syns]
+        texts = (self.text, *self.saved.values())
+        named = {version: _named(version, texts) for version in {syn.version for syn in syns}}
+        trials = [self._trials(syn, named[syn.version]) for syn in syns]
         try:
             answers = iter(self._try([trial for some in trials for trial in some]))
         except ProgramFailed as error:
@@ -78,11 +80,11 @@ class Firewall:
         """Whether there is a table of nftables called *table* in the family inet."""
         return table in self.tables
 
-    def _trials(self, syn: SYN) -> list[dict[str, object]]:
+    def _trials(self, syn: SYN, named: list[tuple[int, int]]) -> list[dict[str, object]]:
         interface = self.interfaces.get(syn.version)
         if interface is None:
             return []
-        source = str(_stranger(syn.version, (self.text, *self.saved.values())))
+        source = str(_stranger(syn.version, named))
         return [
             {"interface": interface, "source": source, "address": address, "port": syn.port}
             for address in ([syn.address] if syn.address else _addresses(interface, syn.version))
@@ -234,15 +236,19 @@ _NAMED = {
 }
 
 
-def _stranger(version: int, texts: Iterable[str]) -> IPv4Address | IPv6Address:
-    """An address of the Internet, chosen by chance, that no rule in *texts* names, unless they name too many."""
-    ranges = [found for text in texts for match in _NAMED[version].findall(text) if (found := _range(*match))]
+def _named(version: int, texts: Iterable[str]) -> list[tuple[int, int]]:
+    """The first and last of all addresses that rules in *texts* name."""
+    return [found for text in texts for match in _NAMED[version].findall(text) if (found := _range(*match))]
+
+
+def _stranger(version: int, ranges: list[tuple[int, int]]) -> IPv4Address | IPv6Address:
+    """An address of the Internet, chosen by chance, that is in none of *ranges*, unless they have too many."""
     for _ in range(100):
         chosen: IPv4Address | IPv6Address = (
             IPv4Address(secrets.randbits(32)) if version == 4 else IPv6Address((0x2600 << 112) | secrets.randbits(108))
         )
-        named = any(first <= int(chosen) <= last for first, last in ranges)
-        if chosen.is_global and not chosen.is_multicast and not named:
+        known = any(first <= int(chosen) <= last for first, last in ranges)
+        if chosen.is_global and not chosen.is_multicast and not known:
             return chosen
     return ip_address("8.8.8.8") if version == 4 else ip_address("2600::8")
 

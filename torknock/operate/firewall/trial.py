@@ -89,8 +89,8 @@ class _Copy:
 
     def _count_doubts(self) -> None:
         """Put a rule that counts in front of each that is in doubt."""
-        found = doubtful(json.loads(_nft("--json", "list", "ruleset"))["nftables"])
-        texts = _texts(_nft("--handle", "list", "ruleset")) if found else {}
+        found = doubtful(json.loads(_nft("--json", "--terse", "list", "ruleset"))["nftables"])
+        texts = _texts(_nft("--terse", "--handle", "list", "ruleset")) if found else {}
         for number, rule in enumerate(found):
             comment = f"{MARK}nft-{number}"
             where = f"rule {rule.handle} in chain {' '.join(rule.place)}"
@@ -103,7 +103,7 @@ class _Copy:
     def counted(self) -> set[str]:
         """The comments of the rules that have counted a packet."""
         found = set()
-        for item in json.loads(_nft("--json", "list", "ruleset"))["nftables"]:
+        for item in json.loads(_nft("--json", "--terse", "list", "ruleset"))["nftables"]:
             rule = item.get("rule", {})
             if any(it.get("counter", {}).get("packets") for it in rule.get("expr", ()) if _counts(it)):
                 found.add(rule.get("comment", ""))
