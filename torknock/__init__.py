@@ -9,7 +9,6 @@ keyring     the lines that a bridge has issued
 channel     what runs behind the TCP handshake
 tor         what a running tor is asked
 service     what both sides of the privilege line speak
-firewall    what this host's firewall does with a SYN
 privileged  all that runs with CAP_NET_ADMIN
 bridge      the bridge's transport
 client      the client's transport
