@@ -8,11 +8,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-from torknock.firewall.look import taken
 from torknock.kernel.proc import is_served
 from torknock.operate.setup.changes import CannotSetUp
 from torknock.operate.setup.config_files import read_or_empty
 from torknock.operate.setup.this_host import Host
+from torknock.privileged.gate.translation import taken
 from torknock.protocol.bridge_line import BridgeLine, write_address, write_bridge_line
 from torknock.tor.inspect import TorFacts
 
