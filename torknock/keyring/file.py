@@ -21,7 +21,7 @@ from torknock.kernel.lock import alone_in
 
 FILE = "keyring.sqlite"
 
-_VERSION = 3
+_VERSION = 4
 PATIENCE = 10.0
 """Seconds for which a command waits while another program holds the file."""
 
@@ -49,6 +49,11 @@ _SCHEMA = """
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+_PRINTED_WITH = """
+    CREATE TABLE printed_with (line TEXT NOT NULL, address TEXT NOT NULL, PRIMARY KEY (line, address)) STRICT;
+"""
+"""The bridge's addresses, IP literals, that the line of this name was printed with; the first has the lowest rowid."""
+
 _PRIVATE = """
     PRAGMA secure_delete = ON;
     PRAGMA temp_store = MEMORY;
@@ -154,7 +159,7 @@ def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:
             remnant.unlink()
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(draft, isolation_level=None)) as database:
-            database.executescript(_PRIVATE + _SCHEMA)
+            database.executescript(_PRIVATE + _SCHEMA + _PRINTED_WITH)
             database.execute("INSERT INTO bridge VALUES (?)", (new_key(),))
             database.execute(f"PRAGMA user_version = {_VERSION}")
         draft.rename(path)
@@ -189,7 +194,7 @@ def _connect(path: Path, patience: float) -> sqlite3.Connection:
             raise KeyringUnreadable(
                 path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
             )
-        if version in (1, 2):
+        if 1 <= version < _VERSION:
             _migrate(database)
         elif version != _VERSION:
             raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
@@ -209,7 +214,7 @@ def _refuse_other_kinds(path: Path) -> None:
 def _migrate(database: sqlite3.Connection) -> None:
     """Bring a database of an earlier version to this one's, unless another process has done so by now.
 
-    Version 3 has the tables of version 2. Earlier ones left what they erased in free pages, which VACUUM removes.
+    Version 3 has the tables of version 2. Both and version 1 left what they erased in free pages, which VACUUM removes.
     """
     database.execute("VACUUM")
     with writing(database):
@@ -217,7 +222,24 @@ def _migrate(database: sqlite3.Connection) -> None:
         for statement in _FROM_VERSION_1.strip().splitlines() if version == 1 else ():
             database.execute(statement)
         if version < _VERSION:
+            database.execute(_PRINTED_WITH)
+            _fill_printed_with(database)
             database.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _fill_printed_with(database: sqlite3.Connection) -> None:
+    """Move the addresses from the settings `known_at NAME` to their table.
+
+    A line without that setting is of version 0.1.0, which knew the addresses of all lines together, in `known_at`: it
+    may have been printed with any of them. That setting stays, for a bridge of 0.1.0 that still runs.
+    """
+    rows = database.execute(
+        "SELECT name, coalesce((SELECT value FROM setting WHERE key = 'known_at ' || name),"
+        " (SELECT value FROM setting WHERE key = 'known_at'), '') FROM line"
+    ).fetchall()
+    printed = [(name, address) for name, addresses in rows for address in addresses.split()]
+    database.executemany("INSERT OR IGNORE INTO printed_with VALUES (?, ?)", printed)
+    database.execute("DELETE FROM setting WHERE substr(key, 1, 9) = 'known_at '")
 
 
 @contextmanager

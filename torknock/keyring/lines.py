@@ -39,10 +39,9 @@ NOTE_AT_MOST = 200
 
 _COLUMNS = (
     "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut,"
-    " coalesce((SELECT value FROM setting WHERE key = 'known_at ' || name),"
-    " (SELECT value FROM setting WHERE key = 'known_at'), '')"
+    " coalesce((SELECT group_concat(address, ' ') FROM"
+    " (SELECT address FROM printed_with WHERE printed_with.line = line.name ORDER BY printed_with.rowid)), '')"
 )
-"""Earlier versions knew the addresses of all lines together, so each of their lines may have been printed with any."""
 
 _KINDS = (
     str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int, str,
@@ -243,7 +242,6 @@ class Keyring:
             )
             if done.rowcount == 0:
                 raise LineExists(name)
-            self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, '')", (f"known_at {name}",))
             self._database.execute(_RAISE_REVISION)
         return Issued(name, line, int(now), expires, None, note)
 
@@ -277,7 +275,7 @@ class Keyring:
         self.get(name)
         with self._refusals(), writing(self._database):
             self._database.execute("DELETE FROM line WHERE name = ?", (name,))
-            self._database.execute("DELETE FROM setting WHERE key = ?", (f"known_at {name}",))
+            self._database.execute("DELETE FROM printed_with WHERE line = ?", (name,))
             self._database.execute(_RAISE_REVISION)
 
     def erase(self, now: float) -> int:
@@ -374,10 +372,9 @@ class Keyring:
     def make_known_at(self, name: str, address: str) -> None:
         """Remember that the line called *name* was printed with *address*. Raises `BadName` and `LineUnknown`."""
         with self._refusals(), writing(self._database):
-            known = self.get(name).addresses
-            if address not in known:
-                written = (f"known_at {name}", " ".join((*known, address)))
-                self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", written)
+            self.get(name)
+            done = self._database.execute("INSERT OR IGNORE INTO printed_with VALUES (?, ?)", (name, address))
+            if done.rowcount:
                 self._database.execute(_RAISE_REVISION)
 
     def set_setting(self, key: str, value: str) -> None:

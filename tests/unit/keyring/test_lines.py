@@ -373,23 +373,20 @@ class KeyringTests(KeyringCase):
         self.assertEqual(keyring.changes(), before + 2)
         self.assertRaises(LineUnknown, keyring.make_known_at, "carol", "192.0.2.7")
 
-    def test_lines_of_an_earlier_version_keep_their_addresses(self) -> None:
-        """It knew those of all lines together: each of its lines may have any of them, a new line has none."""
+    def test_a_line_that_is_withdrawn_leaves_no_address(self) -> None:
+        """Its name is free again, for a line that was printed with none."""
         keyring = self.open()
         keyring.add("alice", expires=None, now=NOW)
-        with contextlib.closing(sqlite3.connect(self.directory / "keyring.sqlite")) as database, database:
-            database.execute("UPDATE setting SET key = 'known_at', value = '192.0.2.7 192.0.2.8' WHERE key LIKE 'k%'")
-        keyring.add("bob", expires=None, now=NOW)
-        keyring.make_known_at("alice", "192.0.2.9")
-        keyring.make_known_at("bob", "192.0.2.9")
-        self.assertEqual(keyring.get("alice").addresses, ("192.0.2.7", "192.0.2.8", "192.0.2.9"))
-        self.assertEqual(keyring.get("bob").addresses, ("192.0.2.9",))
+        keyring.make_known_at("alice", "192.0.2.7")
+        keyring.withdraw("alice")
+        keyring.add("alice", expires=None, now=NOW)
+        self.assertEqual(keyring.get("alice").addresses, ())
 
     def test_a_damaged_address_is_a_damaged_line(self) -> None:
         """It is said when the keyring is read, not when a client arrives."""
         keyring = self.open()
         keyring.add("alice", expires=None, now=NOW)
-        keyring.set_setting("known_at alice", "192.0.2")
+        keyring.make_known_at("alice", "192.0.2")
         self.assertRaises(KeyringUnreadable, keyring.get, "alice")
 
 
@@ -523,7 +520,7 @@ class FileTests(KeyringCase):
         """Who goes back to an older torknock is told."""
         self.open().close()
         database = sqlite3.connect(self.directory / "keyring.sqlite")
-        database.execute("PRAGMA user_version = 4")
+        database.execute("PRAGMA user_version = 5")
         database.close()
         self.assertIn("newer torknock", self.refused())
 
@@ -630,7 +627,7 @@ class MigrationTests(KeyringCase):
         keyring = self.open(create=False)
         self.check(keyring)
         self.check(self.open())
-        self.assertEqual(self.version(), 3)
+        self.assertEqual(self.version(), 4)
         self.assertEqual(keyring.changes(), 0)
         keyring.set_note("alice", "hers")
         keyring.count({"alice": 1}, now=NOW)
@@ -640,6 +637,33 @@ class MigrationTests(KeyringCase):
         with Keyring.open(self.above / "new", create=True) as new:
             self.assertEqual(self.columns(self.path), self.columns(self.above / "new" / "keyring.sqlite"))
             self.assertEqual(new.lines(), [])
+
+    def test_the_addresses_of_version_0_1_0(self) -> None:
+        """It knew those of all lines together: each of its lines may have any of them, a new line has none."""
+        with contextlib.closing(sqlite3.connect(self.path)) as database, database:
+            database.execute("INSERT INTO setting VALUES ('known_at', '192.0.2.7 2001:db8::8')")
+        keyring = self.open(create=False)
+        keyring.add("dave", expires=None, now=NOW)
+        keyring.make_known_at("alice", "192.0.2.9")
+        keyring.make_known_at("dave", "192.0.2.9")
+        self.assertEqual(keyring.get("alice").addresses, ("192.0.2.7", "2001:db8::8", "192.0.2.9"))
+        self.assertEqual(keyring.get("bob").addresses, ("192.0.2.7", "2001:db8::8"))
+        self.assertEqual(keyring.get("dave").addresses, ("192.0.2.9",))
+
+    def test_the_addresses_of_each_line(self) -> None:
+        """Version 3 had them in a setting for each line; one without had none, whatever others had."""
+        with contextlib.closing(sqlite3.connect(self.path)) as database, database:
+            for statement in torknock.keyring.file._FROM_VERSION_1.strip().splitlines():
+                database.execute(statement)
+            known = [("known_at", "192.0.2.7"), ("known_at alice", "192.0.2.8 192.0.2.9"), ("known_at bob", "")]
+            database.executemany("INSERT INTO setting VALUES (?, ?)", known)
+            database.execute("PRAGMA user_version = 3")
+        keyring = self.open(create=False)
+        self.assertEqual(keyring.get("alice").addresses, ("192.0.2.8", "192.0.2.9"))
+        self.assertEqual(keyring.get("bob").addresses, ())
+        self.assertEqual(keyring.get("carol").addresses, ("192.0.2.7",))
+        self.assertIsNone(keyring.setting("known_at alice"))
+        self.assertEqual(self.version(), 4)
 
     def test_an_earlier_versions_free_pages_are_emptied(self) -> None:
         """It left what it erased where it was."""
@@ -683,7 +707,7 @@ class MigrationTests(KeyringCase):
                 break
             self.assertEqual((process.returncode, self.version()), (-signal.SIGKILL, 1))
         self.assertGreater(statements, 6)
-        self.assertEqual(self.version(), 3)
+        self.assertEqual(self.version(), 4)
         self.check(self.open(create=False))
 
     def test_two_processes_at_once(self) -> None:
