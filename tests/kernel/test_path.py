@@ -42,7 +42,7 @@ class PathTests(SynchronousTestCase):
         self.addCleanup(end, [reflector])
         assert reflector.stdout is not None
         said = reflector.stdout.readline()
-        self.assertIn("an open port that anybody can find", said)
+        self.assertIn("an open port that anyone can find", said)
         found = re.search(r":(\d+), ", said)
         assert found is not None, said
         return int(found[1])
