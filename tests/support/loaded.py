@@ -31,6 +31,7 @@ _SERVICE = {
     "torknock.kernel.capability",
     "torknock.kernel.descriptor_limit",
     "torknock.kernel.ipv6",
+    "torknock.kernel.places",
     "torknock.kernel.private_memory",
     "torknock.kernel.socket_options",
     "torknock.privileged",

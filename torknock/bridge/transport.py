@@ -26,6 +26,7 @@ from torknock.bridge.reopening import ReopeningDoor
 from torknock.bridge.running import RunningBridge, Wanted, address, in_thread, run_bridge
 from torknock.errors import TorknockError
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
+from torknock.kernel.places import keyring_of_state
 from torknock.kernel.proc import is_served
 from torknock.kernel.wall_clock import is_clock_synchronized
 from torknock.keyring.file import KeyringUnreadable
@@ -34,9 +35,6 @@ from torknock.protocol.door import Door, Posture
 from torknock.service import GATE_SOCKET
 
 _log = Logger()
-
-KEYRING = "torknock"
-"""The keyring's directory within tor's `pt_state`, where `ServerTransportOptions` name no other."""
 
 _OPTIONS = {
     "keyring": "keyring=DIR",
@@ -88,7 +86,7 @@ class KnockServer:
         if unknown:
             known = ", ".join(_OPTIONS.values())
             raise MethodError(f"ServerTransportOptions: torknock has no {', '.join(unknown)}; it knows {known}")
-        keyring = Path(options.get("keyring", self._environment.state_location / KEYRING))
+        keyring = Path(options.get("keyring", keyring_of_state(self._environment.state_location)))
         if not keyring.is_absolute():
             raise MethodError("ServerTransportOptions: keyring= must be an absolute path")
         posture = Posture.read(options.get("posture"))

@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar
 import click
 
 from torknock.errors import TorknockError
+from torknock.kernel.places import DATA_DIRECTORY, keyring_within
 from torknock.operate.addresses import refusal
 from torknock.operate.pasted import LONGEST, read
 from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, parse_fingerprint
@@ -23,7 +24,7 @@ from torknock.tor import CONTROL
 
 W = TypeVar("W", bound=Word)
 
-KEYRING = Path("/var/lib/tor/pt_state/torknock")
+KEYRING = keyring_within(DATA_DIRECTORY)
 """Where the keyring is if Debian's tor runs the bridge."""
 
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from torknock.cli.options import reachable
+from torknock.kernel.places import keyring_within
 from torknock.operate.addresses import is_broadcast
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def where_lines_point(facts: TorFacts, address: IPv4Address | IPv6Address, port:
 
     out = None
     if facts.data_directory is not None:
-        out = handed_out(facts.data_directory / "pt_state" / "torknock", time.time())
+        out = handed_out(keyring_within(facts.data_directory), time.time())
     if out is None:
         return address, port
     if out.address == address and configured_port(facts) in (port, None):  # a port that is forwarded stays

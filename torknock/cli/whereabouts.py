@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torknock.errors import TorknockError
 from torknock.kernel.files import read_file
+from torknock.kernel.places import data_directory_of
 from torknock.keyring.lines import Keyring
 from torknock.operate.addresses import refusal
 from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, parse_fingerprint, write_address
@@ -75,11 +76,11 @@ def _fingerprints(directory: Path) -> Iterator[str]:
 
 def _tor_wrote(directory: Path, name: str) -> Iterator[list[str]]:
     """The words of each line of the file *name* in the DataDirectory that the keyring's *directory* is in, if it is."""
-    pt_state = directory.absolute().parent
-    if pt_state.name != "pt_state":
+    data_directory = data_directory_of(directory)
+    if data_directory is None:
         return
     try:
-        text = read_file(pt_state.parent / name, _TOLD_AT_MOST).decode("ascii", "replace")
+        text = read_file(data_directory / name, _TOLD_AT_MOST).decode("ascii", "replace")
     except OSError:
         return
     for written in text.splitlines():

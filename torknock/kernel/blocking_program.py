@@ -6,6 +6,7 @@ import shutil
 import subprocess  # noqa: TID251  in a thread, or in a command of root's, which has no reactor
 
 from torknock.errors import TorknockError
+from torknock.kernel.places import PROGRAMS
 
 ENDS_WITHIN = 30.0
 """Seconds that a program has; then it is killed."""
@@ -20,7 +21,7 @@ def output_of(name: str, *arguments: str, package: str, stdin: str = "") -> str:
 
     Raises `ProgramFailed` if it is missing, ends with anything but 0, or not within `ENDS_WITHIN`.
     """
-    path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+    path = shutil.which(name, path=PROGRAMS)
     if path is None:
         raise ProgramFailed(f"the command {name} is missing", f"apt-get install {package}")
     try:

@@ -11,6 +11,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from torknock.interfaces import GateFailed
+from torknock.kernel.places import PROGRAMS
 
 ENDS_WITHIN = 30.0
 """Seconds that a program has; then it is killed."""
@@ -21,7 +22,7 @@ async def command(reactor: Any, name: str, arguments: list[str], stdin: bytes = 
 
     Raises `GateFailed` if it is missing, cannot be started, ends with anything but 0, or not within `ENDS_WITHIN`.
     """
-    path = shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+    path = shutil.which(name, path=PROGRAMS)
     if path is None:
         raise GateFailed(f"the command {name} is missing", f"apt-get install {package}")
     program = _Program(reactor, f"{name} {' '.join(arguments)}", stdin)

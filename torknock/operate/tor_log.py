@@ -10,6 +10,7 @@ from typing import Any
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import read_end
+from torknock.kernel.places import SYSTEMD_RUNS
 from torknock.kernel.program import command
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.redact import redact
@@ -45,7 +46,7 @@ async def log(reactor: Any, logs: Iterable[str]) -> Finding:
         except OSError as error:
             why = f"tor's log cannot be read: {error.strerror}"
             return unknown("tor's log", why, "run torknock doctor as root")
-    if Path("/run/systemd/system").exists():
+    if SYSTEMD_RUNS.exists():
         arguments = ["--unit=tor@default", "--unit=tor", "--lines=2000", "--no-pager", "--output=json"]
         try:
             return judge(from_journal(await command(reactor, "journalctl", arguments, package="systemd")))

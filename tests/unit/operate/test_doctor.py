@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.bridge.status_report import Trouble, Warned
 from torknock.kernel import proc
+from torknock.kernel.places import APPARMOR_TOR, APPARMOR_TOR_BROWSER
 from torknock.kernel.proc import Listening, Process, may_open_files, process
 from torknock.operate import tor_log
 from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor
@@ -346,6 +347,13 @@ class HostTests(SynchronousTestCase):
         ):
             rules.write_text(text)
             self.assertEqual(host.apparmor("system_tor (enforce)", rules).state, state, text)
+
+    def test_the_profile_that_is_loaded_again_is_the_one_that_was_changed(self) -> None:
+        """tor's own, or that of the tor of Tor Browser."""
+        profiles = Path(self.mktemp()).absolute()
+        for name in (APPARMOR_TOR.name, APPARMOR_TOR_BROWSER.name):
+            remedy = host.apparmor(f"{name} (enforce)", profiles / "local" / name).remedy
+            self.assertIn(f"apparmor_parser -r {profiles / name}", remedy)
 
 
 class FilesTests(SynchronousTestCase):

@@ -34,7 +34,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="torknock-"))
         self.addCleanup(shutil.rmtree, self.directory)
-        self.patch(shipped_files, "_UNITS", self.directory)
+        self.patch(shipped_files, "UNITS", self.directory)
         self.patch(place, "SNIPPET", self.directory / "torknock.conf")
 
     def planned(self, host: Host = HOST) -> dict[str, Change]:

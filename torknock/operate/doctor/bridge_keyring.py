@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torknock.bridge.status_report import odds
 from torknock.kernel.proc import Process
-from torknock.keyring.file import KeyringMissing, KeyringUnreadable
+from torknock.keyring.file import FILE, KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.operate.doctor.host import AS_ROOT
 from torknock.operate.finding import Finding, not_ok, ok, unknown
@@ -20,7 +20,7 @@ from torknock.protocol.token import NEIGHBOURS
 def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
     """Whether there is a keyring that tor's user can use, and a line in it that lives."""
     try:
-        found = os.stat(directory / "keyring.sqlite")
+        found = os.stat(directory / FILE)
         with Keyring.open(directory, create=False) as opened:
             lines = opened.lines()
     except (KeyringMissing, FileNotFoundError):

@@ -15,6 +15,7 @@ from torknock.bridge.status_report import StatusError
 from torknock.errors import TorknockError
 from torknock.kernel.blocking_program import ProgramFailed
 from torknock.kernel.ipv6 import has_ipv6
+from torknock.kernel.places import keyring_within
 from torknock.kernel.proc import (
     Listening,
     Process,
@@ -230,7 +231,7 @@ def _helper(facts: TorFacts | None, side: str, usual: str) -> str:
 
 def _keyring(patient: Patient, facts: TorFacts | None) -> Path:
     data = facts.data_directory if facts is not None else None
-    return patient.keyring if data is None else data / "pt_state" / "torknock"
+    return patient.keyring if data is None else keyring_within(data)
 
 
 def _process(facts: TorFacts | None) -> Process | None:

@@ -18,6 +18,7 @@ from torknock.interfaces import GateFailed
 from torknock.kernel.capability import may_administer_network
 from torknock.kernel.ipv6 import has_ipv6
 from torknock.kernel.nftables_state import ruleset_generation
+from torknock.kernel.places import APPARMOR_TOR, PROGRAMS, SYSCTLS_IPV4, profile_of
 from torknock.kernel.proc import Process, answers, may_open
 from torknock.kernel.program import command
 from torknock.kernel.socket_options import TCP_SAVE_SYN
@@ -30,7 +31,6 @@ from torknock.protocol.door import Door, Posture
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""
 
-PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 """Where programs are looked for."""
 
 _VERBS = ("server", "client", "gate", "dial")
@@ -138,7 +138,7 @@ def timestamps() -> Finding:
 
 def _sysctl(name: str) -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        return int(Path("/proc/sys/net/ipv4", name).read_text())
+        return int((SYSCTLS_IPV4 / name).read_text())
     return None
 
 
@@ -185,7 +185,7 @@ async def _loads(reactor: Any, posture: Posture, judging: Judging | None) -> Non
     """Load the ruleset in a network namespace that is gone when nft ends."""
     hidden = ruleset.HiddenPorts(1, 2 if has_ipv6() else None)
     text = ruleset.load(Door("0.0.0.0", 443, posture), hidden, judging)  # noqa: S104  a text, not a socket
-    nft = shutil.which("nft", path=PATH)
+    nft = shutil.which("nft", path=PROGRAMS)
     if nft is None:
         raise GateFailed("the command nft is missing", "apt-get install nftables")
     await command(reactor, "unshare", ["--net", nft, "-f", "-"], text.encode("ascii"), package="util-linux")
@@ -214,11 +214,7 @@ def dated(now: float, consensus: tuple[str, str] | None) -> Finding:
     return unknown(name, "NTP does not set it, and tor has no consensus to compare it with", remedy)
 
 
-APPARMOR = Path("/etc/apparmor.d/local/system_tor")
-"""Where Debian lets a site add to what tor may do."""
-
-
-def apparmor(label: str | None, local: Path = APPARMOR) -> Finding:
+def apparmor(label: str | None, local: Path = APPARMOR_TOR) -> Finding:
     """Whether AppArmor, where it confines tor, lets it start torknock; *label* is tor's, None if it is not known."""
     name = "AppArmor"
     if label is None:
@@ -231,7 +227,7 @@ def apparmor(label: str | None, local: Path = APPARMOR) -> Finding:
         rules = []
     if any("torknock" in rule for rule in rules):
         return ok(name, f"tor is confined by {label.partition(' ')[0]}, which has lines for torknock")
-    remedy = f"add the lines of contrib/apparmor to {local}; as root: apparmor_parser -r /etc/apparmor.d/system_tor"
+    remedy = f"add the lines of contrib/apparmor to {local}; as root: apparmor_parser -r {profile_of(local)}"
     return not_ok(name, f"tor is confined by {label.partition(' ')[0]}, whose rules do not allow torknock", remedy)
 
 

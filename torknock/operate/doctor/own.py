@@ -8,6 +8,7 @@ import grp
 import pwd
 from pathlib import Path
 
+from torknock.kernel.places import APPARMOR_TOR_BROWSER
 from torknock.kernel.proc import Process, answers, confinement, processes_of, service_here, transport_of
 from torknock.operate.doctor import host, tor
 from torknock.operate.finding import Finding, not_ok, ok, unknown
@@ -17,7 +18,6 @@ _GROUP = "torknock"
 """Whose members may use the dial service."""
 
 _NAMES = {"tor", "tor.real"}
-_PROFILE = Path("/etc/apparmor.d/local/torbrowser.Tor.tor")
 
 
 def own_tor(user: str) -> list[Finding]:
@@ -31,7 +31,7 @@ def own_tor(user: str) -> list[Finding]:
     findings = [_runs(user, theirs), _service(user), _member(user, uid, theirs), host.choosing()]
     findings.append(host.versions("client", transport, service_here("dial")))
     if theirs is not None:
-        findings.append(host.apparmor(confinement(theirs.pid), _PROFILE))
+        findings.append(host.apparmor(confinement(theirs.pid), APPARMOR_TOR_BROWSER))
         findings.append(tor.running("client", transport))
     return findings
 

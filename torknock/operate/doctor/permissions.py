@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torknock.kernel.places import SYSTEMD_RUNS, UNITS
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.doors import FILTERED, FILTERED_UNIT
 from torknock.service.access import ACCESS, AccessDenied, Entry, read, silence
 
 _AS_ROOT = "run torknock doctor as root"
 _MEND = "as root: torknock setup bridge"
-_SYSTEMD, _ENABLED = Path("/run/systemd/system"), Path("/etc/systemd/system/sysinit.target.wants", FILTERED_UNIT)
+_ENABLED = UNITS / "sysinit.target.wants" / FILTERED_UNIT
 
 
 def listed(door: Entry, path: Path = ACCESS) -> Finding:
@@ -30,7 +31,7 @@ def listed(door: Entry, path: Path = ACCESS) -> Finding:
 
 
 def silent_from_boot(
-    door: Entry, rules: Path = FILTERED, enabled: Path = _ENABLED, systemd: Path = _SYSTEMD
+    door: Entry, rules: Path = FILTERED, enabled: Path = _ENABLED, systemd: Path = SYSTEMD_RUNS
 ) -> Finding:
     """Whether *door*, which is filtered, is silent before the service runs: what *rules* has, and who loads it."""
     name = "silence at boot"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+from torknock.kernel.places import TORKNOCK
 from torknock.kernel.proc import Listening, Process
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.pasted import read
@@ -12,8 +13,8 @@ from torknock.protocol.bridge_line import LineError, parse_bridge_line
 from torknock.tor.inspect import TorFacts
 
 _OLDEST = (0, 4, 5)
-_HOW_IT_RUNS = ("ServerTransportPlugin torknock exec /usr/local/bin/torknock server",
-                "+ClientTransportPlugin torknock exec /usr/local/bin/torknock client")  # fmt: skip
+_HOW_IT_RUNS = (f"ServerTransportPlugin torknock exec {TORKNOCK} server",
+                f"+ClientTransportPlugin torknock exec {TORKNOCK} client")  # fmt: skip
 
 
 def version(facts: TorFacts) -> Finding:

@@ -15,6 +15,7 @@ from pathlib import Path
 from attrs import frozen
 from stem import ControllerError
 
+from torknock.kernel.places import PROGRAMS, keyring_within
 from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
@@ -24,7 +25,7 @@ from torknock.operate.setup.daemons import is_outdated
 from torknock.operate.setup.doors import Door as ListedDoor
 from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
-from torknock.operate.setup.programs import PATH, run
+from torknock.operate.setup.programs import run
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.torrc_options import BridgeWishes, known_options
 from torknock.privileged.gate.sources import sources_table
@@ -119,7 +120,7 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not know its fingerprint yet", "try again in a minute")
-    directory = facts.data_directory / "pt_state" / "torknock"
+    directory = keyring_within(facts.data_directory)
     with Keyring.open(directory, create=True) as keyring:
         before = {issued.name for issued in keyring.lines()}
         issued = _first_living(keyring, wishes.name, now)
@@ -147,7 +148,7 @@ def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
     """The names of the live lines of scheme `knock` that open nothing with *posture*, as far as is known."""
     if Posture(posture).hides_judging or facts.data_directory is None:
         return []
-    directory = facts.data_directory / "pt_state" / "torknock"
+    directory = keyring_within(facts.data_directory)
     with suppress(KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as keyring:
         return [issued.name for issued in keyring.live(now) if issued.line.scheme is Scheme.KNOCK]
     return []
@@ -201,7 +202,7 @@ def _verify_without(changes: list[Change], tor: RunningTor) -> Iterator[str]:
 
 def verify(config_file: Path, defaults_file: Path | None) -> None:
     """Have another tor read its configuration: the one that runs would end over a wrong one. Raises `CannotSetUp`."""
-    if shutil.which("tor", path=PATH) is None:
+    if shutil.which("tor", path=PROGRAMS) is None:
         return
     command = ["tor", "--verify-config", "-f", str(config_file)]
     if defaults_file is not None:
@@ -258,7 +259,7 @@ def _of_users(changes: list[Change]) -> set[str]:
 
 def _remove_tables(tables: set[str]) -> None:
     """Remove those of *tables* that a bridge has left, once it has had the time to take them away itself."""
-    if shutil.which("nft", path=PATH) is None or not tables:
+    if shutil.which("nft", path=PROGRAMS) is None or not tables:
         return
 
     def left() -> set[str]:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torknock.errors import TorknockError
+from torknock.kernel.places import PROGRAMS
 from torknock.operate.setup import debian_tor
 from torknock.operate.setup.apply import configured, start_transport, undo, until, verify
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.place import Place
-from torknock.operate.setup.programs import PATH
 from torknock.operate.setup.record import Record
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.control import RunningTor
@@ -59,9 +59,9 @@ def verify_bridged(config_file: Path, defaults_file: Path | None) -> None:
 
     What stands behind torknock's part overrides it, so the command tor is asked what all of it amounts to.
     """
-    if shutil.which("tor", path=PATH) is None:
+    if shutil.which("tor", path=PROGRAMS) is None:
         raise CannotSetUp(
-            f"no command tor in {PATH}: whether tor would use the bridge, or connect directly, cannot be checked",
+            f"no command tor in {PROGRAMS}: whether tor would use the bridge, or connect directly, cannot be checked",
             "install Debian's tor, or link the one that runs to /usr/local/bin",
         )
     options = configured(config_file, defaults_file)

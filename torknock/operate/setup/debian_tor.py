@@ -14,21 +14,22 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from torknock.kernel.places import PROGRAMS, SYSTEMD_RUNS, UNITS
 from torknock.kernel.proc import process, same_network
 from torknock.operate.setup.apply import until
 from torknock.operate.setup.changes import CannotSetUp
 from torknock.operate.setup.config_files import write
 from torknock.operate.setup.place import TORRC
-from torknock.operate.setup.programs import PATH, run
+from torknock.operate.setup.programs import run
 from torknock.operate.setup.shipped_files import shipped
-from torknock.operate.setup.this_host import SYSTEMD, TOR_USER
+from torknock.operate.setup.this_host import TOR_USER
 from torknock.operate.tor_log import from_journal
 from torknock.tor import CONTROL
 from torknock.tor.control import tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 from torknock.tor.reasons import why_refused
 
-HOLD = Path("/etc/systemd/system/tor@default.service.d/torknock.conf")
+HOLD = UNITS / "tor@default.service.d/torknock.conf"
 DEFAULTS = Path("/usr/share/tor/tor-service-defaults-torrc")
 
 _UNIT = "tor@default.service"
@@ -44,7 +45,7 @@ _LISTED = (
 
 def is_at_rest(control: str) -> bool:
     """Whether Debian's tor, whose control socket *control* is to be, is installed and does not run."""
-    if control != CONTROL or not TORRC.exists() or shutil.which("tor", path=PATH) is None:
+    if control != CONTROL or not TORRC.exists() or shutil.which("tor", path=PROGRAMS) is None:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2.0)
@@ -112,7 +113,7 @@ def start() -> bool:
     Raises `CannotSetUp` if it does not start; it is stopped then, so that systemd does not start it with what it had
     before.
     """
-    if not SYSTEMD.is_dir():
+    if not SYSTEMD_RUNS.is_dir():
         return False
     began = int(time.time())  # noqa: TID251  for the journal
     run("systemctl", "daemon-reload")
@@ -129,7 +130,7 @@ def stop(control: str, password: str | None) -> bool:
 
     Raises `TorUnreachable` or `CannotSetUp` if it goes on running.
     """
-    if control == CONTROL and SYSTEMD.is_dir():
+    if control == CONTROL and SYSTEMD_RUNS.is_dir():
         run("systemctl", "stop", _UNIT)
         write(str(HOLD), shipped("systemd/tor-waits.conf"), 0o644)
         run("systemctl", "daemon-reload", check=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pwd
-from pathlib import Path
 
+from torknock.kernel.places import APPARMOR_TOR, APPARMOR_TOR_BROWSER, profile_of
 from torknock.operate.setup.account_changes import Member, User
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.doors import FILTERED_UNIT, access_changes, door_of
@@ -12,12 +12,9 @@ from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import SNIPPET, includes
 from torknock.operate.setup.service_changes import Process, Unit
 from torknock.operate.setup.shipped_files import profile, unit_file
-from torknock.operate.setup.this_host import APPARMOR, Host
+from torknock.operate.setup.this_host import Host
 from torknock.operate.setup.torrc_options import HEAD, known_options
 from torknock.tor.inspect import TorFacts
-
-TORBROWSER = Path("/etc/apparmor.d/local/torbrowser.Tor.tor")
-"""The site's additions to the profile of Tor Browser's tor, where torbrowser-launcher installed it (Debian)."""
 
 _SERVICE_USER = "torknock"
 
@@ -32,7 +29,7 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
         service[1:1] = _doors(options, host)  # the service finds them when it starts
     changes: list[Change] = []
     if host.apparmor:
-        changes.append(Block(str(APPARMOR), profile(APPARMOR.name, host.program), Reader.APPARMOR))
+        changes.append(Block(str(APPARMOR_TOR), profile(APPARMOR_TOR.name, host.program), Reader.APPARMOR))
     place = host.place
     if place.name and includes(place.config_file, SNIPPET):
         raise CannotSetUp(
@@ -61,8 +58,9 @@ def plan_for_user(user: str, host: Host) -> list[Change]:
     except KeyError:
         raise CannotSetUp(f"there is no user {user} on this host") from None
     changes = [*_service("dial", host, 0), Member(user, _SERVICE_USER)]
-    if (TORBROWSER.parent.parent / TORBROWSER.name).exists():
-        changes.append(Block(str(TORBROWSER), profile(TORBROWSER.name, host.program), Reader.APPARMOR))
+    if profile_of(APPARMOR_TOR_BROWSER).exists():
+        rules = profile(APPARMOR_TOR_BROWSER.name, host.program)
+        changes.append(Block(str(APPARMOR_TOR_BROWSER), rules, Reader.APPARMOR))
     return _wanted(changes)
 
 

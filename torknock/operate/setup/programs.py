@@ -7,9 +7,9 @@ import subprocess  # noqa: TID251  a command of root's, which has no reactor
 
 from attrs import define
 
+from torknock.kernel.places import PROGRAMS
 from torknock.operate.setup.changes import CannotChange
 
-PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 """Where programs of this host are looked for."""
 
 _ENDS_WITHIN = 90.0
@@ -26,7 +26,7 @@ class Ended:
 
 def run(*command: str, check: bool = True) -> Ended:
     """Run a program of this host. Raises `CannotChange` if it hangs, or fails and *check* says so."""
-    path = shutil.which(command[0], path=PATH)
+    path = shutil.which(command[0], path=PROGRAMS)
     if path is None:
         raise CannotChange(f"the command {command[0]} is missing")
     try:

@@ -7,13 +7,11 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+from torknock.kernel.places import TORKNOCK, UNITS
 from torknock.operate.setup.changes import Reader
 from torknock.operate.setup.config_files import read_or_empty
 from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.this_host import TOR_USER, Host
-
-_UNITS = Path("/etc/systemd/system")
-_PROGRAM = Path("/usr/local/bin/torknock")
 
 
 def shipped(name: str) -> str:
@@ -30,18 +28,18 @@ def unit_file(name: str, host: Host, suffix: str = "") -> File:
     text = re.sub(rf"\b{stem}\.(service|socket)", rf"{stem}{suffix}.\1", _unit(name, host))
     text = re.sub(r"(?m)^(ListenStream=.*)\.sock$", rf"\1{suffix}.sock", text)
     replaces = None if suffix else _earlier(name)
-    return File(str(_UNITS / f"{stem}{suffix}.{kind}"), text, reader=Reader.SYSTEMD, replaces=replaces)
+    return File(str(UNITS / f"{stem}{suffix}.{kind}"), text, reader=Reader.SYSTEMD, replaces=replaces)
 
 
 def _unit(name: str, host: Host) -> str:
-    text = shipped(f"systemd/{name}").replace(str(_PROGRAM), str(host.program))
+    text = shipped(f"systemd/{name}").replace(str(TORKNOCK), str(host.program))
     return text.replace(TOR_USER, host.tor_user)
 
 
 def _earlier(name: str) -> str | None:
     """The unit that stands there, if an earlier version of torknock has it like that (contrib/systemd/earlier)."""
-    there = read_or_empty(_UNITS / name)
-    as_shipped = re.sub(r"(?m)^ExecStart=\S+/torknock\b", f"ExecStart={_PROGRAM}", there)
+    there = read_or_empty(UNITS / name)
+    as_shipped = re.sub(r"(?m)^ExecStart=\S+/torknock\b", f"ExecStart={TORKNOCK}", there)
     as_shipped = re.sub(r"(?m)(^SocketGroup=|--user )\S+", rf"\g<1>{TOR_USER}", as_shipped)
     digest = hashlib.sha256(as_shipped.encode("utf-8")).hexdigest()
     return there if f"{digest}  {name}" in shipped("systemd/earlier").splitlines() else None

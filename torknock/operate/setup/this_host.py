@@ -8,20 +8,14 @@ from pathlib import Path
 
 from attrs import frozen
 
+from torknock.kernel.places import APPARMOR_ENABLED, APPARMOR_TOR, SYSTEMD_RUNS
 from torknock.operate.setup.changes import CannotSetUp
 from torknock.operate.setup.config_files import read_or_empty
 from torknock.operate.setup.place import TORRC, Place
 from torknock.operate.setup.programs import run
 from torknock.tor.control import RunningTor
 
-APPARMOR = Path("/etc/apparmor.d/local/system_tor")
-"""The site's additions to tor's profile (Debian)."""
-
-SYSTEMD = Path("/run/systemd/system")
-"""A directory that is there where systemd runs."""
-
 TOR_USER = "debian-tor"
-_APPARMOR_IN_KERNEL = Path("/sys/module/apparmor/parameters/enabled")
 
 
 @frozen
@@ -44,10 +38,10 @@ class Host:
             raise CannotSetUp("setup changes files of this host", "run it as root")
         if " " in str(program):
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it", "install torknock elsewhere")
-        apparmor = APPARMOR.parent.is_dir() and read_or_empty(_APPARMOR_IN_KERNEL).strip() == "Y"
+        apparmor = APPARMOR_TOR.parent.is_dir() and read_or_empty(APPARMOR_ENABLED).strip() == "Y"
         config_file, tor_user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
         _check_runs(program, user or tor_user)
-        return cls(Place.of(config_file), tor_user, program, SYSTEMD.is_dir(), apparmor)
+        return cls(Place.of(config_file), tor_user, program, SYSTEMD_RUNS.is_dir(), apparmor)
 
 
 def _check_runs(program: Path, user: str) -> None:

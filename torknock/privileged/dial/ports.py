@@ -6,9 +6,8 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
-_SYSCTLS = Path("/proc/sys/net/ipv4")
+from torknock.kernel.places import SYSCTLS_IPV4
 
 _BY_CHANCE = 32
 """Ports of each parity that are drawn before all are walked through, which takes 2 ms if most were used."""
@@ -44,8 +43,8 @@ class Ports:
 
 def local_ports() -> Ports:
     """Those of this network namespace. Raises `OSError`."""
-    low, high = map(int, (_SYSCTLS / "ip_local_port_range").read_text("ascii").split())
-    return Ports(low, high, _numbers((_SYSCTLS / "ip_local_reserved_ports").read_text("ascii")))
+    low, high = map(int, (SYSCTLS_IPV4 / "ip_local_port_range").read_text("ascii").split())
+    return Ports(low, high, _numbers((SYSCTLS_IPV4 / "ip_local_reserved_ports").read_text("ascii")))
 
 
 def _numbers(ranges: str) -> frozenset[int]:

@@ -12,10 +12,10 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torknock.interfaces import CannotKnock, Slipped
+from torknock.kernel.places import SYSCTLS_IPV4
 from torknock.kernel.socket_options import (
     TCP_FASTOPEN_CONNECT,
     TCP_FASTOPEN_NO_COOKIE,
@@ -24,8 +24,6 @@ from torknock.kernel.socket_options import (
     TCP_REPAIR_ON,
     TCP_TIMESTAMP,
 )
-
-_SYSCTL = Path("/proc/sys/net/ipv4/tcp_timestamps")
 
 NOT_HELD_BACK = (
     "this kernel does not tell which timestamp it will send; set the sysctl net.ipv4.tcp_fastopen to 1, "
@@ -119,7 +117,7 @@ def _held_back(source: tuple[Any, ...], target: tuple[Any, ...]) -> socket.socke
 
 def stamps() -> bool:
     """Whether SYNs that leave this network namespace have a timestamp. Raises `OSError`."""
-    return _SYSCTL.read_text("ascii").strip() != "0"
+    return (SYSCTLS_IPV4 / "tcp_timestamps").read_text("ascii").strip() != "0"
 
 
 def clock(asked: socket.socket) -> int:

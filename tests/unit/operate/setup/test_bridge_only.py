@@ -30,6 +30,6 @@ class BridgedTests(SynchronousTestCase):
 
     def test_no_command_tor(self) -> None:
         """What cannot be checked is refused."""
-        self.patch(bridge_only, "PATH", "/nonexistent")
+        self.patch(bridge_only, "PROGRAMS", "/nonexistent")
         with self.assertRaisesRegex(CannotSetUp, "no command tor"):
             self.verify(f"UseBridges 1\n{_BRIDGE}")
