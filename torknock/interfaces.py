@@ -5,14 +5,18 @@ Each has several implementations: in the process itself, by a privileged service
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import socket
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 from torknock.errors import TorknockError
+
+if TYPE_CHECKING:  # the privileged services load no more than they use
+    from torknock.protocol.wanted import Wanted
 
 
 class GateFailed(TorknockError):
@@ -24,25 +28,17 @@ class DoorTaken(GateFailed):
 
 
 class IGate(Interface):
-    """Who gets past the SYN. Calls are made one after the other; each may fail with `GateFailed`."""
+    """Lets in who has a token, at one door. Calls are made one after the other; each may fail with `GateFailed`."""
 
-    def open(judging: bool) -> Deferred[None]:
-        """Stand at the door with no token admitted, whatever stood there before.
+    def apply(wanted: Wanted) -> Deferred[None]:
+        """Let in what is *wanted* and has not run out, and nothing else, whatever stood at the door before.
 
-        With *judging* a SYN without a token is asked about, one by one.
+        The first call opens the gate; in which order it is changed, and what of it must be repaired because another
+        program has changed it, is the gate's own business. If it fails, how far it came is not known: `close` it.
         """
 
-    def admit(tokens: Collection[int], seconds: int) -> Deferred[None]:
-        """Let each of *tokens* open one connection within *seconds*."""
-
-    def withdraw(tokens: Collection[int]) -> Deferred[None]:
-        """Let none of *tokens* open a connection any more, whether it did before or not."""
-
-    def intact() -> Deferred[bool]:
-        """Whether the gate still is what `open` made, or somebody changed or removed it."""
-
     def refused() -> Deferred[int | None]:
-        """About how many SYNs without a token came since `open`; None if nobody counts them.
+        """About how many SYNs without a token came since the gate was opened or repaired; None if they are not counted.
 
         A gate may count some of them, picked by chance, and multiply.
         """
@@ -50,7 +46,7 @@ class IGate(Interface):
     def close() -> Deferred[None]:
         """Leave the door: no token opens it, and nothing of the gate remains but what its posture needs.
 
-        A port that was filtered stays silent.
+        A port that was filtered stays silent. May be called again.
         """
 
 

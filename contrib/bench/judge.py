@@ -22,7 +22,7 @@ from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood
 from torknock.bridge.knocks import Judge
-from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.door import Door
@@ -45,7 +45,7 @@ async def _judge(reactor: Any, lines: int) -> None:
         return judge.judge(syns, time.monotonic())
 
     claims = tempfile.TemporaryDirectory()
-    await NftablesGate(reactor, Door("::", 443), HiddenPorts(1, 2), ask, Path(claims.name) / "doors").open(judging=True)
+    await DoorTable(reactor, Door("::", 443), HiddenPorts(1, 2), ask, Path(claims.name) / "doors").open(judging=True)
     print("ready", flush=True)
 
     def answer() -> None:

@@ -19,13 +19,17 @@ from twisted.internet.threads import deferToThread
 
 from contrib.bench.table import Figure
 from tests.support.netns import Namespace
-from torknock.bridge.keeper import Refresh
+from torknock.bridge.books import Books
+from torknock.bridge.keeper import Keeper
+from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens
+from torknock.bridge.stepped_gate import SteppedGate
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
-from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door
+from torknock.protocol.syn import Ask
 from torknock.protocol.token import EPOCH
 
 LINES = 8_000
@@ -59,25 +63,32 @@ async def _measure(reactor: Any, directory: Path) -> None:
         return time.time() + ahead
 
     keyring = Keyring.open(directory, create=False)
-    refresh = Refresh(
-        KeyringQueue(keyring, reactor, deferToThread),
-        SpentTokens(directory / "spent"),
-        SpentKnocks(directory / "knocks"),
-        lambda ask: NftablesGate(reactor, Door("::", 443), HiddenPorts(1, 2), ask, directory / "doors"),
+    gates: list[SteppedGate] = []
+
+    def make_gate(ask: Ask) -> SteppedGate:
+        table = DoorTable(reactor, Door("::", 443), HiddenPorts(1, 2), ask, directory / "doors")
+        gates.append(SteppedGate(reactor, table))
+        return gates[0]
+
+    keeper = Keeper(
+        KnownLines(KeyringQueue(keyring, reactor, deferToThread)),
+        Books(SpentTokens(directory / "spent"), SpentKnocks(directory / "knocks")),
+        make_gate,
         reactor,
         now,
     )
     began = time.monotonic()
-    await refresh.start()
+    await keeper.start()
     load = time.monotonic() - began
     await deferLater(reactor, 2)
     stall = Stall()
     # The epoch that comes: as if the wall clock had reached it by itself.
     ahead = EPOCH - now() % EPOCH
-    refresh._ahead += ahead
+    for told in (gates[0]._told or {}).values():
+        told.until -= ahead
     await deferLater(reactor, 5)
     longest = stall.stop()
-    await refresh.stop()
+    await keeper.stop()
     print(json.dumps({"load": load, "stall": longest}))
 
 

@@ -57,7 +57,7 @@ class Elements(Case):
         return TABLE in self.nft("list", "tables") and self.held() == held
 
     def is_said(self) -> bool:
-        return any("the gate was lost" in told for told in self.hidden.said)
+        return any("gate table missing or changed" in told for told in self.hidden.said)
 
     def test_flushed_tokens(self) -> None:
         """All are gone at once: the present epoch's open again, and what was spent does not."""

@@ -134,7 +134,7 @@ class RootlessTests(SynchronousTestCase):
     def test_a_kernel_that_takes_fewer_tokens(self) -> None:
         """The log names the sysctl, and the port is silent."""
         self.bridge.run(["sysctl", "net.core.optmem_max=2048"])
-        self.service.line("bob", time.time(), n=1024)
+        self.service.line("bob", time.time(), n=512)
         self.assertTrue(wait_for(lambda: "net.core.optmem_max" in "\n".join(self.service.said)), self.service.said)
         self.assertEqual(knock(self.client, self.bridge.address, PORT, next(self.fresh), 0.5), "silence")
 

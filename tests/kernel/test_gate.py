@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
-from torknock.keyring.lines import Issued
+from torknock.keyring.issued import Issued
 from torknock.privileged.gate.ruleset import HiddenPorts, admit, listing, load
 from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH, epoch_at, tokens

@@ -21,7 +21,7 @@ from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
 from tests.support.loaded import MAY_LOAD, PACKAGES, ours, packages, recording
 from tests.support.netns import Lab, end
 from tests.support.rulesets import DOCKER
-from torknock.keyring.lines import Issued
+from torknock.keyring.issued import Issued
 from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Posture
 from torknock.protocol.knock import isn as knock_isn

@@ -16,7 +16,7 @@ from tests.kernel.test_gate_service import SERVICE, Case, needs_root
 from tests.support.bridge import GREETING, HiddenService, connected, knock
 from tests.support.netns import Lab
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, places
-from torknock.keyring.lines import Issued
+from torknock.keyring.issued import Issued
 from torknock.protocol.token import epoch_at
 
 

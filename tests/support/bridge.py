@@ -16,7 +16,8 @@ from typing import Self
 
 from tests.support.netns import Host, Namespace, end
 from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
-from torknock.keyring.lines import Issued, Keyring
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import Keyring
 from torknock.protocol.bridge_line import Channel
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))

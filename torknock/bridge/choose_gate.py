@@ -12,13 +12,14 @@ from twisted.logger import Logger
 
 from torknock.bridge.accept import Listener
 from torknock.bridge.filter.filter_gate import FilterGate
-from torknock.bridge.remote_gate import RemoteGate
+from torknock.bridge.remote_gate import Lease
+from torknock.bridge.stepped_gate import SteppedGate
 from torknock.errors import TorknockError
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.capability import may_administer_network
 from torknock.kernel.proc import is_served
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
-from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.service import served
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import Ask
@@ -63,7 +64,11 @@ async def find_gate(
         )
         filtered = replace(door, posture=Posture.FILTERED)
         return Entrance(filtered, lambda _ask: FilterGate(reactor, filtered, listener, state / "doors"), _POWERLESS)
-    return Entrance(door, lambda ask: RemoteGate(reactor, helper, door, listener, ask), _no_knocks(door.posture))
+
+    def leased(ask: Ask) -> IGate:
+        return SteppedGate(reactor, Lease(reactor, helper, door, listener, ask))
+
+    return Entrance(door, leased, _no_knocks(door.posture))
 
 
 _POWERLESS = "judging a knock needs CAP_NET_ADMIN, or the service torknock gate"
@@ -99,4 +104,4 @@ def _own(reactor: Any, door: Door, listener: Listener, claims: Path) -> MakeGate
     listening = hidden_listeners(door.host)
     hidden = hidden_ports(listening)
     listener.adopt(listening)
-    return lambda ask: NftablesGate(reactor, door, hidden, ask, claims)
+    return lambda ask: SteppedGate(reactor, DoorTable(reactor, door, hidden, ask, claims))

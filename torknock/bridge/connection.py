@@ -24,7 +24,7 @@ from torknock.channel.interfaces import IServerChannel, NotProved
 from torknock.channel.raw import Raw
 from torknock.channel.tls import ServerTLS
 from torknock.kernel.descriptor_limit import Places
-from torknock.keyring.lines import Issued
+from torknock.keyring.issued import Issued
 from torknock.protocol.bridge_line import Channel
 from torknock.protocol.syn import SYN
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from torknock.bridge.accept import Listener
-from torknock.interfaces import DoorTaken, GateFailed, IGate
+from torknock.interfaces import DoorTaken, GateFailed
 from torknock.protocol.door import Door
 from torknock.protocol.syn import Ask
 from torknock.service import gate_requests
@@ -24,13 +23,12 @@ PATIENCE = 10.0
 """Seconds that the service has for each answer."""
 
 
-@implementer(IGate)
-class RemoteGate:
-    """The gate of *door*, made by the service at *path*.
+class Lease:
+    """The gate of *door*, changed step by step by the service at *path*.
 
     *listener* adopts the sockets that the service hands over; *ask* is asked about SYNs without a token. A connection
     is the lease of the gate. When it is lost nothing is accepted any more, because the service may have died and left
-    its table; the gate is not `intact`, and `open` makes a new one.
+    its table; the gate is not `intact`, and `open` asks for a new lease.
     """
 
     def __init__(self, reactor: Any, path: str, door: Door, listener: Listener, ask: Ask) -> None:
@@ -38,19 +36,19 @@ class RemoteGate:
         self._connection: HelperConnection | None = None
 
     def open(self, judging: bool) -> Deferred[None]:
-        """See `IGate.open`."""
+        """See `Steps.open`."""
         return Deferred.fromCoroutine(self._open(judging))
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
-        """See `IGate.admit`."""
+        """See `Steps.admit`."""
         return Deferred.fromCoroutine(self._each([str(Admit(seconds, some)) for some in pieces(tokens)]))
 
     def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
-        """See `IGate.withdraw`."""
+        """See `Steps.withdraw`."""
         return Deferred.fromCoroutine(self._each([str(Withdraw(some)) for some in pieces(tokens)]))
 
     def intact(self) -> Deferred[bool]:
-        """See `IGate.intact`."""
+        """See `Steps.intact`."""
         return Deferred.fromCoroutine(self._intact())
 
     def refused(self) -> Deferred[int | None]:

@@ -26,11 +26,13 @@ from zope.interface import implementer
 
 from pluggable.arrivals import ORPortFactory
 from torknock.bridge.accept import Listener
+from torknock.bridge.books import Books
 from torknock.bridge.calendar import HELD, Calendar
 from torknock.bridge.choose_gate import find_gate
 from torknock.bridge.connection import Parts, accept_all
 from torknock.bridge.counts import Counts, Identity, Monitor
-from torknock.bridge.keeper import Refresh
+from torknock.bridge.keeper import Keeper
+from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.bridge.metrics import Metrics
 from torknock.bridge.publish import Publication
@@ -41,7 +43,8 @@ from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.files import acts_as_owner
 from torknock.keyring.erasure import Forgetting
-from torknock.keyring.lines import Issued, Keyring
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.door import Door
 
@@ -123,25 +126,23 @@ async def run_bridge(
         calendar = Calendar(now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped)
 
         name = wanted.door.table
-        spent = SpentTokens(wanted.directory / f"{name}.spent")
-        parts.callback(spent.close)
-        knocks = SpentKnocks(wanted.directory / f"{name}.knocks")
-        parts.callback(knocks.close)
+        books = Books(
+            SpentTokens(wanted.directory / f"{name}.spent"),
+            SpentKnocks(wanted.directory / f"{name}.knocks"),
+            partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+        )
+        parts.callback(books.close)
         listener = Listener(reactor, wanted.door.port)
         parts.push_async_callback(listener.close)
         entrance = await find_gate(
             reactor, wanted.helper, wanted.door, wanted.any_posture, listener, wanted.directory
         )
-        keeper = Refresh(
-            queue,
-            spent,
-            knocks,
+        keeper = Keeper(
+            KnownLines(queue, partial(_cut, counts), entrance.no_knocks),
+            books,
             entrance.make_gate,
             reactor,
             calendar.now,
-            partial(_cut, counts),
-            entrance.no_knocks,
-            partial(deferToThreadPool, reactor, reactor.getThreadPool()),
             lambda: upstream.refusing,
         )
         parts.push_async_callback(keeper.stop)
@@ -160,7 +161,7 @@ async def run_bridge(
         return RunningBridge(address(wanted.door.host, wanted.door.port), parts.pop_all())
 
 
-async def _take_over(reactor: Any, keeper: Refresh) -> None:
+async def _take_over(reactor: Any, keeper: Keeper) -> None:
     """Start *keeper*, as soon as a predecessor has left the door."""
     gives_up = reactor.seconds() + _TAKEOVER_TIMEOUT
     while True:

@@ -17,11 +17,32 @@ class TokenBook:
     """The same of the epoch that was forgotten last: a SYN that came in time may become a connection after that."""
     _spent: dict[int, set[int]] = field(factory=dict, init=False)
     """epoch -> ISN that opened a connection."""
+    _editions: dict[int, int] = field(factory=dict, init=False)
+    _changes: int = field(default=0, init=False)
 
     @property
     def epochs(self) -> tuple[int, ...]:
         """The epochs that are written here, oldest first."""
         return tuple(sorted(self._holders))
+
+    def edition(self, epoch: int) -> int:
+        """A number that was never told before for *epoch* if a token was issued or retired in it since."""
+        return self._editions.get(epoch, 0)
+
+    def turn(self, epochs: range) -> list[int]:
+        """Have a page for each of *epochs* and for no other; returns those whose page is new, and empty.
+
+        The page of the epoch before the first of them can still be spent from; what was spent earlier is forgotten.
+        """
+        self._late = {epoch: page for epoch, page in (self._late | self._holders).items() if epoch == epochs.start - 1}
+        self._holders = {epoch: page for epoch, page in self._holders.items() if epoch in epochs}
+        self._spent = {epoch: isns for epoch, isns in self._spent.items() if epoch >= epochs.start - 1}
+        self._editions = {epoch: edition for epoch, edition in self._editions.items() if epoch in epochs}
+        new = [epoch for epoch in epochs if epoch not in self._holders]
+        for epoch in new:
+            self._holders[epoch] = {}
+            self._change(epoch)
+        return new
 
     def issue(self, epoch: int, name: str, isns: Iterable[int]) -> None:
         """Write down that the line *name* derives *isns* in *epoch*; those that are spent stay so."""
@@ -30,9 +51,10 @@ class TokenBook:
         for isn in isns:
             if isn not in spent:
                 holders[isn] = (*holders[isn], name) if isn in holders else (name,)
+        self._change(epoch)
 
-    def retire(self, epoch: int, name: str, isns: Iterable[int]) -> list[int]:
-        """Strike the line *name*'s *isns* of *epoch* out; returns those that open for nobody any more, in any epoch."""
+    def retire(self, epoch: int, name: str, isns: Iterable[int]) -> None:
+        """Strike the line *name*'s *isns* of *epoch* out."""
         holders = self._holders.get(epoch, {})
         for isn in isns:
             left = tuple(other for other in holders.get(isn, ()) if other != name)
@@ -40,7 +62,7 @@ class TokenBook:
                 holders[isn] = left
             else:
                 holders.pop(isn, None)
-        return [isn for isn in isns if not any(isn in others for others in self._holders.values())]
+        self._change(epoch)
 
     def spend(self, isn: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """The epochs and the lines that *isn* opens for, this once; empty if it is nobody's or was spent before."""
@@ -66,14 +88,12 @@ class TokenBook:
         """The ISNs that still open a connection in *epoch*."""
         return self._holders.get(epoch, {}).keys()
 
-    def forget(self, before: int) -> None:
-        """Tear out the epochs *before* that one, with what was spent in them; the last of them is still spent from."""
-        self._late = {epoch: page for epoch, page in (self._late | self._holders).items() if epoch == before - 1}
-        for pages, first in ((self._holders, before), (self._spent, before - 1)):
-            for epoch in [epoch for epoch in pages if epoch < first]:
-                del pages[epoch]
-
     def clear(self) -> None:
         """Let no line derive anything; what was spent stays spent."""
         self._holders.clear()
         self._late.clear()
+        self._editions.clear()
+
+    def _change(self, epoch: int) -> None:
+        self._changes += 1
+        self._editions[epoch] = self._changes

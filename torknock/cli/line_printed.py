@@ -27,7 +27,8 @@ from torknock.cli.waiting import open_keyring
 from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
-from torknock.keyring.lines import POSTURE, Issued, Keyring
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import POSTURE, Keyring
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
 from torknock.operate.line_table import state
 from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, Channel, Scheme, write_bridge_line

@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from torknock.errors import TorknockError
 from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
+from torknock.keyring.issued import Issued, News
 from torknock.protocol.bridge_line import DEFAULT_N, USUAL, Channel, Line, LineError, Scheme, arguments, parse_arguments
 from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 
@@ -109,46 +110,6 @@ class BadName(TorknockError):
 
     def __init__(self) -> None:
         super().__init__("a line's name is 1 to 64 of the characters A-Z a-z 0-9 . _ - and does not begin with -")
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A line, and what became of it. Times are seconds since 1970."""
-
-    name: str
-    line: Line
-    created: int
-    expires: int | None
-    revoked: int | None
-    note: str = ""
-    """The operator's own words about it."""
-    last_used: int | None = None
-    """The day on which it last opened a connection, in days since 1970 (UTC)."""
-    connections: int = 0
-    """How many it has opened."""
-    cut: bool = False
-    """Whether its revocation ends the connections that it has opened."""
-    addresses: tuple[str, ...] = ()
-    """The bridge's addresses, IP literals, that it was printed with: one of them is what its client dials."""
-
-    @property
-    def erased(self) -> bool:
-        """Whether its secret is erased, so that nobody can tell which ISNs were its; `line.secret` is then empty."""
-        return not self.line.secret
-
-    def lives(self, now: float) -> bool:
-        """Whether it opens the door at the time *now*."""
-        return self.revoked is None and not self.erased and (self.expires is None or now < self.expires)
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What `Keyring.news` found."""
-
-    changes: int
-    """What `Keyring.changes` told before the lines were read."""
-    lines: tuple[Issued, ...]
-    """Every line that was ever issued, oldest first."""
 
 
 class Keyring:

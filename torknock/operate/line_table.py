@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from torknock.keyring.file import KeyringMissing
-from torknock.keyring.lines import DAY, Issued, Keyring
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import DAY, Keyring
 from torknock.protocol.bridge_line import LineError, parse_address
 
 _WIDEST = 1000

@@ -25,7 +25,7 @@ _ANEW = re.compile(r"\] Tor \S+ (?:opening (?:new )?log file|running on )|Regist
 _COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed transport)", re.IGNORECASE)
 _OPEN_AGAIN = re.compile(r"port open again")
 _CLOSED = re.compile(r"port (?:is )?closed|the tokens run out within")
-_RELOADED = re.compile(r"the gate was lost|rules missing or changed by another program")
+_RELOADED = re.compile(r"the gate was lost|gate table missing or changed|rules missing or changed by another program")
 _FULL, _ROOM_AGAIN = re.compile(r"connections turned away"), re.compile(r"connections accepted again")
 """The transport's own words: what `_OPEN_AGAIN` or `_ROOM_AGAIN` follows is over, and `_RELOADED` has mended itself."""
 

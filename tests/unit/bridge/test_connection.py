@@ -31,7 +31,7 @@ from torknock.channel import tls
 from torknock.channel.tls import ServerTLS
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.socket_options import TCP_SAVE_SYN
-from torknock.keyring.lines import Issued
+from torknock.keyring.issued import Issued
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.syn import SYN
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
+from tests.support.memory_gate import MemoryGate
+from torknock.bridge.books import Books
 from torknock.bridge.calendar import Calendar
-from torknock.bridge.keeper import Refresh
+from torknock.bridge.keeper import Keeper
+from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
 from torknock.errors import TorknockError
-from torknock.interfaces import GateFailed, IGate
-from torknock.keyring.lines import Issued, Keyring
+from torknock.interfaces import DoorTaken, GateFailed
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.knock import isn
@@ -31,56 +34,7 @@ NOW = 1_700_000_100.0
 E = int(NOW // EPOCH)
 
 
-@implementer(IGate)
-class Remembered:
-    """A gate of which only the memory is there: which tokens open, until when."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._until: dict[int, float] = {}
-        self.standing = False
-        self.judging = False
-        self.tampered = False
-        self.refuses: Exception | None = None
-
-    @property
-    def opens(self) -> set[int]:
-        return {token for token, until in self._until.items() if until > self._clock.seconds()}
-
-    def _done(self) -> Deferred[None]:
-        return succeed(None) if self.refuses is None else fail(self.refuses)
-
-    def open(self, judging: bool) -> Deferred[None]:
-        if self.refuses is None:
-            self._until.clear()
-            self.standing, self.tampered, self.judging = True, False, judging
-        return self._done()
-
-    def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
-        if self.refuses is None:
-            for token in tokens:
-                self._until.setdefault(token, self._clock.seconds() + seconds)
-        return self._done()
-
-    def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
-        if self.refuses is None:
-            for token in tokens:
-                self._until.pop(token, None)
-        return self._done()
-
-    def intact(self) -> Deferred[bool]:
-        return succeed(not self.tampered)
-
-    def refused(self) -> Deferred[int | None]:
-        return succeed(None)
-
-    def close(self) -> Deferred[None]:
-        self._until.clear()
-        self.standing = False
-        return succeed(None)
-
-
-class RefreshTests(SynchronousTestCase):
+class KeeperTests(SynchronousTestCase):
     """A gate, a keyring and a calendar, kept in step."""
 
     def setUp(self) -> None:
@@ -91,27 +45,23 @@ class RefreshTests(SynchronousTestCase):
         self.keyring = Keyring.open(self.directory, create=True, patience=0.0)
         self.addCleanup(self.keyring.close)
         self.alice = self.keyring.add("alice", expires=None, now=NOW)
-        self.gate = Remembered(self.clock)
-        self.refresh = self.another()
+        self.gate = MemoryGate(self.clock)
+        self.keeper = self.another()
 
     def another(
         self,
         no_knocks: str = "",
         in_thread: Callable[..., Deferred[None]] = execute,
         keyring_in: Callable[..., Deferred[Any]] = execute,
-    ) -> Refresh:
-        spent, knocks = SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks")
+    ) -> Keeper:
         gate = self.gate
-        return Refresh(
-            KeyringQueue(self.keyring, self.clock, keyring_in),
-            spent,
-            knocks,
+        return Keeper(
+            KnownLines(KeyringQueue(self.keyring, self.clock, keyring_in), no_knocks=no_knocks),
+            Books(SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks"), in_thread),
             lambda _ask: gate,
             self.clock,
             Calendar(self.now, self.clock.seconds).now,
-            no_knocks=no_knocks,
-            in_thread=in_thread,
-            refusing=lambda: self.refusing,
+            lambda: self.refusing,
         )
 
     def now(self) -> float:
@@ -119,7 +69,7 @@ class RefreshTests(SynchronousTestCase):
         return NOW + self.set_by + self.clock.seconds()
 
     def started(self) -> None:
-        starting = Deferred.fromCoroutine(self.refresh.start())
+        starting = Deferred.fromCoroutine(self.keeper.start())
         self.pass_time(0.1)
         self.successResultOf(starting)
 
@@ -153,7 +103,7 @@ class RefreshTests(SynchronousTestCase):
             for epoch in (E + later - 1, E + later, E + later + 1):
                 token = max((self.tokens_of(self.alice, epoch) & self.gate.opens) - used)
                 used.add(token)
-                self.assertEqual([issued.name for issued in self.refresh.spend(token)], ["alice"], (later, epoch))
+                self.assertEqual([issued.name for issued in self.keeper.spend(token)], ["alice"], (later, epoch))
 
     def test_a_token_opens_to_the_end_of_its_last_epoch(self) -> None:
         """Whatever fraction of a second the bridge began with, and no second longer."""
@@ -179,12 +129,12 @@ class RefreshTests(SynchronousTestCase):
             for issued in (self.alice, bob):
                 isn = min(self.tokens_of(issued, E - 1) - opened)
                 opened.add(isn)
-                found += self.refresh.spend(isn)
-                self.assertEqual(self.refresh.spend(isn), ())
+                found += self.keeper.spend(isn)
+                self.assertEqual(self.keeper.spend(isn), ())
             self.assertEqual([issued.name for issued in found], names)
-        self.assertEqual(self.refresh.tokens, 2 * 3 * 8)
+        self.assertEqual(self.keeper.tokens, 2 * 3 * 8)
 
-    def test_nobody_refreshes_and_the_gate_closes(self) -> None:
+    def test_a_keeper_that_hangs_leaves_nothing_open(self) -> None:
         """Tokens run out by themselves when the process hangs or dies."""
         self.started()
         self.clock.rightNow += 3 * EPOCH
@@ -194,8 +144,8 @@ class RefreshTests(SynchronousTestCase):
         """The second connection with it finds nobody."""
         self.started()
         isn = min(self.tokens_of(self.alice, E))
-        self.assertEqual([issued.name for issued in self.refresh.spend(isn)], ["alice"])
-        self.assertEqual(self.refresh.spend(isn), ())
+        self.assertEqual([issued.name for issued in self.keeper.spend(isn)], ["alice"])
+        self.assertEqual(self.keeper.spend(isn), ())
 
     def test_a_new_line_opens_within_two_seconds(self) -> None:
         """Another process adds it; nothing is restarted."""
@@ -220,7 +170,7 @@ class RefreshTests(SynchronousTestCase):
             elsewhere.revoke("alice", now=self.now())
         self.pass_time(2)
         self.assertEqual(self.gate.opens, set())
-        self.assertEqual(self.refresh.spend(min(self.tokens_of(self.alice, E))), ())
+        self.assertEqual(self.keeper.spend(min(self.tokens_of(self.alice, E))), ())
 
     def test_a_line_with_the_name_of_another(self) -> None:
         """As after a withdrawal, or in a keyring that was put back: it opens, and the former does not."""
@@ -255,18 +205,17 @@ class RefreshTests(SynchronousTestCase):
         """A line that it takes for expired lives again once the clock is right."""
         self.keyring.add("bob", expires=int(NOW) + 3600, now=NOW)
         self.set_by = 86_400.0
-        self.refresh = self.another()
+        self.keeper = self.another()
         self.started()
-        self.assertEqual(set(self.refresh.live), {"alice"})
+        self.assertEqual(set(self.keeper.live), {"alice"})
         self.assertFalse(self.keyring.get("bob").erased)
 
     def test_a_gate_that_was_flushed_is_filled_without_what_was_spent(self) -> None:
         """`nft flush ruleset` opens nothing for a second time."""
         self.started()
         used = min(self.tokens_of(self.alice, E))
-        self.refresh.spend(used)
-        self.gate._until.clear()
-        self.gate.tampered = True
+        self.keeper.spend(used)
+        self.gate.lose()
         self.pass_time(2)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
 
@@ -274,9 +223,9 @@ class RefreshTests(SynchronousTestCase):
         """What was spent is in the keyring."""
         self.started()
         used = min(self.tokens_of(self.alice, E))
-        self.refresh.spend(used)
-        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
-        self.refresh = self.another()
+        self.keeper.spend(used)
+        self.successResultOf(Deferred.fromCoroutine(self.keeper.stop()))
+        self.keeper = self.another()
         self.started()
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
 
@@ -292,7 +241,7 @@ class RefreshTests(SynchronousTestCase):
     def spent(self) -> int:
         """A token that has opened its connection."""
         token = max(self.tokens_of(self.alice, E))
-        self.assertEqual([issued.name for issued in self.refresh.spend(token)], ["alice"])
+        self.assertEqual([issued.name for issued in self.keeper.spend(token)], ["alice"])
         return token
 
     def test_a_clock_that_is_stepped_for_a_moment_revives_nothing(self) -> None:
@@ -305,7 +254,7 @@ class RefreshTests(SynchronousTestCase):
             self.assertEqual(self.gate.opens | {token}, self.tokens_of(self.alice, E - 1, E, E + 1), ahead)
             self.set_by = 0.0
             self.pass_time(3)
-            self.assertEqual(self.refresh.spend(token), (), ahead)
+            self.assertEqual(self.keeper.spend(token), (), ahead)
             self.restart()
             self.assertNotIn(token, self.gate.opens, ahead)
 
@@ -320,17 +269,17 @@ class RefreshTests(SynchronousTestCase):
             self.pass_time(62)
         self.assertEqual(self.gate.opens, set())
         self.assertTrue(self.gate.standing)
-        self.assertIn("no token opens before 2023-11-14 23:05 UTC", self.refresh.trouble)
+        self.assertIn("no token opens before 2023-11-14 23:05 UTC", self.keeper.trouble)
         told = [log for log in logs if log["log_level"] == LogLevel.error]
-        self.assertEqual([log["reason"] for log in told], [self.refresh.trouble])
+        self.assertEqual([log["reason"] for log in told], [self.keeper.trouble])
         self.restart()
         self.assertEqual(self.gate.opens, set())
-        self.assertEqual(self.refresh.spend(token), ())
-        self.assertIn("2023-11-14 23:05 UTC", self.refresh.trouble)
+        self.assertEqual(self.keeper.spend(token), ())
+        self.assertIn("2023-11-14 23:05 UTC", self.keeper.trouble)
         self.pass_time(9 * EPOCH)
-        self.assertTrue(self.refresh.trouble)
+        self.assertTrue(self.keeper.trouble)
         self.pass_time(2 * EPOCH)
-        self.assertEqual(self.refresh.trouble, "")
+        self.assertEqual(self.keeper.trouble, "")
         self.assertTrue(self.gate.opens)
 
     def test_a_clock_that_is_behind_at_the_start_opens_nothing(self) -> None:
@@ -365,10 +314,12 @@ class RefreshTests(SynchronousTestCase):
         """One that was let in while the gate was filled or its line revoked does not open when all is well again."""
         self.started()
         token = max(self.tokens_of(self.alice, E))
-        self.refresh._deny()
-        self.assertEqual(self.refresh.spend(token), ())
-        self.gate.tampered = True
+        self.refusing = TorknockError("tor takes no clients")
+        self.pass_time(1)
+        self.assertEqual(self.keeper.spend(token), ())
+        self.refusing = None
         self.pass_time(2)
+        self.assertTrue(self.gate.opens)
         self.assertNotIn(token, self.gate.opens)
         self.restart()
         self.assertNotIn(token, self.gate.opens)
@@ -380,7 +331,7 @@ class RefreshTests(SynchronousTestCase):
         (self.directory / "spent").unlink()
         token = min(self.tokens_of(self.alice, E))
         with capturedLogs() as logs:
-            self.assertEqual(self.refresh.spend(token), ())
+            self.assertEqual(self.keeper.spend(token), ())
             self.pass_time(0.6)
             self.assertFalse(self.gate.standing)
             self.pass_time(1)
@@ -397,7 +348,7 @@ class RefreshTests(SynchronousTestCase):
             syncs.append((Deferred(), handle))
             return syncs[-1][0]
 
-        self.refresh = self.another(in_thread=later)
+        self.keeper = self.another(in_thread=later)
         self.started()
         first, second, third, fourth = sorted(self.tokens_of(self.alice, E))[:4]
         asked = [self.asked(token) for token in (first, second, third)]
@@ -422,7 +373,7 @@ class RefreshTests(SynchronousTestCase):
             raise RuntimeError("can't start new thread")
 
         handles: list[int] = []
-        self.refresh = self.another(in_thread=no_thread)
+        self.keeper = self.another(in_thread=no_thread)
         self.started()
         served = self.successResultOf(self.asked(min(self.tokens_of(self.alice, E))))
         self.assertEqual([issued.name for issued in served], ["alice"])
@@ -432,7 +383,7 @@ class RefreshTests(SynchronousTestCase):
         """What a connection is proved by is derived from the epoch of its token, whatever the present one is."""
         self.started()
         for epoch in (E - 1, E, E + 1):
-            [issued] = self.refresh.spend(max(self.tokens_of(self.alice, epoch)))
+            [issued] = self.keeper.spend(max(self.tokens_of(self.alice, epoch)))
             self.assertEqual(issued.line, self.alice.line.forward(epoch))
 
     def test_a_bridge_that_runs_for_a_day_carries_its_lines_on(self) -> None:
@@ -443,7 +394,7 @@ class RefreshTests(SynchronousTestCase):
         self.pass_time(1)
         present = int(self.now() // EPOCH)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, present - 1, present, present + 1))
-        self.assertGreater(self.refresh._live["alice"].line.first_epoch, present - 15)
+        self.assertGreater(self.keeper._admission.live["alice"].line.first_epoch, present - 15)
 
     def test_a_line_of_version_1_opens_as_it_did(self) -> None:
         """In every epoch, and its proof is the same in all."""
@@ -451,17 +402,34 @@ class RefreshTests(SynchronousTestCase):
         self.started()
         self.pass_time(EPOCH + 1)
         for epoch in (E, E + 1, E + 2):
-            [issued] = self.refresh.spend(max(self.tokens_of(bob, epoch)))
+            [issued] = self.keeper.spend(max(self.tokens_of(bob, epoch)))
             self.assertEqual(issued.line, bob.line)
 
     def asked(self, token: int) -> Deferred[tuple[Issued, ...]]:
         """The answer for a connection that *token* has opened."""
         syn = SYN("192.0.2.1", 40000, bytes([192, 0, 2, 7]), 443, token, 7)
-        return Deferred.fromCoroutine(self.refresh.whose(syn))
+        return Deferred.fromCoroutine(self.keeper.whose(syn))
+
+    def test_a_successor_that_waited_for_the_door_knows_what_was_spent_meanwhile(self) -> None:
+        """It has read the ledger when it first tried, and reads it again when it has the door."""
+        self.started()
+        self.gate = MemoryGate(self.clock)
+        self.gate.refuses = DoorTaken("another process guards it")
+        predecessor, self.keeper = self.keeper, self.another()
+        starting = Deferred.fromCoroutine(self.keeper.start())
+        self.pass_time(0.1)
+        self.failureResultOf(starting, DoorTaken)
+        token = max(self.tokens_of(self.alice, E))
+        predecessor.spend(token)
+        self.pass_time(2)
+        self.successResultOf(Deferred.fromCoroutine(predecessor.stop()))
+        self.gate.refuses = None
+        self.started()
+        self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {token})
 
     def restart(self) -> None:
-        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
-        self.refresh = self.another()
+        self.successResultOf(Deferred.fromCoroutine(self.keeper.stop()))
+        self.keeper = self.another()
         self.started()
 
     def test_a_gate_that_cannot_be_changed_is_taken_away_and_made_anew(self) -> None:
@@ -486,15 +454,15 @@ class RefreshTests(SynchronousTestCase):
             with self.subTest(error=error):
                 self.started()
                 self.gate.refuses = error
-                self.gate.tampered = True
+                self.gate.lose()
                 with capturedLogs() as events:
                     self.pass_time(20)
                 self.assertEqual(self.gate.opens, set())
-                self.assertIn(type(error).__name__, self.refresh.trouble)
+                self.assertIn(type(error).__name__, self.keeper.trouble)
                 self.assertEqual(len([event for event in events if event["log_level"] >= LogLevel.error]), 1)
                 self.gate.refuses = None
                 self.pass_time(31)
-                self.assertEqual(self.refresh.trouble, "")
+                self.assertEqual(self.keeper.trouble, "")
                 self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
                 self.setUp()
 
@@ -505,7 +473,7 @@ class RefreshTests(SynchronousTestCase):
         with capturedLogs() as events:
             self.refusing = TorknockError("tor takes no clients")
             self.pass_time(1)
-            self.assertEqual((self.gate.opens, self.refresh.trouble), (set(), "tor takes no clients"))
+            self.assertEqual((self.gate.opens, self.keeper.trouble), (set(), "tor takes no clients"))
             self.assertFalse(self.gate.standing)
             self.pass_time(2 * EPOCH)
             self.refusing = None
@@ -523,7 +491,7 @@ class RefreshTests(SynchronousTestCase):
         self.assertFalse(self.gate.standing)
 
     def whose(self, syn: SYN) -> tuple[Issued, ...]:
-        return self.successResultOf(Deferred.fromCoroutine(self.refresh.whose(syn)))
+        return self.successResultOf(Deferred.fromCoroutine(self.keeper.whose(syn)))
 
     def knocking(self, name: str) -> SYN:
         """A knock of a new line."""
@@ -537,32 +505,32 @@ class RefreshTests(SynchronousTestCase):
         self.started()
         self.assertFalse(self.gate.judging)
         syn = self.knocking("carol")
-        self.assertEqual(self.refresh.judge([syn]), [False])
+        self.assertEqual(self.keeper.judge([syn]), [False])
         self.pass_time(2)
         self.assertTrue(self.gate.judging)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
-        self.assertEqual(self.refresh.judge([syn]), [True])
+        self.assertEqual(self.keeper.judge([syn]), [True])
         self.assertEqual([issued.name for issued in self.whose(syn)], ["carol"])
         self.assertEqual(self.whose(syn), ())
 
     def test_where_knocks_are_not_served_nothing_is_judged(self) -> None:
         """The gate never asks, tokens go on to open, and which lines open nothing is told for as long as they live."""
-        self.refresh = self.another("the posture is closed")
+        self.keeper = self.another("the posture is closed")
         before = self.knocking("carol")
         with capturedLogs() as logs:
             self.started()
             later = self.knocking("dave")
             self.pass_time(2)
             self.assertFalse(self.gate.judging)
-            self.assertEqual(self.refresh.judge([before, later]), [False, False])
-            self.assertEqual((self.whose(before), list(self.refresh.live)), ((), ["alice"]))
-            self.assertEqual(self.refresh.tokens, len(self.gate.opens))
+            self.assertEqual(self.keeper.judge([before, later]), [False, False])
+            self.assertEqual((self.whose(before), list(self.keeper.live)), ((), ["alice"]))
+            self.assertEqual(self.keeper.tokens, len(self.gate.opens))
             self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
-            self.assertEqual(self.refresh.ignored, "2 lines of scheme knock open nothing: the posture is closed")
+            self.assertEqual(self.keeper.ignored, "2 lines of scheme knock open nothing: the posture is closed")
             self.keyring.set_expiry("dave", int(self.now()) + 1)
             self.keyring.revoke("carol", self.now())
             self.pass_time(3)
-        self.assertEqual(self.refresh.ignored, "")
+        self.assertEqual(self.keeper.ignored, "")
         told = [log["told"] for log in logs if log["log_level"] == LogLevel.warn]
         self.assertEqual(told[0], "1 line of scheme knock opens nothing: the posture is closed")
 
@@ -571,29 +539,29 @@ class RefreshTests(SynchronousTestCase):
         self.knocking("carol")
         with capturedLogs() as logs:
             self.started()
-        self.assertEqual((self.refresh.ignored, logs), ("", []))
+        self.assertEqual((self.keeper.ignored, logs), ("", []))
 
     def test_a_revoked_knock_line_opens_nothing_within_two_seconds(self) -> None:
         """And a connection that it had just opened belongs to nobody; the last one gone, nothing is asked any more."""
         self.started()
         syns = [self.knocking(name) for name in ("carol", "dave")]
         self.pass_time(2)
-        self.assertEqual(self.refresh.judge(syns[:1]), [True])
+        self.assertEqual(self.keeper.judge(syns[:1]), [True])
         for name, stays in (("carol", True), ("dave", False)):
             self.keyring.revoke(name, self.now())
             self.pass_time(2)
             self.assertEqual(self.gate.judging, stays)
             self.assertEqual(self.whose(syns[0]), ())
-        self.assertEqual(self.refresh.judge(syns), [False, False])
+        self.assertEqual(self.keeper.judge(syns), [False, False])
 
     def test_a_process_that_starts_anew_refuses_the_knocks_it_let_in(self) -> None:
         """They are on the disk before they are let in."""
         syn = self.knocking("carol")
         self.started()
-        self.assertEqual(self.refresh.judge([syn]), [True])
-        self.refresh = self.another()
+        self.assertEqual(self.keeper.judge([syn]), [True])
+        self.keeper = self.another()
         self.started()
-        self.assertEqual(self.refresh.judge([syn]), [False])
+        self.assertEqual(self.keeper.judge([syn]), [False])
 
     def test_a_knock_that_cannot_be_written_down_is_refused(self) -> None:
         """The gate is closed until it can."""
@@ -601,13 +569,13 @@ class RefreshTests(SynchronousTestCase):
         self.started()
         (self.directory / "knocks").unlink()
         with capturedLogs() as logs:
-            self.assertEqual(self.refresh.judge([syn]), [False])
+            self.assertEqual(self.keeper.judge([syn]), [False])
             self.pass_time(0.6)
             self.assertFalse(self.gate.standing)
             self.pass_time(1)
         self.assertTrue(self.gate.standing)
         self.assertEqual([log["log_level"] for log in logs], [LogLevel.error, LogLevel.warn])  # and open again
-        self.assertEqual(self.refresh.judge([syn]), [True])
+        self.assertEqual(self.keeper.judge([syn]), [True])
 
     def hold(self, begin: str = "BEGIN EXCLUSIVE") -> sqlite3.Connection:
         """Another program, that has begun to hold the keyring."""
@@ -627,12 +595,12 @@ class RefreshTests(SynchronousTestCase):
             near = epoch - 1, epoch, epoch + 1
             self.assertEqual(self.gate.opens, self.tokens_of(self.alice, *near))
             self.assertFalse(self.gate.opens & self.tokens_of(bob, epoch))
-            self.gate.tampered = True
+            self.gate.lose()
             self.pass_time(1)
             self.assertEqual(self.gate.opens, self.tokens_of(self.alice, *near))
             isn = next(iter(self.tokens_of(self.alice, epoch)))
-            self.assertEqual([each.name for each in self.refresh.spend(isn)], ["alice"])
-            self.assertEqual(self.refresh.trouble, "")
+            self.assertEqual([each.name for each in self.keeper.spend(isn)], ["alice"])
+            self.assertEqual(self.keeper.trouble, "")
             holder.execute("UPDATE line SET revoked = 1, secret = x'' WHERE name = 'alice'")
             holder.execute("UPDATE setting SET value = value + 1 WHERE key = 'revision'")
             holder.execute("COMMIT")
@@ -661,8 +629,8 @@ class RefreshTests(SynchronousTestCase):
             calls.append(lambda: execute(call, *arguments).chainDeferred(answer))
             return answer
 
-        self.refresh = self.another(keyring_in=slow)
-        starting = Deferred.fromCoroutine(self.refresh.start())
+        self.keeper = self.another(keyring_in=slow)
+        starting = Deferred.fromCoroutine(self.keeper.start())
         calls.pop()()
         self.pass_time(0.1)
         self.successResultOf(starting)
@@ -676,7 +644,7 @@ class RefreshTests(SynchronousTestCase):
             self.pass_time(0.6)
             self.assertEqual(self.gate.opens, set())
         self.assertEqual([log["log_level"] for log in logs], [LogLevel.warn] * 2)
-        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
+        self.successResultOf(Deferred.fromCoroutine(self.keeper.stop()))
 
     def test_a_keyring_that_cannot_be_read_closes_the_port_however_slow_its_disk_is(self) -> None:
         """It opens no sooner than the keyring was read, and a lock is no such thing."""
@@ -710,6 +678,6 @@ class RefreshTests(SynchronousTestCase):
     def test_stop_leaves_nothing(self) -> None:
         """The gate is closed, and no call is left waiting."""
         self.started()
-        self.successResultOf(Deferred.fromCoroutine(self.refresh.stop()))
+        self.successResultOf(Deferred.fromCoroutine(self.keeper.stop()))
         self.assertFalse(self.gate.standing)
         self.assertEqual(self.clock.getDelayedCalls(), [])

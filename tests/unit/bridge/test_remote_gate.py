@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from torknock.bridge.accept import Listener
-from torknock.bridge.remote_gate import RemoteGate
+from torknock.bridge.remote_gate import Lease
 from torknock.interfaces import GateFailed
 from torknock.protocol.door import Door
 from torknock.service.listener import Accepting, listener
@@ -110,14 +110,14 @@ class LeaseTests(TestCase):
         self.addCleanup(lambda: deferLater(reactor, 0.02))
         self.addCleanup(accepting.stop)
 
-    def gate(self) -> tuple[RemoteGate, Listener]:
+    def gate(self) -> tuple[Lease, Listener]:
         heard = Listener(reactor, 443)
-        gate = RemoteGate(reactor, self.path, Door("192.0.2.1", 443), heard, lambda syns: [])
+        gate = Lease(reactor, self.path, Door("192.0.2.1", 443), heard, lambda syns: [])
         self.addCleanup(heard.stop)
         self.addCleanup(gate.close)
         return gate, heard
 
-    async def died(self, verb: str, cut: str) -> RemoteGate:
+    async def died(self, verb: str, cut: str) -> Lease:
         """A gate whose service has died at *verb*, and which was opened again as soon as that was known."""
         gate, _ = self.gate()
         self.service.dies = (verb, cut)
@@ -177,7 +177,7 @@ class LeaseTests(TestCase):
                 self.assertEqual(self.service.leases, [])
 
     @staticmethod
-    def reopens(_result: object, gate: RemoteGate, opened: list[Deferred[None]]) -> None:
+    def reopens(_result: object, gate: Lease, opened: list[Deferred[None]]) -> None:
         opened.append(gate.open(False))
 
     async def test_a_lease_that_ends_closes_the_listeners(self) -> None:

@@ -38,11 +38,12 @@ class TokenBookTests(SynchronousTestCase):
         self.assertEqual(book.spend(1), ((7, 8), ("alice", "bob")))
 
     def test_a_revoked_line_leaves_the_other_its_word(self) -> None:
-        """Only what opens for nobody any more is to be withdrawn."""
+        """And nothing of its own is left."""
         book = TokenBook()
         book.issue(7, "alice", [1, 2])
         book.issue(8, "bob", [1])
-        self.assertEqual(book.retire(7, "alice", [1, 2]), [2])
+        book.retire(7, "alice", [1, 2])
+        self.assertEqual(list(book.unspent(7)), [])
         self.assertEqual(book.spend(1), ((8,), ("bob",)))
 
     def test_a_spent_token_is_not_issued_again(self) -> None:
@@ -55,15 +56,48 @@ class TokenBookTests(SynchronousTestCase):
         book.issue(7, "alice", [1, 2, 3])
         self.assertEqual(list(book.unspent(7)), [3])
 
-    def test_old_epochs_are_torn_out(self) -> None:
-        """What was spent long ago needs no room."""
+    def test_the_epoch_before_can_still_be_spent_from(self) -> None:
+        """Its connection may come late; the one before that is forgotten, spent or not."""
         book = TokenBook()
-        book.issue(7, "alice", [1])
+        self.assertEqual(book.turn(range(7, 9)), [7, 8])
+        book.issue(7, "alice", [1, 2])
+        book.issue(8, "alice", [3])
         book.spend(1)
-        book.issue(8, "alice", [2])
-        book.forget(8)
-        self.assertEqual(book.epochs, (8,))
+        self.assertEqual(book.turn(range(8, 10)), [9])
+        self.assertEqual(book.epochs, (8, 9))
+        self.assertEqual(book.spend(2), ((7,), ("alice",)))
         self.assertEqual(book.spend(1), ((), ()))
+        book.turn(range(9, 11))
+        self.assertEqual(book.spend(2), ((), ()))
+        self.assertEqual(book.spent, set())
+
+    def test_an_epoch_that_does_not_count_any_more_opens_nothing(self) -> None:
+        """As when the clock goes back: what was spent in it stays spent when it comes again."""
+        book = TokenBook()
+        book.turn(range(7, 10))
+        book.issue(9, "alice", [1, 2])
+        book.spend(1)
+        book.turn(range(7, 9))
+        self.assertEqual(book.spend(2), ((), ()))
+        self.assertEqual(book.turn(range(7, 10)), [9])
+        book.issue(9, "alice", [1, 2])
+        self.assertEqual(list(book.unspent(9)), [2])
+
+    def test_an_edition_is_told_once(self) -> None:
+        """It is another when a token has come or was taken away, also after `clear`; not when one is spent."""
+        book = TokenBook()
+        book.turn(range(7, 8))
+        told = [book.edition(7)]
+        book.issue(7, "alice", [1, 2])
+        told.append(book.edition(7))
+        book.spend(1)
+        self.assertEqual(book.edition(7), told[-1])
+        book.retire(7, "alice", [2])
+        told.append(book.edition(7))
+        book.clear()
+        book.turn(range(7, 8))
+        told.append(book.edition(7))
+        self.assertEqual(len(set(told)), 4)
 
     @given(CHANGES)
     def test_no_token_of_an_epoch_ever_opens_twice(self, changes: list[tuple[str, int, str, list[int]]]) -> None:

@@ -27,7 +27,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import torknock.keyring.file
 from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadable
-from torknock.keyring.lines import BadName, BadNote, Issued, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import BadName, BadNote, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
 from torknock.protocol.bridge_line import Channel, Line, LineError, Scheme
 from torknock.protocol.token import epoch_at, tokens
 

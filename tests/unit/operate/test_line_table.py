@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.keyring.lines import Issued
+from torknock.keyring.issued import Issued
 from torknock.operate.line_table import as_json, as_table, state
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 

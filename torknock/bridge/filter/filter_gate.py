@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -45,6 +45,7 @@ from torknock.kernel.socket_options import (
 )
 from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
+from torknock.protocol.wanted import Wanted
 from torknock.service.claim import claim
 
 _log = Logger()
@@ -67,25 +68,18 @@ class FilterGate:
         self._pairs: list[_Pair] = []
         self._tokens: dict[int, float] = {}
         """Token -> when it runs out."""
+        self._used: set[int] = set()
+        """Tokens that opened a connection here and are still wanted: their spender has not come to them."""
+        self._loaded: set[int] | None = None
+        """The tokens in the kernel's program; None if that is not known."""
         self._runs_out: IDelayedCall | None = None
 
-    def open(self, judging: bool) -> Deferred[None]:
-        """See `IGate.open`. Fails with `DoorTaken` if somebody else listens there; with *judging* nobody is asked."""
-        return execute(self._open)
+    def apply(self, wanted: Wanted) -> Deferred[None]:
+        """See `IGate.apply`. Fails with `DoorTaken` if another program listens there; no SYN is asked about.
 
-    def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
-        """See `IGate.admit`. Fails if there are more than `TOKENS_AT_MOST`."""
-        return execute(self._admit, tokens, seconds)
-
-    def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
-        """See `IGate.withdraw`."""
-        for token in tokens:
-            self._tokens.pop(token, None)
-        return execute(self._sift)
-
-    def intact(self) -> Deferred[bool]:
-        """See `IGate.intact`. Nobody else can change it."""
-        return succeed(bool(self._pairs))
+        Fails if there are more than `TOKENS_AT_MOST` tokens.
+        """
+        return execute(self._apply, wanted)
 
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`. Every segment that was dropped is counted, since this process began to listen."""
@@ -96,11 +90,7 @@ class FilterGate:
         self._tokens.clear()
         return execute(self._sift)
 
-    def _open(self) -> None:
-        self._tokens.clear()
-        if self._pairs:
-            self._sift()
-            return
+    def _listen(self) -> None:
         if self._claim is None:
             self._claim = claim(self._door, self._claims)
         taken = f"another program listens on port {self._door.port}; end it, or hide a port that nobody serves"
@@ -123,20 +113,24 @@ class FilterGate:
             )
         self._listener.adopt([pair.open.dup() for pair in self._pairs], self._spent)
 
-    def _admit(self, tokens: Collection[int], seconds: int) -> None:
-        until = self._reactor.seconds() + seconds
-        admitted = {**dict.fromkeys(tokens, until), **self._tokens}
-        if len(admitted) > TOKENS_AT_MOST:
+    def _apply(self, wanted: Wanted) -> None:
+        now = self._reactor.seconds()
+        tokens = {token: now + page.seconds for page in wanted.pages for token in page.tokens}
+        if len(tokens) > TOKENS_AT_MOST:
             raise GateFailed(
-                f"without privilege a port has at most {TOKENS_AT_MOST} tokens, and here are {len(admitted)}",
+                f"without privilege a port has at most {TOKENS_AT_MOST} tokens, and here are {len(tokens)}",
                 "revoke lines, make them with a smaller --n, or enable the service torknock-gate.socket",
             )
-        self._tokens = admitted
+        if not self._pairs:
+            self._listen()
+        self._used &= tokens.keys()
+        self._tokens = {token: until for token, until in tokens.items() if token not in self._used}
         self._sift()
 
     def _spent(self, syn: SYN) -> None:
         """A connection was accepted."""
         if self._tokens.pop(syn.isn, None) is not None:
+            self._used.add(syn.isn)
             self._sift()
 
     def _sift(self) -> None:
@@ -145,6 +139,13 @@ class FilterGate:
             self._runs_out.cancel()
         now = self._reactor.seconds()
         self._tokens = {token: until for token, until in self._tokens.items() if until > now}
+        if self._loaded != self._tokens.keys():
+            self._load()
+        if self._tokens:
+            self._runs_out = self._reactor.callLater(min(self._tokens.values()) - now, self._sift)
+
+    def _load(self) -> None:
+        self._loaded = None
         try:
             for pair in self._pairs:
                 _choose(pair.deaf, self._tokens, pair.version)
@@ -153,8 +154,7 @@ class FilterGate:
                 f"the kernel takes no program of {len(self._tokens)} tokens: {error.strerror}",
                 "raise the sysctl net.core.optmem_max, or have fewer lines",
             ) from error
-        if self._tokens:
-            self._runs_out = self._reactor.callLater(min(self._tokens.values()) - now, self._sift)
+        self._loaded = set(self._tokens)
 
 
 @frozen

@@ -19,7 +19,8 @@ from torknock.kernel.places import PROGRAMS, keyring_within
 from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
-from torknock.keyring.lines import Issued, Keyring, LineUnknown
+from torknock.keyring.issued import Issued
+from torknock.keyring.lines import Keyring, LineUnknown
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.daemons import is_outdated
 from torknock.operate.setup.doors import Door as ListedDoor

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
-from zope.interface import implementer
 
-from torknock.interfaces import GateFailed, IGate
+from torknock.interfaces import GateFailed
 from torknock.kernel.nftables_state import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
@@ -45,9 +44,8 @@ async def loaded_tables(reactor: Any) -> str:
     return listed + (await loaded_rules(reactor) if "meta mark set" in listed else "")
 
 
-@implementer(IGate)
-class NftablesGate:
-    """A table of nftables in front of *door* that takes its clients to *hidden*. Needs CAP_NET_ADMIN and `nft`.
+class DoorTable:
+    """The nftables table that takes *door*'s clients to *hidden*, changed step by step. Needs CAP_NET_ADMIN and `nft`.
 
     *ask* is asked about SYNs without a token, while the gate is open for judging; the `claim` on the door is made
     in the directory *claims*. Where the kernel lacks nftables' own queue statement, that needs iptables too.
@@ -74,19 +72,22 @@ class NftablesGate:
         """What may have had a SYN-ACK under an earlier table, and is admitted no more."""
 
     def open(self, judging: bool) -> Deferred[None]:
-        """See `IGate.open`. Fails with `DoorTaken` if another process guards this door."""
+        """Stand at the door with no token admitted, whatever stood there before; with *judging* `ask` is asked.
+
+        Fails with `DoorTaken` if another process guards this door.
+        """
         return self._in_turn(lambda: self._open(judging))
 
     def admit(self, tokens: Collection[int], seconds: int) -> Deferred[None]:
-        """See `IGate.admit`."""
+        """Let each of *tokens* open one connection within *seconds*."""
         return self._in_turn(lambda: self._admit(tokens, seconds))
 
     def withdraw(self, tokens: Collection[int]) -> Deferred[None]:
-        """See `IGate.withdraw`."""
+        """Let none of *tokens* open a connection any more, whether it did before or not."""
         return self._in_turn(lambda: self._withdraw(tokens))
 
     def intact(self) -> Deferred[bool]:
-        """See `IGate.intact`. Costs microseconds unless somebody changed something in this network namespace."""
+        """Whether the table still is what the steps made. Takes microseconds unless any nftables rules have changed."""
         return self._in_turn(self._intact)
 
     def refused(self) -> Deferred[int | None]:

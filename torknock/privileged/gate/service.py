@@ -24,7 +24,7 @@ from torknock.kernel.proc import is_served
 from torknock.kernel.program import command
 from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
-from torknock.privileged.gate.nftables import NftablesGate
+from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load
 from torknock.privileged.gate.sources import sources_listing, sources_table
@@ -88,7 +88,7 @@ class Guarding:
         self._talk = talk
         self._access = access
         self._claims = claims
-        self._gate: NftablesGate | None = None
+        self._gate: DoorTable | None = None
         self._guarded: Door | None = None
         self._all = guarding
         self._removing = removing
@@ -155,7 +155,7 @@ class Guarding:
         self._access.check(door, self._talk.peer.uid)
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, ...]) -> None:
-        gate = NftablesGate(self._reactor, wanted.door, hidden_ports(listening), self._ask, self._claims)
+        gate = DoorTable(self._reactor, wanted.door, hidden_ports(listening), self._ask, self._claims)
         self._gate, self._guarded = gate, wanted.door
         try:
             await _whole(gate.open(wanted.judging))
@@ -164,7 +164,7 @@ class Guarding:
             await self._closed(gate)
             raise
 
-    async def _done(self, request: Admit | Withdraw | str, gate: NftablesGate) -> str:
+    async def _done(self, request: Admit | Withdraw | str, gate: DoorTable) -> str:
         match request:
             case Admit():
                 await _whole(gate.admit(request.tokens, request.seconds))
@@ -188,7 +188,7 @@ class Guarding:
             answers += gate_requests.parse_judged(said, len(some))
         return answers
 
-    def _closed(self, gate: NftablesGate) -> Deferred[None]:
+    def _closed(self, gate: DoorTable) -> Deferred[None]:
         closing = gate.close()
         closing.addErrback(lambda failure: _log.error("a gate was not closed: {reason}", reason=str(failure.value)))
         return closing
