@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -55,7 +55,7 @@ def figures() -> Iterator[Figure]:
     with Lab(offloads=False) as lab:
         bridge, client = lab.host("bridge"), lab.host("client")
         for name, target in (("IPv4", bridge.silent), ("IPv6", bridge.silent6)):
-            dialer = RepairDialer(_Reactor())
+            dialer = RepairDialer(cast(Any, _Reactor()))
             foreseen: list[int] = []
             with Capture(client) as capture:
                 needed = [_dials(client, dialer, target, foreseen) for _ in range(DIALS)]

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import TORKNOCK
 from tests.support.netns import Host, Lab
+from tests.support.reactor import reactor
 from tests.support.rulesets import DOCKER, FIREWALLD
 from tests.support.tornet import Tor
 from torknock.operate.check_bridge import Reply, approach

@@ -15,9 +15,8 @@ import sys
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.task import Clock, deferLater
@@ -28,6 +27,7 @@ from tests.support.capture import Capture, Control, Packet
 from tests.support.dialers import DialerOf
 from tests.support.knocks import as_it_is
 from tests.support.netns import Host, Lab
+from tests.support.reactor import reactor
 from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
 from torknock.interfaces import CannotKnock, Slipped
@@ -258,7 +258,7 @@ class TupleTests(Case):
         low, high = map(int, self.client.run(["sysctl", "-n", "net.ipv4.ip_local_port_range"]).stdout.split())
         wanted, before = set(range(low, high + 1)) - left_out, len(self.syns())
         dialled = Tuples()
-        dialer = RepairDialer(Later(clock), dialled=dialled)
+        dialer = RepairDialer(cast(Any, Later(clock)), dialled=dialled)
         for _ in wanted:
             await self.dialled(host, dialer, stamped)
             clock.advance(0.01)
@@ -445,7 +445,7 @@ class DialTests(Case):
         """Every port once, then none; after that time they come again."""
         self.client.sysctl("net.ipv4.ip_local_port_range", "40000 40003")
         clock = Clock()
-        dialer = RepairDialer(Later(clock))
+        dialer = RepairDialer(cast(Any, Later(clock)))
         for host in self.addresses:
             for _ in range(2):
                 for _ in range(4):
@@ -462,7 +462,7 @@ class DialTests(Case):
         """An observer may remember for longer than 300 s."""
         self.client.sysctl("net.ipv4.ip_local_port_range", "40000 40004")
         clock = Clock()
-        dialer = RepairDialer(Later(clock))
+        dialer = RepairDialer(cast(Any, Later(clock)))
         for _ in range(5):
             with self.assertRaises(ConnectionRefusedError):
                 await self.dial(self.bridge.address, CLOSED, dialer=dialer)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -21,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.keeper import QuietKeeper
 from tests.support.netns import Lab
+from tests.support.reactor import reactor
 from tests.support.tornet import Tor, shared_network
 from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.publish import Publication

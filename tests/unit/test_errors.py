@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -43,7 +44,7 @@ class ErrorTests(SynchronousTestCase):
 
     def test_a_missing_command_has_its_remedy_apart(self) -> None:
         """How to install it."""
-        running = command(None, "no-such-command", [], package="nftables")
+        running = command(cast(Any, None), "no-such-command", [], package="nftables")
         error = self.assertRaises(TorknockError, running.send, None)
         self.assertEqual(
             (error.what, error.remedy), ("the command no-such-command is missing", "apt-get install nftables")

@@ -15,6 +15,7 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.syn_reader import SavedSYNs
 from torknock.protocol.syn import SYN
 
@@ -78,7 +79,7 @@ class Listener:
     port itself from this host, is dropped.
     """
 
-    def __init__(self, reactor: Any, port: int) -> None:
+    def __init__(self, reactor: IReactor, port: int) -> None:
         self._reactor = reactor
         self._syns = SavedSYNs(port)
         self._waiting: DeferredQueue[AcceptedConnection | None] = DeferredQueue()

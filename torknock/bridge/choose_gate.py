@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from twisted.logger import Logger
 
@@ -17,6 +16,7 @@ from torknock.bridge.stepped_gate import SteppedGate
 from torknock.errors import TorknockError
 from torknock.interfaces import GateFailed, IGate
 from torknock.kernel.capability import may_administer_network
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.proc import is_served
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import DoorTable
@@ -44,7 +44,7 @@ class Entrance:
 
 
 async def find_gate(
-    reactor: Any, helper: str, door: Door, any_posture: bool, listener: Listener, state: Path
+    reactor: IReactor, helper: str, door: Door, any_posture: bool, listener: Listener, state: Path
 ) -> Entrance:
     """How *door* can be guarded.
 
@@ -98,7 +98,7 @@ def _claims(helper: str, state: Path) -> Path:
     return doors(helper) if os.geteuid() == 0 else state / "doors"
 
 
-def _own(reactor: Any, door: Door, listener: Listener, claims: Path) -> MakeGate:
+def _own(reactor: IReactor, door: Door, listener: Listener, claims: Path) -> MakeGate:
     if door.posture is not Posture.DECOY and is_served(door.host, door.port):
         raise GateFailed(served(door.port))
     listening = hidden_listeners(door.host)

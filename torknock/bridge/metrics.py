@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from torknock.bridge.counts import Monitor
 from torknock.bridge.status_report import FIGURES, Kind, Status, Trouble
 from torknock.errors import TorknockError
+from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import LineError, parse_address
 
 _log = Logger()
@@ -58,7 +58,7 @@ def parse_metrics(text: str) -> Metrics:
     return Metrics(str(address), port)
 
 
-def site(reactor: Any, monitor: Monitor) -> WrappingFactory:
+def site(reactor: IReactor, monitor: Monitor) -> WrappingFactory:
     """The web site that has what *monitor* counts at `/metrics`; it serves few at once, so that descriptors remain."""
     root = Resource()
     root.putChild(b"metrics", _MetricsPage(monitor))

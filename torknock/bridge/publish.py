@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from torknock.bridge.counts import Monitor
 from torknock.bridge.metrics import Metrics, site
 from torknock.bridge.status_report import SOCKET, to_json
+from torknock.kernel.interfaces import IReactor
 from torknock.service.listener import Accepting, bound
 
 _log = Logger()
@@ -33,7 +34,7 @@ class Publication:
     What cannot be published is logged; the bridge goes on without it.
     """
 
-    def __init__(self, reactor: Any, monitor: Monitor, directory: Path, metrics: Metrics | None = None) -> None:
+    def __init__(self, reactor: IReactor, monitor: Monitor, directory: Path, metrics: Metrics | None = None) -> None:
         self._reactor, self._monitor, self._metrics = reactor, monitor, metrics
         self._path = directory / SOCKET
         self._accepting: list[Accepting] = []

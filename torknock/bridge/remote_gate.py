@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from torknock.bridge.accept import Listener
 from torknock.interfaces import DoorTaken, GateFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.protocol.door import Door
 from torknock.protocol.syn import Ask
 from torknock.service import gate_requests
@@ -31,7 +32,7 @@ class Lease:
     its table; the gate is not `intact`, and `open` asks for a new lease.
     """
 
-    def __init__(self, reactor: Any, path: str, door: Door, listener: Listener, ask: Ask) -> None:
+    def __init__(self, reactor: IReactor, path: str, door: Door, listener: Listener, ask: Ask) -> None:
         self._reactor, self._path, self._door, self._listener, self._ask = reactor, path, door, listener, ask
         self._connection: HelperConnection | None = None
 

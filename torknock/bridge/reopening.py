@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
+from torknock.kernel.interfaces import IReactor
 
 _log = Logger()
 
@@ -28,7 +29,7 @@ class ReopeningDoor:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         open: Callable[[], Coroutine[Deferred[Any], Any, IListeningPort]],
         error: TorknockError,
         host: IAddress,

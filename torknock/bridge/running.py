@@ -42,6 +42,7 @@ from torknock.channel.tls import ServerTLS
 from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.files import acts_as_owner
+from torknock.kernel.interfaces import IReactor
 from torknock.keyring.erasure import Forgetting
 from torknock.keyring.issued import Issued
 from torknock.keyring.lines import Keyring
@@ -74,7 +75,7 @@ class Wanted:
     version: str
 
 
-def in_thread(reactor: Any, directory: Path) -> Callable[..., Deferred[Any]]:
+def in_thread(reactor: IReactor, directory: Path) -> Callable[..., Deferred[Any]]:
     """Runs a function, given with its arguments, that touches the keyring in *directory*: in a thread of *reactor*'s.
 
     But at once where root acts as the owner of *directory*, which the whole process would do meanwhile.
@@ -108,7 +109,7 @@ class RunningBridge:
 
 
 async def run_bridge(
-    reactor: Any, wanted: Wanted, keyring: Keyring, tor: ORPortFactory, now: Callable[[], float]
+    reactor: IReactor, wanted: Wanted, keyring: Keyring, tor: ORPortFactory, now: Callable[[], float]
 ) -> RunningBridge:
     """Start the bridge that is *wanted*, once a predecessor has left its door; *keyring* is its own from now on.
 
@@ -161,7 +162,7 @@ async def run_bridge(
         return RunningBridge(address(wanted.door.host, wanted.door.port), parts.pop_all())
 
 
-async def _take_over(reactor: Any, keeper: Keeper) -> None:
+async def _take_over(reactor: IReactor, keeper: Keeper) -> None:
     """Start *keeper*, as soon as a predecessor has left the door."""
     gives_up = reactor.seconds() + _TAKEOVER_TIMEOUT
     while True:

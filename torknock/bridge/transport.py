@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -26,6 +26,7 @@ from torknock.bridge.reopening import ReopeningDoor
 from torknock.bridge.running import RunningBridge, Wanted, address, in_thread, run_bridge
 from torknock.errors import TorknockError
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.places import keyring_of_state
 from torknock.kernel.proc import is_served
 from torknock.kernel.wall_clock import is_clock_synchronized
@@ -44,7 +45,7 @@ _OPTIONS = {
 
 
 def serve(
-    reactor: Any, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str, files: int
+    reactor: IReactor, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str, files: int
 ) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
@@ -66,7 +67,7 @@ class KnockServer:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         environment: ServerEnvironment,
         now: Callable[[], float],
         version: str,
@@ -116,7 +117,7 @@ class KnockServer:
 @implementer(IStreamServerEndpoint)
 @define
 class _Endpoint:
-    _reactor: Any
+    _reactor: IReactor
     _wanted: Wanted
     _now: Callable[[], float]
 

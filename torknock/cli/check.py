@@ -9,12 +9,12 @@ import time
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from torknock.cli.findings import in_json, in_text
-from torknock.cli.in_reactor import in_reactor
+from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import address, helper_option, read_bridge_line, say
 from torknock.client.path import PathUnknown, Seen, Sent, Verdict, ask, judge
 from torknock.operate.finding import Finding, exit_status
@@ -66,15 +66,12 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
 
 
 def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Finding]:
-    from twisted.internet import reactor as installed
-
     from torknock.client.choose_dialer import choose_dialer
     from torknock.client.memory import Memory
     from torknock.client.reach import Bridges
     from torknock.operate.check_bridge import check, check_as_stranger
 
-    reactor: Any = installed
-    reactor.seconds = time.monotonic
+    reactor = installed()
     chance = secrets.SystemRandom()
     with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # no trace of what was checked is left
         memory = Memory(Path(directory))
@@ -104,8 +101,7 @@ def path(reflector: tuple[IPv4Address | IPv6Address, int], as_json: bool) -> Non
     `torknock reflect` must run at IP:PORT. The exit status is 0 if nothing is rewritten, 1 if something is, 2 if this
     could not be checked.
     """
-    from twisted.internet import reactor
-
+    reactor = installed()
     host, port = str(reflector[0]), reflector[1]
     try:
         exchanged = in_reactor(reactor, ask(reactor, host, port, 1 + secrets.randbelow(2**32 - 1)))

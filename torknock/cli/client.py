@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import click
 
+from torknock.cli.in_reactor import installed
 from torknock.cli.options import helper_option
 from torknock.kernel.descriptor_limit import raise_descriptor_limit
 from torknock.service import DIAL_SOCKET
@@ -38,8 +39,6 @@ def client(helper: str, socks_users: tuple[int, ...]) -> None:
     It knocks itself if it has CAP_NET_ADMIN, else through the torknock dial service. It closes connections of other
     local users to its SOCKS port without an answer.
     """
-    from twisted.internet import reactor
-
     from torknock.client.transport import serve
 
-    serve(reactor, os.environ, time.time, version("torknock"), helper, raise_descriptor_limit(), socks_users)
+    serve(installed(), os.environ, time.time, version("torknock"), helper, raise_descriptor_limit(), socks_users)

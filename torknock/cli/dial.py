@@ -23,12 +23,12 @@ def dial(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     Each other user may have 32 dials waiting, and make 200 at once and 5 a second in addition.
     """
     without_openssl()
-    from twisted.internet import reactor
-
+    from torknock.cli.in_reactor import installed
     from torknock.privileged.dial.service import helper
     from torknock.service.listener import listener
     from torknock.service.process import serve
 
     peers = places(raise_descriptor_limit(), OF_A_PEER)
+    reactor = installed()
     listening = listener(path, os.environ, os.getpid())
     serve(reactor, helper(reactor, Guests.named(users, groups), peers), listening, sys.stderr)

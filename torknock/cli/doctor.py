@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from torknock.cli.findings import in_json, in_text
-from torknock.cli.in_reactor import in_reactor
+from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import control_option, control_password, keyring_option, password_option, say
 from torknock.operate.finding import Finding, exit_status
 
@@ -60,10 +60,9 @@ def _caller() -> str | None:
 
 def run(patient: Patient) -> list[Finding]:
     """What is found at *patient*, in the reactor, so once in a process. Raises `KeyboardInterrupt` on Ctrl-C."""
-    from twisted.internet import reactor
-
     from torknock.operate.doctor.examine import examine
 
+    reactor = installed()
     findings = in_reactor(reactor, examine(reactor, patient, time.time))
     if findings is None:
         raise KeyboardInterrupt

@@ -28,12 +28,12 @@ def gate(path: str, access: Path) -> None:
     lists in the access list, a file that root alone can write, and nothing else.
     """
     without_openssl()
-    from twisted.internet import reactor
-
+    from torknock.cli.in_reactor import installed
     from torknock.privileged.gate.service import helper
     from torknock.service.listener import listener
     from torknock.service.process import serve
 
     peers = places(raise_descriptor_limit(), OF_A_PEER)
+    reactor = installed()
     listening = listener(path, os.environ, os.getpid())
     serve(reactor, helper(reactor, AccessList(access), doors(path), peers), listening, sys.stderr)

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import click
 
+from torknock.cli.in_reactor import installed
 from torknock.cli.options import say
 from torknock.client.path import reflect as reflecting
 from torknock.errors import TorknockError
@@ -40,8 +41,7 @@ def reflect(listen: tuple[IPv4Address | IPv6Address, int]) -> None:
     For `torknock check path` at the other end; needs no privilege. Anyone can find this port, and its answer shows that
     torknock is here. Use it where no bridge is to be hidden, and end it with Ctrl-C when the path is checked.
     """
-    from twisted.internet import reactor
-
+    reactor = installed()
     address, port = listen
     try:
         listening = reflecting(reactor, str(address), port)

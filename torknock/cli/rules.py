@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from torknock.cli.in_reactor import in_reactor
+from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import say
 from torknock.errors import TorknockError
 from torknock.privileged.gate.nftables import loaded_tables
@@ -20,8 +20,7 @@ class NothingLoaded(TorknockError):
 @click.command(epilog="Example: torknock rules")
 def rules() -> None:
     """Print the nftables ruleset that is loaded, tokens left out."""
-    from twisted.internet import reactor
-
+    reactor = installed()
     tables = in_reactor(reactor, loaded_tables(reactor))
     if tables is None:
         raise KeyboardInterrupt

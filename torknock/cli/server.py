@@ -23,8 +23,7 @@ def server(helper: str) -> None:
     own listening socket.
     """
     os.environ["OPENSSL_CONF"] = str(OPENSSL_CONF)  # read when OpenSSL is loaded, by what is imported next
-    from twisted.internet import reactor
-
     from torknock.bridge.transport import serve
+    from torknock.cli.in_reactor import installed
 
-    serve(reactor, os.environ, time.time, version("torknock"), helper, raise_descriptor_limit())
+    serve(installed(), os.environ, time.time, version("torknock"), helper, raise_descriptor_limit())

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import termios
-import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -19,8 +17,9 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.cli.in_reactor import in_reactor
+from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import control_option, keyring_option, say
+from torknock.kernel.interfaces import IReactor
 from torknock.operate.status_view import Report, as_json, follow, look, picture
 from torknock.tor.watch import Watch
 
@@ -35,9 +34,7 @@ def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
 
     Prints it once if stdout is not a terminal. A client's address is never shown: the bridge does not publish it.
     """
-    from twisted.internet import reactor
-
-    _steady(reactor)
+    reactor = installed()
     watch = Watch(reactor, control)
     console = Console()
     if machine or once or not sys.stdout.isatty():
@@ -59,7 +56,7 @@ def status(machine: bool, once: bool, control: str, keyring: Path) -> None:
 
 
 @contextmanager
-def _ended_by_q(reactor: Any) -> Iterator[None]:
+def _ended_by_q(reactor: IReactor) -> Iterator[None]:
     """Within this, the key q stops the *reactor*. Keys are read one by one, and not echoed, if stdin is a terminal."""
     if not sys.stdin.isatty():
         yield
@@ -78,7 +75,7 @@ def _ended_by_q(reactor: Any) -> Iterator[None]:
 class _Keys:
     """What is typed."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactor) -> None:
         self._reactor = reactor
 
     def fileno(self) -> int:
@@ -96,10 +93,6 @@ class _Keys:
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has ended."""
-
-
-def _steady(reactor: Any) -> None:
-    reactor.seconds = time.monotonic  # Twisted's own clock stands still when wall time is turned back
 
 
 def _drawn(console: Console, report: Report) -> str:

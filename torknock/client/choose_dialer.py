@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torknock.client.remote_dialer import RemoteDialer
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import may_administer_network
+from torknock.kernel.interfaces import IReactor
 from torknock.privileged.dial.repair import RepairDialer
 
 
 def choose_dialer(
-    reactor: Any, helper: str, bind_v4: str | None = None, bind_v6: str | None = None
+    reactor: IReactor, helper: str, bind_v4: str | None = None, bind_v6: str | None = None
 ) -> RepairDialer | RemoteDialer:
     """The dialer to use; *helper* is the service's socket, *bind_v4* and *bind_v6* are the addresses to dial from.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
 
 from attrs import define
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -23,6 +22,7 @@ from torknock.client.hang_up import HangUpWatch
 from torknock.client.knocker import Knocker
 from torknock.client.rounds import Knocked, WrongPeer
 from torknock.client.stealth import StealthKnocker
+from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Line
 
 
@@ -36,7 +36,7 @@ def named(host: str, port: int) -> IPv4Address | IPv6Address:
 class BridgeEndpoint:
     """The bridge of *line* at *host*, an IP literal, and *port*; *deadline* see `Rounds.run`."""
 
-    _reactor: Any
+    _reactor: IReactor
     _knocker: Knocker | StealthKnocker
     _channel: IClientChannel
     _line: Line

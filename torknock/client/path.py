@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import may_administer_network
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.ipv6 import NO_IPV6
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.kernel.syn_reader import SavedSYNs
@@ -108,7 +109,7 @@ def parse_answer(octets: bytes) -> Seen:
     return Seen(int(found[1]), None if found[2] == b"none" else int(found[2]))
 
 
-def reflect(reactor: Any, host: str, port: int) -> IListeningPort:
+def reflect(reactor: IReactor, host: str, port: int) -> IListeningPort:
     """A reflector at *host*, an IP literal, and *port*, 0 for any. Raises `OSError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -138,7 +139,7 @@ class _Reflection(Protocol):
         self.transport.loseConnection()
 
 
-async def ask(reactor: Any, host: str, port: int, isn: int) -> tuple[Sent, Seen]:
+async def ask(reactor: IReactor, host: str, port: int, isn: int) -> tuple[Sent, Seen]:
     """What was sent to the reflector at *host*, an IP literal, and *port*, and what it saw.
 
     *isn* is a fresh number of 1..2**32-1. Without CAP_NET_ADMIN the ISN is the kernel's, unknown.
@@ -186,7 +187,7 @@ class _Answer(Protocol):
             self.octets.callback(self._heard)
 
 
-async def _knock(reactor: Any, host: str, port: int, isn: int) -> tuple[Sent, _Answer]:
+async def _knock(reactor: IReactor, host: str, port: int, isn: int) -> tuple[Sent, _Answer]:
     answer = _Answer()
     before_ns = time.monotonic_ns()
     with await RepairDialer(reactor).dial(host, port, isn).addTimeout(PATIENCE, reactor) as connected:
@@ -194,7 +195,7 @@ async def _knock(reactor: Any, host: str, port: int, isn: int) -> tuple[Sent, _A
         return _sent(connected, before_ns, isn), answer
 
 
-async def _connect(reactor: Any, host: str, port: int, _: int) -> tuple[Sent, _Answer]:
+async def _connect(reactor: IReactor, host: str, port: int, _: int) -> tuple[Sent, _Answer]:
     endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     answer = _Answer()
     before_ns = time.monotonic_ns()

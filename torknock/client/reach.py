@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 from secrets import SystemRandom
-from typing import Any
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
@@ -18,6 +17,7 @@ from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
 from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import IPrivilegedDialer
+from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 
 
@@ -25,7 +25,12 @@ class Bridges:
     """The bridges of lines, reached through *dialer*."""
 
     def __init__(
-        self, dialer: IPrivilegedDialer, reactor: Any, now: Callable[[], float], chance: SystemRandom, memory: Memory
+        self,
+        dialer: IPrivilegedDialer,
+        reactor: IReactor,
+        now: Callable[[], float],
+        chance: SystemRandom,
+        memory: Memory,
     ) -> None:
         self._reactor = reactor
         self._knocker = Knocker(dialer, reactor, now, chance, memory)

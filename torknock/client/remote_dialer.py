@@ -7,13 +7,13 @@ import os
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError, getConnectError
 from zope.interface import implementer
 
 from torknock.interfaces import CannotKnock, Dialled, IPrivilegedDialer, Slipped
+from torknock.kernel.interfaces import IReactor
 from torknock.service import DIAL_SOCKET, dial_requests
 from torknock.service.grammar import Malformed
 from torknock.service.requester import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
@@ -32,7 +32,7 @@ class RemoteDialer:
     """
 
     def __init__(
-        self, reactor: Any, path: str = DIAL_SOCKET, bind_v4: str | None = None, bind_v6: str | None = None
+        self, reactor: IReactor, path: str = DIAL_SOCKET, bind_v4: str | None = None, bind_v6: str | None = None
     ) -> None:
         self._reactor = reactor
         self._path = path
@@ -74,7 +74,7 @@ class _Dial:
         self._taken_up = False
         """The service has said something: it is at work."""
 
-    async def connected(self, reactor: Any) -> Dialled:
+    async def connected(self, reactor: IReactor) -> Dialled:
         self._connection = await _connection(reactor, self._path, self._heard)
         try:
             answer = await self._connection.ask(str(self._request))
@@ -109,14 +109,14 @@ class _Dial:
         return received[0]
 
 
-async def _connection(reactor: Any, path: str, heard: Heard | None = None) -> HelperConnection:
+async def _connection(reactor: IReactor, path: str, heard: Heard | None = None) -> HelperConnection:
     try:
         return await connect(reactor, path, heard)
     except HelperMissing as error:
         raise CannotKnock(f"this process lacks CAP_NET_ADMIN, and there is {error}; {START}") from error
 
 
-async def _greeted(reactor: Any, path: str) -> None:
+async def _greeted(reactor: IReactor, path: str) -> None:
     (await _connection(reactor, path)).close()
 
 

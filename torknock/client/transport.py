@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -31,6 +31,7 @@ from torknock.client.rounds import REQUEST_WITHIN, BridgeSilent
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
+from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import LineError, parse_arguments
 from torknock.protocol.token import epoch_at
 from torknock.service import DIAL_SOCKET
@@ -48,7 +49,7 @@ _NO_WAY: Mapping[int | None, type[SOCKSError]] = {
 
 
 def serve(
-    reactor: Any,
+    reactor: IReactor,
     environ: Mapping[str, str],
     now: Callable[[], float],
     version: str,
@@ -79,7 +80,7 @@ class KnockClient:
     """The transport that tor's `ClientTransportPlugin torknock` is."""
 
     def __init__(
-        self, reactor: Any, environment: ClientEnvironment, now: Callable[[], float], helper: str = DIAL_SOCKET
+        self, reactor: IReactor, environment: ClientEnvironment, now: Callable[[], float], helper: str = DIAL_SOCKET
     ) -> None:
         bind = environment.outbound_bind_v4, environment.outbound_bind_v6
         try:

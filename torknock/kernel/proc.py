@@ -96,6 +96,29 @@ def processes_of(uid: int) -> Iterator[Process]:
                     yield found
 
 
+def started_at(pid: int) -> int | None:
+    """When the process *pid* began, in the kernel's ticks since the boot; None if it runs no longer."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def booted_at() -> int:
+    """When this host was booted, in whole seconds since 1970."""
+    lines = (_PROC / "stat").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("btime ")).split()[1])
+
+
+def command_line(pid: int) -> list[bytes]:
+    """The words of the command line of the process *pid*; none if it runs no longer."""
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []
+
+
 def may_open_files(pid: int) -> int:
     """How many files the process may open at once (RLIMIT_NOFILE, the soft limit)."""
     for line in (_PROC / str(pid) / "limits").read_text().splitlines():

@@ -11,13 +11,14 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from torknock.interfaces import GateFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.places import PROGRAMS
 
 ENDS_WITHIN = 30.0
 """Seconds that a program has; then it is killed."""
 
 
-async def command(reactor: Any, name: str, arguments: list[str], stdin: bytes = b"", *, package: str) -> str:
+async def command(reactor: IReactor, name: str, arguments: list[str], stdin: bytes = b"", *, package: str) -> str:
     """What the program *name* writes.
 
     Raises `GateFailed` if it is missing, cannot be started, ends with anything but 0, or not within `ENDS_WITHIN`.
@@ -38,7 +39,7 @@ class _Program(ProcessProtocol):
 
     transport: Any
 
-    def __init__(self, reactor: Any, words: str, stdin: bytes) -> None:
+    def __init__(self, reactor: IReactor, words: str, stdin: bytes) -> None:
         self._reactor, self._words, self._stdin = reactor, words, stdin
         self._out, self._err = bytearray(), bytearray()
         self.ended: Deferred[str] = Deferred()

@@ -26,6 +26,7 @@ from twisted.internet.task import deferLater
 
 from torknock.client.rounds import BridgeSilent
 from torknock.errors import TorknockError
+from torknock.kernel.interfaces import IReactor
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.protocol.bridge_line import BridgeLine, Scheme
 from torknock.tor.link import NotTor, Relay, asking
@@ -69,7 +70,7 @@ class Approach:
 
 
 async def check(
-    reactor: Any,
+    reactor: IReactor,
     bridge_line: BridgeLine,
     endpoint: IStreamClientEndpoint,
     minutes_slow: Callable[[], int],
@@ -82,7 +83,7 @@ async def check(
     return await _opened(reactor, bridge_line, endpoint) + clocks(minutes_slow())
 
 
-async def check_as_stranger(reactor: Any, bridge_line: BridgeLine, chance: Chance) -> list[Finding]:
+async def check_as_stranger(reactor: IReactor, bridge_line: BridgeLine, chance: Chance) -> list[Finding]:
     """Whether the bridge's port is hidden, and does as three other ports of its host do.
 
     Sends SYNs without a token to each of them. They carry nothing of the line, but an observer who sees them and then a
@@ -107,7 +108,7 @@ def _neighbours(port: int, chance: Chance) -> list[int]:
     return chosen
 
 
-async def approach(reactor: Any, host: str, port: int) -> Approach:
+async def approach(reactor: IReactor, host: str, port: int) -> Approach:
     """Connect as anybody would, and say nothing."""
     start = reactor.seconds()
     factory: Factory[Connection] = Factory.forProtocol(Connection)
@@ -125,7 +126,7 @@ async def approach(reactor: Any, host: str, port: int) -> Approach:
     return Approach(port, reply, _ms(reactor, start))
 
 
-async def _stranger(reactor: Any, host: str, itself: Approach) -> Finding:
+async def _stranger(reactor: IReactor, host: str, itself: Approach) -> Finding:
     name, ms = "stranger", itself.ms
     match itself.reply:
         case Reply.REFUSED:
@@ -141,7 +142,7 @@ async def _stranger(reactor: Any, host: str, itself: Approach) -> Finding:
     return ok(name, "something that is not tor answers a stranger: a decoy", ms)
 
 
-async def _is_tor(reactor: Any, host: str, port: int) -> bool:
+async def _is_tor(reactor: IReactor, host: str, port: int) -> bool:
     """Whether tor answers whoever connects."""
     asked: Deferred[Relay] = Deferred()
     try:
@@ -178,7 +179,7 @@ def _listed(replies: Sequence[Reply]) -> str:
     return ", ".join(reply.value for reply in replies)
 
 
-async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint) -> list[Finding]:
+async def _opened(reactor: IReactor, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint) -> list[Finding]:
     """Whether the line opens the bridge, and whether tor is behind it."""
     start = reactor.seconds()
     asked: Deferred[Relay] = Deferred()
@@ -205,7 +206,7 @@ async def _opened(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClient
     return [opened, whose(relay, bridge_line, _ms(reactor, start))]
 
 
-async def _connected(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, factory: Any) -> Any:
+async def _connected(reactor: IReactor, bridge_line: BridgeLine, endpoint: IStreamClientEndpoint, factory: Any) -> Any:
     """The connection that the line opens. A clock that is wrong by more than ten minutes takes a second round."""
     try:
         return await endpoint.connect(factory)
@@ -216,7 +217,7 @@ async def _connected(reactor: Any, bridge_line: BridgeLine, endpoint: IStreamCli
     return await endpoint.connect(factory)
 
 
-async def _end(reactor: Any, connected: Any, over: Deferred[None]) -> None:
+async def _end(reactor: IReactor, connected: Any, over: Deferred[None]) -> None:
     """End the connection as a client does whose tor has closed it: this direction first, then the bridge's."""
     await deferLater(reactor, 0)  # not while tor's answer is still being read
     if over.called:
@@ -266,11 +267,11 @@ def whose(relay: Relay, bridge_line: BridgeLine, ms: int) -> Finding:
     return ok("tor", "tor answers, and proves the fingerprint in the line", ms)
 
 
-def _endpoint(reactor: Any, host: str, port: int, patience: float) -> IStreamClientEndpoint:
+def _endpoint(reactor: IReactor, host: str, port: int, patience: float) -> IStreamClientEndpoint:
     kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     return kind(reactor, host, port, timeout=patience)
 
 
-def _ms(reactor: Any, start: float) -> int:
+def _ms(reactor: IReactor, start: float) -> int:
     took: float = reactor.seconds() - start
     return round(took * 1000)

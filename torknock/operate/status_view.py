@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from torknock.bridge.status_report import FIGURES, LONGEST, SOCKET, Status, from_json
 from torknock.errors import TorknockError
+from torknock.kernel.interfaces import IReactor
 from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
 _TIMEOUT = 5.0
@@ -46,7 +47,7 @@ class Report:
     tor: TorSeen | TorUnseen
 
 
-async def ask(reactor: Any, directory: Path) -> Status:
+async def ask(reactor: IReactor, directory: Path) -> Status:
     """The status of the bridge whose keyring is in *directory*. Raises `BridgeUnreachable` and `StatusError`."""
     reader = _StatusReader()
     path = os.fsencode(directory / SOCKET)
@@ -65,12 +66,12 @@ async def ask(reactor: Any, directory: Path) -> Status:
     return from_json(octets)
 
 
-async def look(reactor: Any, directory: Path, watch: Watch) -> Report:
+async def look(reactor: IReactor, directory: Path, watch: Watch) -> Report:
     """The bridge whose keyring is in *directory*, and the tor that *watch* looks at. Raises as `ask` does."""
     return Report(await ask(reactor, directory), await watch.look())
 
 
-async def follow(reactor: Any, directory: Path, watch: Watch, show: Callable[[Report], object]) -> None:
+async def follow(reactor: IReactor, directory: Path, watch: Watch, show: Callable[[Report], object]) -> None:
     """Look every second, and *show* what is seen, until this is cancelled. Raises as `ask` does."""
     while True:
         show(await look(reactor, directory, watch))

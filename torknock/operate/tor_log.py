@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import read_end
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.places import SYSTEMD_RUNS
 from torknock.kernel.program import command
 from torknock.operate.finding import Finding, not_ok, ok, unknown
@@ -37,7 +37,7 @@ _SEVERITIES = {"3": "err", "4": "warn", "5": "notice", "6": "info"}
 """By syslog's numbers, in tor's words."""
 
 
-async def log(reactor: Any, logs: Iterable[str]) -> Finding:
+async def log(reactor: IReactor, logs: Iterable[str]) -> Finding:
     """What tor complains of; *logs* are the values of its option Log."""
     files = [words[-1] for words in map(str.split, logs) if "file" in words]
     for path in files:

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
+from torknock.kernel.interfaces import IReactor
 from torknock.service import descriptors
 
 _log = Logger()
@@ -89,7 +90,7 @@ class Accepting:
     Twisted's own port would let everybody write to a socket that systemd made for some (`chmod` to 0666), or fail.
     """
 
-    def __init__(self, reactor: Any, listening: socket.socket, factory: Factory) -> None:
+    def __init__(self, reactor: IReactor, listening: socket.socket, factory: Factory) -> None:
         self._reactor, self._listening, self._factory = reactor, listening, factory
         descriptors.refuse(listening)
         reactor.addReader(self)

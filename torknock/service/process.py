@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import socket
-import time
 from pathlib import PurePath
 from traceback import extract_tb
-from typing import Any, TextIO
+from typing import TextIO
 
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 
 from torknock.errors import TorknockError
 from torknock.kernel.capability import may_administer_network
+from torknock.kernel.interfaces import IReactor
 from torknock.service.conversation import Helper
 from torknock.service.listener import Accepting
 
 LACKS_CAPABILITY = "this service lacks CAP_NET_ADMIN in its network namespace; start it by the units of contrib/systemd"
 
 
-def serve(reactor: Any, helper: Helper, listening: socket.socket, log: TextIO) -> None:
+def serve(reactor: IReactor, helper: Helper, listening: socket.socket, log: TextIO) -> None:
     """Talk to whoever connects to *listening* until a signal ends *reactor*; then end every conversation.
 
     What is worth it is said on *log*. Raises `TorknockError` if this process lacks the capability.
     """
-    reactor.seconds = time.monotonic  # Twisted's own clock stands still when wall time is turned back
     globalLogBeginner.beginLoggingTo([FileLogObserver(log, _formatted)], redirectStandardIO=False)
     if not may_administer_network():
         raise TorknockError(LACKS_CAPABILITY)

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from twisted.internet.defer import Deferred, DeferredLock, fail
 from twisted.internet.interfaces import IAddress, IFileDescriptorReceiver
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.errors import TorknockError
+from torknock.kernel.interfaces import IReactor
 from torknock.service.grammar import Lines, Malformed, octets
 
 _TRIES = 20
@@ -64,7 +65,7 @@ class HelperRefused(TorknockError):
 
 
 def connect(
-    reactor: Any,
+    reactor: IReactor,
     path: str,
     heard: Heard | None = None,
     lost: Lost | None = None,
@@ -78,7 +79,7 @@ def connect(
     return Deferred.fromCoroutine(_connect(reactor, path, HelperConnection(path, heard, lost)))
 
 
-async def _connect(reactor: Any, path: str, connection: HelperConnection) -> HelperConnection:
+async def _connect(reactor: IReactor, path: str, connection: HelperConnection) -> HelperConnection:
     for tries_left in reversed(range(_TRIES)):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connecting:
             connecting.setblocking(False)

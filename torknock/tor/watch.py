@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from torknock.kernel.files import read_file
+from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import LineError, parse_address
 from torknock.tor import CONTROL
 from torknock.tor.reasons import is_advice
@@ -67,7 +68,7 @@ class TorRefused(Exception):
 class Watch:
     """Looks at the tor whose control port is at *control*: an absolute path, or an address such as 127.0.0.1:9051."""
 
-    def __init__(self, reactor: Any, control: str = CONTROL) -> None:
+    def __init__(self, reactor: IReactor, control: str = CONTROL) -> None:
         self._reactor = reactor
         self._control = control
         self._protocol: Any = None
@@ -164,7 +165,7 @@ def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _endpoint(reactor: Any, where: str) -> IStreamClientEndpoint:
+def _endpoint(reactor: IReactor, where: str) -> IStreamClientEndpoint:
     if where.startswith(("/", "unix:")):
         path: IStreamClientEndpoint = UNIXClientEndpoint(reactor, where.removeprefix("unix:"), timeout=_PATIENCE)
         return path

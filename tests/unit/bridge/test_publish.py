@@ -12,7 +12,6 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionAborted
@@ -25,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.keeper import QuietKeeper
+from tests.support.reactor import reactor
 from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.metrics import BadMetrics, Metrics, parse_metrics
 from torknock.bridge.publish import Publication, StatusFactory

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.support.keeper import QuietKeeper
+from tests.support.reactor import reactor
 from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.publish import Publication
 

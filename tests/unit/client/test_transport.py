@@ -15,7 +15,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,7 +283,7 @@ def a_client(
     """The transport, with its state in the directory *state*, which is made."""
     Path(state).mkdir()
     environment = ClientEnvironment(Path(state), exit_on_stdin_close=True, transports=("torknock",))
-    return KnockClient(reactor or Clock(), environment, now, helper)
+    return KnockClient(cast(Any, reactor or Clock()), environment, now, helper)
 
 
 class ForgettingTests(SynchronousTestCase):

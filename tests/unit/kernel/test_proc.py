@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+import time
 from pathlib import Path
 from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.kernel import proc
-from torknock.kernel.proc import Listening, is_served, listening
+from torknock.kernel.proc import Listening, booted_at, command_line, is_served, listening, started_at
 
 ANY = "0.0.0.0"  # noqa: S104  looked up
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -22,6 +25,28 @@ def row(address: str, port: int, state: str = LISTEN) -> str:
     words = memoryview(octets).cast("I")
     here = "".join(f"{word:08X}" for word in words)
     return f"   0: {here}:{port:04X} {'0' * len(here)}:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 4711 1\n"
+
+
+class ProcessTests(SynchronousTestCase):
+    """When a process began, and its words."""
+
+    def test_this_process(self) -> None:
+        """It began after the boot."""
+        began = started_at(os.getpid())
+        assert began is not None
+        self.assertLess(booted_at() + began / os.sysconf("SC_CLK_TCK"), time.time() + 1)
+        self.assertEqual(command_line(os.getpid())[-1], os.fsencode(sys.orig_argv[-1]))
+
+    def test_a_process_that_has_ended(self) -> None:
+        """Also before its parent has taken note of it."""
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        self.assertIsNone(started_at(child))
+        os.waitpid(child, 0)
+        self.assertIsNone(started_at(child))
+        self.assertEqual(command_line(child), [])
 
 
 class ListeningTests(SynchronousTestCase):

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from tests.support.reactor import reactor
 from torknock.interfaces import GateFailed
 from torknock.kernel import blocking_program
 from torknock.kernel import program as room

@@ -91,14 +91,15 @@ class CheckTests(SynchronousTestCase):
     def test_only_the_line_is_tried(self) -> None:
         """Nothing is sent but by the endpoint that knocks."""
         reactor = MemoryReactorClock()
-        answers = self.successResultOf(Deferred.fromCoroutine(check(reactor, LINE, Closed(TokensSpent()), int)))
+        checking = check(cast(Any, reactor), LINE, Closed(TokensSpent()), int)
+        answers = self.successResultOf(Deferred.fromCoroutine(checking))
         self.assertEqual(reactor.tcpClients, [])
         self.assertEqual([answer.name for answer in answers], ["line", "tor"])
 
     def test_as_a_stranger(self) -> None:
         """It connects to the bridge's port and to three others, once each, with nothing of the line."""
         reactor = MemoryReactorClock()
-        checking = Deferred.fromCoroutine(check_as_stranger(reactor, LINE, secrets.SystemRandom()))
+        checking = Deferred.fromCoroutine(check_as_stranger(cast(Any, reactor), LINE, secrets.SystemRandom()))
         hosts, ports, _factories, patience, _bind = zip(*reactor.tcpClients, strict=True)
         self.assertEqual((set(hosts), set(patience), len(set(ports))), ({"192.0.2.7"}, {PATIENCE}, 4))
         self.assertEqual((ports[0], all(10_000 <= port < 32_768 for port in ports[1:])), (443, True))
@@ -121,7 +122,7 @@ class CheckTests(SynchronousTestCase):
             (TorknockError("something else"), State.UNKNOWN),
         ):
             reactor = MemoryReactorClock()
-            checking = Deferred.fromCoroutine(check(reactor, LINE, Closed(error), int))
+            checking = Deferred.fromCoroutine(check(cast(Any, reactor), LINE, Closed(error), int))
             reactor.advance(100)
             answers = {answer.name: answer for answer in self.successResultOf(checking)}
             self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
@@ -148,7 +149,7 @@ class DecoyTests(TestCase):
 
     async def test_a_decoy_is_no_tor(self) -> None:
         """A stranger is let in, and what he meets is asked whether it is tor: one that hangs up is not."""
-        from twisted.internet import reactor
+        from tests.support.reactor import reactor
 
         listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(_Talker))
         self.addCleanup(listening.stopListening)

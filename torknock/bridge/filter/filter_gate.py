@@ -20,7 +20,7 @@ import socket
 import struct
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, execute
@@ -31,6 +31,7 @@ from zope.interface import implementer
 from torknock.bridge.accept import Listener
 from torknock.bridge.filter.bpf import TOKENS_AT_MOST, assembled, program
 from torknock.interfaces import DoorTaken, GateFailed, IGate
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.ipv6 import NO_IPV6, has_ipv6
 from torknock.kernel.proc import is_served
 from torknock.kernel.socket_options import (
@@ -62,7 +63,7 @@ class FilterGate:
     The `claim` on the door is made in the directory *claims*, for processes that would listen there at the same moment.
     """
 
-    def __init__(self, reactor: Any, door: Door, listener: Listener, claims: Path) -> None:
+    def __init__(self, reactor: IReactor, door: Door, listener: Listener, claims: Path) -> None:
         self._reactor, self._door, self._listener, self._claims = reactor, door, listener, claims
         self._claim: int | None = None
         self._pairs: list[_Pair] = []

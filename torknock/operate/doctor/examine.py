@@ -7,13 +7,13 @@ import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.threads import deferToThread
 
 from torknock.bridge.status_report import StatusError
 from torknock.errors import TorknockError
 from torknock.kernel.blocking_program import ProgramFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.ipv6 import has_ipv6
 from torknock.kernel.places import keyring_within
 from torknock.kernel.proc import (
@@ -68,7 +68,7 @@ class Patient:
     """Whose own tor it is, as in `torknock.operate.doctor.own`; None for this host's."""
 
 
-async def examine(reactor: Any, patient: Patient, now: Callable[[], float]) -> list[Finding]:
+async def examine(reactor: IReactor, patient: Patient, now: Callable[[], float]) -> list[Finding]:
     """What holds and what does not. Raises `RoleUnknown`."""
     if patient.user is not None:
         return [*own_tor(patient.user), await host.clock(reactor, now, None)]
@@ -111,7 +111,7 @@ def _guess(patient: Patient, facts: TorFacts | None) -> str:
 
 
 async def _client(
-    reactor: Any, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
+    reactor: IReactor, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
     if facts is not None and facts.of_torknock("ClientTransportPlugin") is None:
         return [host.choosing(), await host.clock(reactor, now, facts.consensus), tor.not_set_up("client")]
@@ -133,7 +133,7 @@ async def _client(
 
 
 async def _bridge(
-    reactor: Any, patient: Patient, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
+    reactor: IReactor, patient: Patient, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
     if facts is not None and facts.of_torknock("ServerTransportPlugin") is None:
         findings = [*host.kernel(), host.nf_tables(), *await host.gate_programs(reactor, Posture.CLOSED, False)]
@@ -186,7 +186,7 @@ def _access(facts: TorFacts | None, posture: Posture, filtering: bool, user: Pro
 
 
 async def _door(
-    reactor: Any, facts: TorFacts | None, posture: Posture, transport: Process | None, filtering: bool
+    reactor: IReactor, facts: TorFacts | None, posture: Posture, transport: Process | None, filtering: bool
 ) -> list[Finding]:
     seen: Firewall | ProgramFailed
     try:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.capability import may_administer_network
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.ipv6 import has_ipv6
 from torknock.kernel.nftables_state import ruleset_generation
 from torknock.kernel.places import APPARMOR_TOR, PROGRAMS, SYSCTLS_IPV4, profile_of
@@ -142,7 +142,7 @@ def _sysctl(name: str) -> int | None:
     return None
 
 
-async def gate_programs(reactor: Any, posture: Posture, knocks: bool) -> list[Finding]:
+async def gate_programs(reactor: IReactor, posture: Posture, knocks: bool) -> list[Finding]:
     """Whether nft is there and new enough, and loads the ruleset, which is tried where it touches nothing."""
     try:
         told = await command(reactor, "nft", ["--version"], package="nftables")
@@ -168,7 +168,7 @@ async def gate_programs(reactor: Any, posture: Posture, knocks: bool) -> list[Fi
     return findings
 
 
-async def _queue(reactor: Any, posture: Posture) -> Finding:
+async def _queue(reactor: IReactor, posture: Posture) -> Finding:
     try:
         await _loads(reactor, posture, Judging.QUEUE)
     except GateFailed:
@@ -181,7 +181,7 @@ async def _queue(reactor: Any, posture: Posture) -> Finding:
     return ok("packet queue", "nftables queues SYNs for lines of scheme knock")
 
 
-async def _loads(reactor: Any, posture: Posture, judging: Judging | None) -> None:
+async def _loads(reactor: IReactor, posture: Posture, judging: Judging | None) -> None:
     """Load the ruleset in a network namespace that is gone when nft ends."""
     hidden = ruleset.HiddenPorts(1, 2 if has_ipv6() else None)
     text = ruleset.load(Door("0.0.0.0", 443, posture), hidden, judging)  # noqa: S104  a text, not a socket
@@ -191,7 +191,7 @@ async def _loads(reactor: Any, posture: Posture, judging: Judging | None) -> Non
     await command(reactor, "unshare", ["--net", nft, "-f", "-"], text.encode("ascii"), package="util-linux")
 
 
-async def clock(reactor: Any, now: Callable[[], float], consensus: tuple[str, str] | None) -> Finding:
+async def clock(reactor: IReactor, now: Callable[[], float], consensus: tuple[str, str] | None) -> Finding:
     """Whether the clock is right within 5 minutes, as far as this host knows."""
     with contextlib.suppress(GateFailed):
         shown = await command(

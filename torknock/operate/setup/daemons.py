@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torknock
+from torknock.kernel.proc import booted_at, command_line, started_at
 
 _PATIENCE = 10.0
 _ANSWERS_WITHIN = 2.0
@@ -45,21 +46,17 @@ def holder(path: str) -> int | None:
 
 def is_outdated(pid: int) -> bool:
     """Whether *pid* is a process of torknock's that began before what is installed now was put there."""
-    began = _since(pid)
+    began = started_at(pid)
     if began is None or not _is_ours(pid):
         return False
-    boot = next(line for line in Path("/proc/stat").read_text("ascii").splitlines() if line.startswith("btime "))
-    # the time of the boot is told in whole seconds
-    return int(boot.split()[1]) + 1 + began / os.sysconf("SC_CLK_TCK") < _installed_at()
+    seconds = began / os.sysconf("SC_CLK_TCK")
+    return booted_at() + 1 + seconds < _installed_at()  # the time of the boot is told in whole seconds
 
 
 def has_arguments(pid: int, arguments: list[str]) -> bool:
     """Whether the command line of the process ends with *arguments*."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
-    except OSError:
-        return False
-    return words[-len(arguments) :] == [os.fsencode(word) for word in arguments]
+    words = command_line(pid)
+    return bool(words) and words[-len(arguments) :] == [os.fsencode(word) for word in arguments]
 
 
 def _installed_at() -> float:
@@ -69,10 +66,7 @@ def _installed_at() -> float:
 
 
 def _is_ours(pid: int) -> bool:
-    try:
-        return b"torknock" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    return any(b"torknock" in word for word in command_line(pid))
 
 
 def start(command: list[str], path: str, user: str, group: int, log: Path) -> Started | None:
@@ -95,7 +89,7 @@ def start(command: list[str], path: str, user: str, group: int, log: Path) -> St
             return None
         time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
     _open_to(path, group)
-    return Started(process.pid, _since(process.pid) or 0)
+    return Started(process.pid, started_at(process.pid) or 0)
 
 
 def _open_to(path: str, group: int) -> None:
@@ -114,22 +108,14 @@ def end_holder(path: str) -> None:
     """End the service of torknock's that listens at *path*, if there is one."""
     pid = holder(path)
     if pid is not None and _is_ours(pid):
-        end(Started(pid, _since(pid) or 0))
+        end(Started(pid, started_at(pid) or 0))
 
 
 def end(started: Started) -> None:
     """End the process, unless another has its id by now."""
     gives_up = time.monotonic() + _PATIENCE
-    while _since(started.pid) == started.since and time.monotonic() < gives_up:
+    while started_at(started.pid) == started.since and time.monotonic() < gives_up:
         with contextlib.suppress(ProcessLookupError):
             os.kill(started.pid, signal.SIGTERM)
         time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
 
-
-def _since(pid: int) -> int | None:
-    """When *pid* began (proc(5), /proc/pid/stat, field 22); None if it runs no longer."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])

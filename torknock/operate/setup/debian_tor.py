@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from torknock.kernel.places import PROGRAMS, SYSTEMD_RUNS, UNITS
-from torknock.kernel.proc import process, same_network
+from torknock.kernel.proc import process, same_network, started_at
 from torknock.operate.setup.apply import until
 from torknock.operate.setup.changes import CannotSetUp
 from torknock.operate.setup.config_files import write
@@ -143,14 +143,8 @@ def stop(control: str, password: str | None) -> bool:
         if error.missing:
             return False
         raise
-    if pid is None or not until(lambda: not _lives(pid), _ENDS_WITHIN):
+    if pid is None or not until(lambda: started_at(pid) is None, _ENDS_WITHIN):
         raise CannotSetUp("tor does not end; nothing was taken back", f"end its process, {pid}, and try again")
-    return False
-
-
-def _lives(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0] != "Z"
     return False
 
 

@@ -6,12 +6,13 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.error import getConnectError
 from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from torknock.kernel.interfaces import IReadingReactor
 
 
 @implementer(IReadWriteDescriptor)
@@ -23,7 +24,7 @@ class Waiting:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReadingReactor,
         knocking: socket.socket,
         connected: Callable[[socket.socket], None],
         failed: Callable[[Exception], None],

@@ -14,13 +14,13 @@ import struct
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from itertools import chain
-from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from torknock.interfaces import CannotKnock, Dialled, IPrivilegedDialer, Slipped
 from torknock.kernel.capability import NO_CAPABILITY
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.ipv6 import NO_IPV6
 from torknock.kernel.socket_options import (
     TCP_QUEUE_SEQ,
@@ -50,7 +50,7 @@ class RepairDialer:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         bind_v4: str | None = None,
         bind_v6: str | None = None,
         dialled: Tuples | None = None,
@@ -255,7 +255,7 @@ def _cannot(error: OSError) -> CannotKnock:
     return cannot
 
 
-def _connected(reactor: Any, knocking: socket.socket, target: Name) -> Deferred[socket.socket]:
+def _connected(reactor: IReactor, knocking: socket.socket, target: Name) -> Deferred[socket.socket]:
     """*knocking*, once the peer has answered. Sends the SYN."""
     status = knocking.connect_ex(target)
     if status not in (0, errno.EINPROGRESS):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from zope.interface import implementer
 
 from torknock.interfaces import CannotKnock, Slipped
+from torknock.kernel.interfaces import IReactor
 from torknock.privileged.dial.quotas import Quotas
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.tuples import Tuples
@@ -23,7 +23,7 @@ EACH = 2_048
 """4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""
 
 
-def helper(reactor: Any, guests: Guests, peers: int) -> Helper:
+def helper(reactor: IReactor, guests: Guests, peers: int) -> Helper:
     """The service for *guests*, *peers* of them at once, at most. Needs CAP_NET_ADMIN to be of use."""
     dialled, quotas = Tuples(each=EACH), Quotas()
     return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled, quotas), peers=peers)
@@ -33,7 +33,7 @@ def helper(reactor: Any, guests: Guests, peers: int) -> Helper:
 class Dialling:
     """One peer's dial. When the peer goes it is given up, and its socket closed."""
 
-    def __init__(self, reactor: Any, talk: Talk, dialled: Tuples, quotas: Quotas) -> None:
+    def __init__(self, reactor: IReactor, talk: Talk, dialled: Tuples, quotas: Quotas) -> None:
         self._reactor = reactor
         self._talk = talk
         self._dialled, self._quotas = dialled, quotas

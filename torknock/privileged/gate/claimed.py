@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import read_own, replace_file
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.nftables_state import set_elements
 from torknock.kernel.proc import network_namespace
 from torknock.kernel.program import command
@@ -32,7 +33,7 @@ _LARGEST = 1 << 26
 _MEND = "make room for it, or see who owns it"
 
 
-async def keep_claimed(reactor: Any, table: str, directory: Path) -> set[int]:
+async def keep_claimed(reactor: IReactor, table: str, directory: Path) -> set[int]:
     """The tokens of *table* that may have had a SYN-ACK, now or before an earlier call; they are in *directory* now.
 
     From now on no token of the table is answered, so it is to be replaced or removed. Raises `GateFailed`.
@@ -43,7 +44,7 @@ async def keep_claimed(reactor: Any, table: str, directory: Path) -> set[int]:
     return await _in_thread(reactor, _kept, table, directory / f"{network_namespace()}-{table}.claimed")
 
 
-def _in_thread(reactor: Any, function: Any, *given: Any) -> Deferred[set[int]]:
+def _in_thread(reactor: IReactor, function: Any, *given: Any) -> Deferred[set[int]]:
     return deferToThreadPool(reactor, reactor.getThreadPool(), function, *given)
 
 

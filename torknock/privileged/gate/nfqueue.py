@@ -10,7 +10,6 @@ import errno
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
@@ -21,6 +20,7 @@ from zope.interface import implementer
 from torknock.interfaces import GateFailed
 from torknock.kernel import netlink
 from torknock.kernel.capability import NO_CAPABILITY
+from torknock.kernel.interfaces import IReadingReactor
 from torknock.kernel.segment import BadDatagram
 from torknock.kernel.socket_options import SO_RCVBUFFORCE
 from torknock.kernel.syn_reader import SYNReader
@@ -56,7 +56,7 @@ class PacketQueue:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReadingReactor,
         number: int,
         port: int,
         ask: AskLater,

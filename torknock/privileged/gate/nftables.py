@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.nftables_state import counted_packets, ruleset_generation, set_elements
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
@@ -33,7 +34,7 @@ _SLACK = 2.0
 _T = TypeVar("_T")
 
 
-async def loaded_tables(reactor: Any) -> str:
+async def loaded_tables(reactor: IReactor) -> str:
     """Every table of ours in this network namespace as nft prints it, without elements; "" if there is none.
 
     Rules of iptables that go with them follow, each as the command that would make it.
@@ -51,7 +52,7 @@ class DoorTable:
     in the directory *claims*. Where the kernel lacks nftables' own queue statement, that needs iptables too.
     """
 
-    def __init__(self, reactor: Any, door: Door, hidden: HiddenPorts, ask: AskLater, claims: Path) -> None:
+    def __init__(self, reactor: IReactor, door: Door, hidden: HiddenPorts, ask: AskLater, claims: Path) -> None:
         self._reactor = reactor
         self._door = door
         self._hidden = hidden
@@ -250,9 +251,9 @@ def _generation() -> int:
         raise GateFailed(f"nftables cannot be asked: {reason}", "use a kernel with nf_tables") from error
 
 
-async def _list(reactor: Any, table: str) -> str:
+async def _list(reactor: IReactor, table: str) -> str:
     return await _nft(reactor, ["--stateless", "--terse", "list", "table", FAMILY, table])
 
 
-async def _nft(reactor: Any, arguments: list[str], stdin: bytes = b"") -> str:
+async def _nft(reactor: IReactor, arguments: list[str], stdin: bytes = b"") -> str:
     return await command(reactor, "nft", arguments, stdin, package="nftables")

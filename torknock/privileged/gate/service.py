@@ -13,13 +13,14 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.interfaces import DoorTaken, GateFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.proc import is_served
 from torknock.kernel.program import command
 from torknock.privileged.gate.claimed import keep_claimed
@@ -47,7 +48,7 @@ _A_USER = 2 * DOORS_A_USER
 """Connections of one user: others find the service free, and a transport may ask while its predecessor leaves."""
 
 
-def helper(reactor: Any, access: AccessList, claims: Path, peers: int) -> Helper:
+def helper(reactor: IReactor, access: AccessList, claims: Path, peers: int) -> Helper:
     """The service for the users of the list *access*; doors are claimed in the directory *claims*.
 
     It talks to *peers* at once, at most. Needs CAP_NET_ADMIN to be of use, and `nft`.
@@ -77,7 +78,7 @@ class Guarding:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         talk: Talk,
         access: AccessList,
         claims: Path,
@@ -194,7 +195,7 @@ class Guarding:
         return closing
 
 
-async def _remove_abandoned(reactor: Any, access: AccessList, claims: Path) -> None:
+async def _remove_abandoned(reactor: IReactor, access: AccessList, claims: Path) -> None:
     """Remove the tables of listed doors that no process guards: a service that was killed has left them."""
     try:
         entries = access.entries()

@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from torknock.interfaces import GateFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.nftables_state import ruleset_generation
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
@@ -35,7 +36,7 @@ class Silence:
     removed; those of users stay. While the list cannot be used, the one before it counts.
     """
 
-    def __init__(self, reactor: Any, access: AccessList, changed: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, reactor: IReactor, access: AccessList, changed: Callable[[], Awaitable[Any]]) -> None:
         self._reactor, self._access, self._changed = reactor, access, changed
         self._entries: tuple[Entry, ...] | None = None
         self._silent: dict[str, str] = {}
@@ -105,7 +106,7 @@ class Silence:
         self._generation = generation
 
 
-async def load(reactor: Any, commands: str) -> None:
+async def load(reactor: IReactor, commands: str) -> None:
     """Have nft do *commands*. Raises `GateFailed`."""
     await command(reactor, "nft", ["-f", "-"], commands.encode("ascii"), package="nftables")
 
@@ -116,7 +117,7 @@ def _confining(entries: Sequence[Entry]) -> dict[str, str]:
     return {sources_table(uid): sources_listing(uid) for uid in uids if uid}
 
 
-async def _stands(reactor: Any, table: str, listing: str) -> bool:
+async def _stands(reactor: IReactor, table: str, listing: str) -> bool:
     try:
         listed = await command(
             reactor, "nft", ["--stateless", "--terse", "list", "table", FAMILY, table], package="nftables"

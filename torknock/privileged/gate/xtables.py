@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 from torknock.interfaces import GateFailed
+from torknock.kernel.interfaces import IReactor
 from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
 from torknock.protocol.door import PREFIX, Door
@@ -13,7 +13,7 @@ from torknock.protocol.door import PREFIX, Door
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
 
 
-async def loaded_rules(reactor: Any) -> str:
+async def loaded_rules(reactor: IReactor) -> str:
     """The rules of ours that are there, one a line, each as the command that would make it; "" if there is none."""
     found = ""
     for program in _PROGRAMS.values():
@@ -27,7 +27,7 @@ async def loaded_rules(reactor: Any) -> str:
 class XTables:
     """The rule of *door*, once in each of the IP *versions*; through nftables, so that a change shows there."""
 
-    def __init__(self, reactor: Any, door: Door, versions: tuple[int, ...]) -> None:
+    def __init__(self, reactor: IReactor, door: Door, versions: tuple[int, ...]) -> None:
         self._reactor, self._door, self._versions = reactor, door, versions
 
     async def place(self) -> None:

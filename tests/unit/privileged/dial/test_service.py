@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ class FuzzTests(SynchronousTestCase):
     def test_any_octets(self, heard: list[bytes]) -> None:
         """One line says that they are no request, and the connection ends; the next peer is heard."""
         clock = Clock()
-        service = helper(clock, Guests(frozenset({self.me}), frozenset()), 16)
+        service = helper(cast(Any, clock), Guests(frozenset({self.me}), frozenset()), 16)
         for said in (heard, [b"dial here\n"]):
             talk, wire = service.buildProtocol(None), Wire(self.near)
             talk.makeConnection(wire)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +75,8 @@ class QueueCase(SynchronousTestCase):
         self.code = errno.EPERM
         self.kernel = MemoryNetlink(self.answer)
         self.asked: list[list[int]] = []
-        self.queue = PacketQueue(self.reactor, 5, 443, self.judge, lambda mark: mark | 0x100, lambda: self.kernel)
+        reactor = cast(Any, self.reactor)
+        self.queue = PacketQueue(reactor, 5, 443, self.judge, lambda mark: mark | 0x100, lambda: self.kernel)
 
     def answer(self, octets: bytes) -> Sequence[bytes]:
         [sent] = messages(octets)
@@ -139,7 +140,7 @@ class StartTests(QueueCase):
         def refused() -> MemoryNetlink:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-        queue = PacketQueue(self.reactor, 5, 443, self.judge, lambda mark: mark, refused)
+        queue = PacketQueue(cast(Any, self.reactor), 5, 443, self.judge, lambda mark: mark, refused)
         self.assertIn("Address family", str(self.assertRaises(GateFailed, queue.start)))
 
 
