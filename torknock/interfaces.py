@@ -43,6 +43,12 @@ class IGate(Interface):
         A gate may count some of them, picked by chance, and multiply.
         """
 
+    def held() -> Deferred[int | None]:
+        """How many tokens the kernel lets in now; None if it cannot be told, as while the gate is closed.
+
+        It takes half a second for 100,000, in a thread.
+        """
+
     def close() -> Deferred[None]:
         """Leave the door: no token opens it, and nothing of the gate remains but what its posture needs.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
-from tests.support.bridge import GREETING, HiddenService, knock
+from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from torknock.protocol.token import epoch_at, tokens
 
 PORT = 8443
@@ -52,6 +54,12 @@ class Elements(Case):
     def held(self) -> int:
         return self.nft("list", "set", *TABLE.split(), "tokens").count("expires")
 
+    def told(self) -> dict[str, Any]:
+        """The status of the bridge."""
+        keyring = str(self.hidden.state / "torknock")
+        told: dict[str, Any] = json.loads(self.bridge.run([TORKNOCK, "status", "--json", "--keyring", keyring]).stdout)
+        return told
+
     def is_back(self, held: int) -> bool:
         """Whether there is a table with so many tokens."""
         return TABLE in self.nft("list", "tables") and self.held() == held
@@ -73,6 +81,14 @@ class Elements(Case):
         self.nft("delete", "element", *TABLE.split(), "tokens", "{", str(token), "}")
         self.assertTrue(wait_for(lambda: self.held() == before))
         self.assertEqual(self.knock(token), GREETING)
+
+    def test_the_status_counts_what_the_kernel_holds(self) -> None:
+        """Also once a token was used, and once all were put back."""
+        self.assertEqual(self.told()["held"], self.held())
+        self.spent()
+        self.nft("flush", "set", *TABLE.split(), "tokens")
+        self.assertTrue(wait_for(lambda: (told := self.told())["held"] == self.held() == told["tokens"], 12))
+        self.assertEqual(self.told()["warnings"], [])
 
     def test_flushed_claims(self) -> None:
         """The kernel has forgotten what was used: it is refused as before."""

@@ -21,6 +21,9 @@ class Guarded(Protocol):
     def refused(self) -> int | None:
         """See `IGate`."""
 
+    def held(self) -> int | None:
+        """See `IGate`."""
+
     def close(self) -> None:
         """See `IGate`."""
 
@@ -132,6 +135,15 @@ class GateContract:
             self.expect(self.opening(1001, 2001), {1001})
         else:
             self.expect(self.opening(2001, 7000, 7001), {2001, 7000})
+
+    def test_it_tells_how_many_tokens_the_kernel_holds(self) -> None:
+        """A token that was used is not among them; a closed gate holds none that it could tell of."""
+        self.apply(page([1001, 1002]), page([1003], E + 1))
+        self.expect(self.guarded.held(), 3)
+        self.opening(1001)
+        self.expect(self.guarded.held(), 2)
+        self.guarded.close()
+        self.expect(self.guarded.held() or 0, 0)
 
     def test_it_tells_how_many_it_refused(self) -> None:
         """A number, or that it counts none."""

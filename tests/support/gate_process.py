@@ -47,6 +47,10 @@ class GateProcess:
         counted: int | None = self._ask("refused")
         return counted
 
+    def held(self) -> int | None:
+        counted: int | None = self._ask("held")
+        return counted
+
     def close(self) -> None:
         self._ask("close")
 

@@ -18,9 +18,15 @@ class QuietKeeper:
     ignored: str = ""
     answer: Deferred[int | None] | int | None = 7
     """What the gate says that it has refused."""
+    kernel: Deferred[int | None] | int | None = 24
+    """What the gate says that the kernel holds."""
     asked: int = field(default=0, init=False)
 
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`."""
         self.asked += 1
         return self.answer if isinstance(self.answer, Deferred) else succeed(self.answer)
+
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return self.kernel if isinstance(self.kernel, Deferred) else succeed(self.kernel)

@@ -51,6 +51,10 @@ class MemoryGate:
         """See `IGate.refused`: it counts nothing."""
         return succeed(None)
 
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return succeed(len(self.opens) if self.standing else None)
+
     def close(self) -> Deferred[None]:
         """See `IGate.close`."""
         self.lose()

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from torknock.bridge.held_tokens import HeldTokens
 from torknock.bridge.refusals import MINUTE, Refusals
 from torknock.bridge.status_report import FIGURES, GUESSES_A_SECOND, LineInUse, Status, Trouble, Warned, about
 
@@ -114,6 +115,9 @@ class Guarding(Protocol):
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`."""
 
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -131,6 +135,7 @@ class Monitor:
         self._clock, self._identity, self._counts, self._keeper = clock, identity, counts, keeper
         self._since = clock.seconds()
         self._refusals = Refusals(clock, keeper.refused, lambda: keeper.tokens)
+        self._held = HeldTokens(clock, keeper.held, lambda: keeper.tokens)
         self._minutely = LoopingCall(self._refusals.end_minute)
         self._minutely.clock = clock
 
@@ -147,6 +152,7 @@ class Monitor:
     async def status(self) -> Status:
         """All of it, now."""
         await self._refusals.fresh()
+        await self._held.fresh()
         in_use = self._counts.in_use
         now: dict[str, Any] = {
             "uptime": int(self._clock.seconds() - self._since),
@@ -155,6 +161,7 @@ class Monitor:
             "lines": len(self._keeper.live),
             "lines_in_use": len(in_use),
             "tokens": self._keeper.tokens,
+            "held": self._held.count,
         }
         return Status(
             version=self._identity.version,
@@ -171,6 +178,9 @@ class Monitor:
             warnings.append(Warned(Trouble.CLOSED, f"the port is closed to everyone: {trouble}"))
         if ignored := self._keeper.ignored:
             warnings.append(Warned(Trouble.IGNORED, ignored))
+        if missing := self._held.missing:
+            text = f"tokens missing in the kernel: {missing:,}; another program may have removed them"
+            warnings.append(Warned(Trouble.TOKENS_MISSING, f"{text}; they are put back, see tor's log"))
         if refused := self._refusals.brute_force:
             text = f"possible brute force: {refused:,} SYNs without a valid token in the last minute"
             warnings.append(Warned(Trouble.GUESSING, text))

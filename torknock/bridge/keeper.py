@@ -114,6 +114,10 @@ class Keeper:
         """See `IGate.refused`."""
         return self._gate.refused()
 
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return self._gate.held()
+
     def judge(self, syns: Sequence[SYN]) -> Sequence[bool]:
         """Which of *syns*, that have no token, open a connection. Those that do are on the disk already."""
         try:

@@ -1,20 +1,18 @@
 """How many SYNs had no valid token and no valid knock, and the warning that there are too many.
 
-Rules: the gate is asked one question at a time, and not twice within `_FRESH` seconds. All who wait while a question is
-under way wait for its answer, but no longer than `_TIMEOUT`. A question that fails changes no count. The gate's own
-count starts at 0 whenever the gate is opened; the sum here never falls.
+Rules: the gate is asked as `Question` asks. A question that fails changes no count. The gate's own count starts at 0
+whenever the gate is opened; the sum here never falls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from torknock.bridge.question import Question
 from torknock.bridge.status_report import odds
 from torknock.errors import TorknockError
 
@@ -32,9 +30,6 @@ _SUPPRESSED = 3_600.0
 _FRESH = 1.0
 """Seconds after a question without a further one."""
 
-_TIMEOUT = 2.0
-"""Seconds that the gate has for its answer; the last one serves then."""
-
 
 class Refusals:
     """The sum of what the gate counts.
@@ -46,7 +41,7 @@ class Refusals:
         self, clock: IReactorTime, refused: Callable[[], Deferred[int | None]], tokens: Callable[[], int]
     ) -> None:
         self._refused = refused
-        self._question = _Question(clock, self._ask)
+        self._question = Question(clock, self._ask, _FRESH)
         self._minutes = _Minutes(clock, tokens)
         self._gate = 0
         """What the gate said last."""
@@ -59,7 +54,7 @@ class Refusals:
         return self._minutes.brute_force
 
     def fresh(self) -> Deferred[None]:
-        """Fires when the count is at most a second old, or after `_TIMEOUT`."""
+        """Fires when the count is at most a second old, or after a timeout."""
         return self._question.answered()
 
     async def end_minute(self) -> None:
@@ -80,37 +75,6 @@ class Refusals:
         self._gate = counted
         self.ever = (self.ever or 0) + new
         self._minutes.add(new)
-
-
-class _Question:
-    """Asks by *ask*, which returns once the answer has been dealt with."""
-
-    def __init__(self, clock: IReactorTime, ask: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
-        self._clock, self._ask = clock, ask
-        self._asked_at = -_FRESH
-        self._asking: Deferred[None] | None = None
-        self._waiting: list[Deferred[None]] = []
-
-    def answered(self) -> Deferred[None]:
-        """Fires once the last answer is at most `_FRESH` old, or after `_TIMEOUT`."""
-        if self._asking is None and self._clock.seconds() - self._asked_at >= _FRESH:
-            self._asked_at = self._clock.seconds()
-            self._asking = Deferred.fromCoroutine(self._ask())
-            self._asking.addBoth(self._end)
-        if self._asking is None:
-            return succeed(None)
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        return waiting.addTimeout(_TIMEOUT, self._clock, lambda _result, _seconds: None)
-
-    def _end(self, result: object) -> None:
-        self._asking = None
-        if isinstance(result, Failure):
-            _log.failure("the gate's count of refused SYNs is not known", failure=result)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(None)
 
 
 class _Minutes:

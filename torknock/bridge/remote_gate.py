@@ -54,7 +54,11 @@ class Lease:
 
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`."""
-        return Deferred.fromCoroutine(self._refused())
+        return Deferred.fromCoroutine(self._count(gate_requests.REFUSED))
+
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return Deferred.fromCoroutine(self._count(gate_requests.HELD))
 
     def close(self) -> Deferred[None]:
         """See `IGate.close`. The service does so by itself when the connection is lost."""
@@ -84,8 +88,10 @@ class Lease:
         except GateFailed:
             return False
 
-    async def _refused(self) -> int | None:
-        [said] = (await self._answer(gate_requests.REFUSED)).words or ("unknown",)
+    async def _count(self, what: str) -> int | None:
+        if self._connection is None:
+            return None
+        [said] = (await self._answer(what)).words or ("unknown",)
         return None if said == "unknown" else number(said, 0, 2**63 - 1)
 
     async def _close(self) -> None:

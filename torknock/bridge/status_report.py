@@ -44,6 +44,7 @@ class Trouble(StrEnum):
     HIT_NEAR = "hit-near"
     GIVEN_NOTHING = "given-nothing"
     IGNORED = "ignored"
+    TOKENS_MISSING = "tokens-missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ class Figure:
     """What is shown where the number is None; a figure without these words is never None."""
 
 
-def _gauge(metric: str, meaning: str, row: str, words: Callable[[int], str]) -> Any:
-    return field(default=0, metadata={Figure: Figure(Kind.GAUGE, metric, meaning, row, words)})
+def _gauge(metric: str, meaning: str, row: str, words: Callable[[int], str], unknown: str = "") -> Any:
+    return field(default=0, metadata={Figure: Figure(Kind.GAUGE, metric, meaning, row, words, unknown)})
 
 
 def _counter(metric: str, meaning: str, row: str, words: Callable[[int], str], unknown: str = "") -> Any:
@@ -129,7 +130,11 @@ class Status:
     )
     lines: int = _gauge("lines", "Lines that open a connection now.", "lines", "{:,} live".format)
     lines_in_use: int = _gauge("lines_in_use", "Lines with a connection now.", "lines", "{:,} in use".format)
-    tokens: int = _gauge("tokens", "ISNs that open a connection now.", "tokens", _live)
+    tokens: int = _gauge("tokens", "ISNs that should open a connection now.", "tokens", _live)
+    held: int | None = _gauge(
+        "tokens_held", "ISNs that the kernel holds.", "kernel", "{:,} tokens held".format, "tokens not known"
+    )
+    """See `IGate.held`; None if it is not known."""
     in_use: tuple[LineInUse, ...]
     warnings: tuple[Warned, ...]
 

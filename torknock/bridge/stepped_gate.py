@@ -54,6 +54,9 @@ class Steps(Protocol):
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`."""
 
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+
     def close(self) -> Deferred[None]:
         """See `IGate.close`."""
 
@@ -88,6 +91,10 @@ class SteppedGate:
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`."""
         return self._steps.refused()
+
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return self._steps.held()
 
     def close(self) -> Deferred[None]:
         """See `IGate.close`."""

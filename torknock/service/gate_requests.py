@@ -5,6 +5,7 @@
     withdraw TOKEN ...                   -> ok | no failed ...
     intact                               -> ok yes | ok no
     refused                              -> ok N | ok unknown
+    held                                 -> ok N | ok unknown
     leave                                -> ok | no failed ...
 
 `guard` comes first, and may come again: then the gate is made anew, empty. Unasked, a service that was told to `judge`
@@ -66,7 +67,7 @@ class Withdraw:
         return " ".join(["withdraw", *map(str, self.tokens)])
 
 
-INTACT, REFUSED, LEAVE = "intact", "refused", "leave"
+INTACT, REFUSED, HELD, LEAVE = "intact", "refused", "held", "leave"
 """What is asked in one word."""
 
 Request = Guard | Admit | Withdraw | str
@@ -84,9 +85,9 @@ def parse(line: str) -> Request:
             return Admit(number(seconds, 1, SECONDS_AT_MOST), _tokens(tokens))
         case ["withdraw", *tokens]:
             return Withdraw(_tokens(tokens))
-        case ["intact" | "refused" | "leave" as asked]:
+        case ["intact" | "refused" | "held" | "leave" as asked]:
             return asked
-    raise Malformed("write guard, admit, withdraw, intact, refused or leave, as the grammar has them")
+    raise Malformed("write guard, admit, withdraw, intact, refused, held or leave, as the grammar has them")
 
 
 def pieces(tokens: Iterable[int]) -> Iterator[tuple[int, ...]]:

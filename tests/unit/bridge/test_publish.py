@@ -222,11 +222,13 @@ class MetricsTests(PublicationCase):
                 ("torknock_lines",): 1,
                 ("torknock_lines_in_use",): 1,
                 ("torknock_tokens",): 24,
+                ("torknock_tokens_held",): 24,
                 ("torknock_warning", "closed"): 0,
                 ("torknock_warning", "guessing"): 0,
                 ("torknock_warning", "hit-near"): 0,
                 ("torknock_warning", "given-nothing"): 0,
                 ("torknock_warning", "ignored"): 0,
+                ("torknock_warning", "tokens-missing"): 0,
             },
         )
         self.assertNotIn("alice", body)

@@ -28,7 +28,7 @@ reactor: Any = _reactor
 CUTS = ("before", "in", "after")
 """When the service dies: the request has come, half of the answer is sent, all of it is."""
 
-ANSWERS = {b"intact": b"ok yes", b"refused": b"ok 7"}
+ANSWERS = {b"intact": b"ok yes", b"refused": b"ok 7", b"held": b"ok 24"}
 
 
 class Dying(LineReceiver):
@@ -127,6 +127,7 @@ class LeaseTests(TestCase):
             "withdraw": lambda: gate.withdraw([1]),
             "intact": gate.intact,
             "refused": gate.refused,
+            "held": gate.held,
         }
         if verb != "guard":
             await gate.open(False)
@@ -139,7 +140,7 @@ class LeaseTests(TestCase):
 
     async def test_a_death_at_any_moment(self) -> None:
         """The gate ends up with one lease, which it uses; nothing else is held."""
-        for verb in ("guard", "admit", "withdraw", "intact", "refused"):
+        for verb in ("guard", "admit", "withdraw", "intact", "refused", "held"):
             for cut in CUTS:
                 with self.subTest(verb=verb, cut=cut):
                     gate = await self.died(verb, cut)

@@ -37,6 +37,7 @@ STATUSES = st.builds(
     given_nothing=NUMBERS,
     lines=NUMBERS,
     tokens=NUMBERS,
+    held=st.none() | NUMBERS,
     in_use=st.lists(st.builds(LineInUse, TEXTS, NUMBERS, NUMBERS)).map(tuple),
     warnings=st.lists(st.builds(Warned, st.sampled_from(Trouble), TEXTS)).map(tuple),
 )
@@ -50,7 +51,7 @@ def status(**changed: object) -> Status:
     """A quiet bridge, *changed*."""
     usual: dict[str, object] = {
         "version": "1", "uptime": 0, "posture": "closed", "port": 443, "connections": 0, "opened": 0, "let_in": 0,
-        "refused": 0, "given_nothing": 0, "lines": 1, "tokens": 24, "in_use": (), "warnings": (),
+        "refused": 0, "given_nothing": 0, "lines": 1, "tokens": 24, "held": 24, "in_use": (), "warnings": (),
     }  # fmt: skip
     return Status(**{**usual, **changed})  # type: ignore[arg-type]  # of the types that it wants
 

@@ -62,6 +62,9 @@ class RememberedSteps:
     def refused(self) -> Deferred[int | None]:
         return succeed(7)
 
+    def held(self) -> Deferred[int | None]:
+        return succeed(len(self.opens) if self.standing else None)
+
     def close(self) -> Deferred[None]:
         self.lose()
         return succeed(None)
@@ -91,6 +94,10 @@ class TwinGuarded:
 
     def refused(self) -> int | None:
         counted: int | None = self._case.successResultOf(self._gate.refused())
+        return counted
+
+    def held(self) -> int | None:
+        counted: int | None = self._case.successResultOf(self._gate.held())
         return counted
 
     def close(self) -> None:

@@ -47,6 +47,7 @@ BRIDGE = Status(
     lines=2,
     lines_in_use=2,
     tokens=24,
+    held=23,
     in_use=(LineInUse("alice", 1, 45), LineInUse("bob", 2, 12_300)),
     warnings=(Warned(Trouble.GUESSING, "possible brute force: 50,000 SYNs without a valid token in the last minute"),),
 )
@@ -76,6 +77,7 @@ class PictureTests(SynchronousTestCase):
                 "SYNs 12,400 let in, about 1,234,567 refused",
                 "lines 2 live, 2 in use",
                 f"tokens 24 live: {odds(BRIDGE.tokens)}",
+                "kernel 23 tokens held",
                 "tor 0.4.9.11, bootstrapped 100 %, ORPort answers, 7 OR connections",
                 "line in use connections now since the start",
                 "bob 2 12,300",
@@ -86,9 +88,10 @@ class PictureTests(SynchronousTestCase):
 
     def test_what_is_not_known_is_not_said(self) -> None:
         """The gate does not count, no line is in use, tor is not seen."""
-        quiet = replace(BRIDGE, refused=None, in_use=(), warnings=())
+        quiet = replace(BRIDGE, refused=None, held=None, in_use=(), warnings=())
         said = drawn(Report(quiet, TorUnseen("No such file or directory")))
         self.assertIn("12,400 let in, others not counted", said)
+        self.assertIn("tokens not known", said)
         self.assertIn("control port not reachable: No such file or directory", said)
         self.assertNotIn("line in use", said)
         self.assertNotIn("!", said)

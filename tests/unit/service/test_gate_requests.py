@@ -48,8 +48,8 @@ syns = st.builds(
 )
 
 WORDS = (
-    "guard admit withdraw intact refused leave judge judged closed filtered decoy tokens 0 1 443 65536 192.0.2.7 :: "
-    "fe80::1%lo 192.0.2.7,1,192.0.2.7,1,1,- - 01"
+    "guard admit withdraw intact refused held leave judge judged closed filtered decoy tokens 0 1 443 65536 192.0.2.7 "
+    ":: fe80::1%lo 192.0.2.7,1,192.0.2.7,1,1,- - 01"
 )
 words = st.one_of(st.sampled_from([*WORDS.split(), ""]), st.integers().map(str), hosts.map(str), st.text(max_size=20))
 heard = st.one_of(st.binary(max_size=300).map(lambda came: came.decode("latin-1")), st.lists(words).map(" ".join))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -85,6 +85,10 @@ class FilterGate:
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`. Every segment that was dropped is counted, since this process began to listen."""
         return execute(lambda: sum(_drops(pair.deaf) for pair in self._pairs))
+
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return succeed(None if self._loaded is None else len(self._loaded))
 
     def close(self) -> Deferred[None]:
         """See `IGate.close`. The port stays silent, and taken, for as long as this process lives."""

@@ -50,9 +50,13 @@ def gate(table: str, firewall: Firewall | None, filtering: bool) -> Finding:
     return not_ok("gate", f"there is no table {table} in nftables: the port is closed to everyone", remedy)
 
 
+_HINDER = (Trouble.CLOSED, Trouble.TOKENS_MISSING)
+"""Warnings of a running bridge that keep clients out."""
+
+
 def opens(warnings: Iterable[Warned]) -> Finding:
     """Whether the running bridge says that lines open its port; *warnings* are those of its status."""
-    closed = next((warned.text for warned in warnings if warned.trouble is Trouble.CLOSED), None)
+    closed = next((warned.text for warned in warnings if warned.trouble in _HINDER), None)
     if closed is None:
         return ok("bridge", "it says that lines open its port")
     return not_ok("bridge", closed, "do what this says; tor's log has more, and the bridge opens again by itself")

@@ -95,6 +95,10 @@ class DoorTable:
         """See `IGate.refused`."""
         return self._in_turn(self._refused)
 
+    def held(self) -> Deferred[int | None]:
+        """See `IGate.held`."""
+        return self._in_turn(self._held)
+
     def close(self) -> Deferred[None]:
         """See `IGate.close`."""
         return self._in_turn(self._close)
@@ -229,6 +233,15 @@ class DoorTable:
         except OSError as error:
             raise GateFailed(f"the refused SYNs cannot be counted: {error.strerror or error}") from error
         return counted * (ruleset.SAMPLE if self._judging is None else 1)
+
+    async def _held(self) -> int | None:
+        if self._claim is None:
+            return None
+        pool = self._reactor.getThreadPool()
+        try:
+            return len(await deferToThreadPool(self._reactor, pool, set_elements, self._door.table, "tokens"))
+        except OSError:  # the table is gone, or changed meanwhile
+            return None
 
     async def _close(self) -> None:
         if self._claim is not None:

@@ -174,8 +174,9 @@ class Guarding:
             case gate_requests.INTACT:
                 return f"ok {'yes' if await _whole(gate.intact()) else 'no'}"
             case gate_requests.REFUSED:
-                refused = await _whole(gate.refused())
-                return f"ok {'unknown' if refused is None else refused}"
+                return _count(await _whole(gate.refused()))
+            case gate_requests.HELD:
+                return _count(await _whole(gate.held()))
             case _:
                 await _whole(gate.close())
         return "ok"
@@ -220,6 +221,10 @@ def served(port: int) -> str:
         f"another program listens on port {port}; end it, hide a port that nobody serves, or let it be the decoy "
         "(posture=decoy)"
     )
+
+
+def _count(number: int | None) -> str:
+    return f"ok {'unknown' if number is None else number}"
 
 
 def _whole(step: Deferred[_T]) -> Deferred[_T]:
