@@ -25,12 +25,19 @@ _WANT_READ, _WANT_WRITE = 2, 3
 _UPDATE_REQUESTED = 1
 
 
+_ANSWER_WITHIN = 20.0
+"""Seconds that the other side has, on a busy machine, for what it owes; `patience` is for what it may well refuse."""
+
+
 class Stalled(Exception):
     """The other side neither takes nor says anything for a while."""
 
 
 class Peer:
-    """One end of a TLS connection over the connected socket *tcp*, which blocks for *patience* seconds at most."""
+    """One end of a TLS connection over the connected socket *tcp*.
+
+    *patience* is the number of seconds after which the other side is taken to read no more.
+    """
 
     def __init__(self, tcp: socket.socket, *, server: bool = False, patience: float = 1.0) -> None:
         tcp.setblocking(False)
@@ -86,7 +93,7 @@ class Peer:
                 return found.raw[:heard]
             if _lib.SSL_get_error(self._ssl, heard) not in (_WANT_READ, _WANT_WRITE):
                 return b""
-            if not any(select.select([self.tcp], [self.tcp] if waiting else [], [], self._patience)):
+            if not any(select.select([self.tcp], [self.tcp] if waiting else [], [], _ANSWER_WITHIN)):
                 raise Stalled
 
     def _do(self, what: Callable[[], int]) -> int:
@@ -95,7 +102,7 @@ class Peer:
             if wanted not in (_WANT_READ, _WANT_WRITE):
                 return 0
             reads, writes = ([self.tcp], []) if wanted == _WANT_READ else ([], [self.tcp])
-            if not any(select.select(reads, writes, [], self._patience)):
+            if not any(select.select(reads, writes, [], _ANSWER_WITHIN)):
                 raise Stalled
         return done
 
