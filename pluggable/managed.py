@@ -203,7 +203,7 @@ class _Life:
         await waiting
 
     def drain(self) -> None:
-        """Let nobody in any more; end with the last link. A second time: end now."""
+        """Accept no more links; end with the last link. A second time: end now."""
         if self._draining:
             self.terminate()
             return
@@ -235,7 +235,7 @@ class _Life:
             await maybeDeferred(stop)
         except CancelledError:
             raise
-        except Exception:  # noqa: BLE001  a transport of anybody's
+        except Exception:  # noqa: BLE001  any transport may be here
             _log.failure("stopping")
 
 
@@ -277,7 +277,7 @@ async def _start_servers(
 ) -> None:
     extended = environment.extended_or_port
     if extended is not None and not ip_address(extended[0]).is_loopback:
-        _log.warn("the Extended ORPort is not on loopback: the cookie's owner is whoever can reach it")
+        _log.warn("the Extended ORPort is not on loopback: anyone who can reach it can pretend to own the cookie")
     for name, make in makers.items():
         if life.ending:
             return
@@ -308,7 +308,7 @@ def _method_errors(name: str, tell: Callable[[str, str], None]) -> Iterator[None
         raise
     except (MethodError, CannotListenError) as error:
         tell(name, str(error))
-    except Exception as error:  # noqa: BLE001  a transport of anybody's
+    except Exception as error:  # noqa: BLE001  any transport may be here
         _log.failure("{transport}: starting", transport=name)
         tell(name, f"internal error: {type(error).__name__}")
 
@@ -336,7 +336,7 @@ def _make_state(location: Path) -> None:
 
 @contextlib.contextmanager
 def _tor_hears(stdout: int) -> Iterator[Callable[[bytes], None]]:
-    """A way to write to tor that nobody else has; *stdout* itself leads to stderr meanwhile."""
+    """A way to write to tor that no other code has; *stdout* itself leads to stderr meanwhile."""
     private = os.dup(stdout)
     try:
         os.dup2(2, stdout, inheritable=True)
@@ -387,7 +387,7 @@ def _stdin(reactor: Any, life: _Life, exits_on_close: bool, stdin: int) -> Itera
 
 @implementer(IReadDescriptor)
 class _Stdin:
-    """Reads what nobody needs, up to its end."""
+    """Reads what is not needed, up to its end."""
 
     def __init__(self, descriptor: int, ended: Callable[[], None]) -> None:
         self._descriptor, self._ended = descriptor, ended

@@ -117,7 +117,7 @@ def _plain(address: Address) -> tuple[IPv4Address | IPv6Address, int]:
 class LocalUsers:
     """Who may use a port on loopback: this process' own user, root, and those of the uids *others*.
 
-    *tell* is told, at most once a minute, that somebody was refused; *clock* measures the minute. Raises `MethodError`
+    *tell* is told, at most once a minute, that a user was refused; *clock* measures the minute. Raises `MethodError`
     where the kernel does not say whose a connection is.
     """
 

@@ -169,7 +169,7 @@ class Single(protocol.Factory[Any]):
 def join(one: Half, other: Half) -> None:
     """Let what arrives at *one* leave at *other*, and the other way round; a loss of either closes both.
 
-    What has arrived before is handed on. Neither half may be paused by anybody else.
+    What has arrived before is handed on. Neither half may be paused by other code.
     """
     if one.lost or other.lost:
         for half in (one, other):

@@ -13,7 +13,7 @@ from pluggable.errors import StartError
 Severity = Literal["error", "warning", "notice", "info", "debug"]
 
 SCRUBBED = "[scrubbed]"
-"""What stands for an address that nobody needs to read."""
+"""What stands for an address that is not needed."""
 
 _IPV4 = re.compile(r"(?<![0-9])(?<![0-9]\.)((?:[0-9]{1,3}\.){3}[0-9]{1,3})(?!\.?[0-9])(?::[0-9]{1,5})?")
 _NO_HOST = IPv4Network("0.0.0.0/8")

@@ -42,7 +42,7 @@ _TICK = 0.5
 """Seconds from one step to the next."""
 
 _BACKOFF_AT_MOST = 30.0
-"""Seconds between two steps, at most, while an error goes on that nobody foresaw, such as a lack of descriptors."""
+"""Seconds between two steps, at most, while an unexpected error goes on, such as a lack of descriptors."""
 
 
 class Keeper:
@@ -65,7 +65,7 @@ class Keeper:
         self._admission = Admission(Judge(remember=books.knocks.add, warn=lambda told: _log.warn("{told}", told=told)))
         self._gate = gate(self.judge)
         self._epoch: int | None = None
-        """The epoch that was entered; None if all is to be looked at anew."""
+        """The epoch that was entered; None if all is to be read again."""
         self._date = now()
         """What the calendar told at the last step."""
         self._trouble = self._left_open = self._behind = ""
@@ -211,7 +211,7 @@ class Keeper:
         return range(max(epoch - NEIGHBOURS, self._books.tokens.floor), epoch + NEIGHBOURS + 1)
 
     def _forget(self) -> None:
-        """Open nothing, and look at everything anew in the next step: another process may have had the door."""
+        """Open nothing, and read everything again in the next step: another process may have had the door."""
         self._admission.deny()
         self._epoch = None
 
@@ -231,6 +231,6 @@ class Keeper:
 
 
 def _unexpected(error: Exception) -> TorknockError:
-    """What is said of an error that nobody foresaw."""
+    """What is said of an unexpected error."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return TorknockError(f"{type(error).__name__}: {reason}")

@@ -1,7 +1,7 @@
 """Whose knock a SYN is (knock.md), and that it is so once. Pure: the time is an argument.
 
-A knock says no date: whoever saw a SYN can send it again, with the same TSval, for as long as the line lives. So what
-opened a connection is remembered for as long as its line's secret is in use, on disk too, and that is bounded by
+A knock says no date: an attacker who saw a SYN can send it again, with the same TSval, while the line is live. So
+what opened a connection is remembered for as long as its line's secret is in use, on disk too, and that is bounded by
 `KNOCKS_AT_MOST` a secret: after so many the line is closed to everyone, and its holder needs another.
 """
 
@@ -33,7 +33,7 @@ class Judge:
     """Lets each knock of a live line in once."""
 
     remember: Callable[[int, int, int], None]
-    """Called with (tag, ISN, TSval) before a SYN is let in; if it raises, nobody is let in."""
+    """Called with (tag, ISN, TSval) before a SYN is let in; if it raises, no SYN is let in."""
     warn: Callable[[str], None]
     """Called with what the operator should know, once."""
     _names: tuple[str, ...] = field(default=(), init=False)
@@ -59,7 +59,7 @@ class Judge:
         return [self._let(syn, whose, now) for syn, whose in zip(syns, self._match(syns), strict=True)]
 
     def whose(self, syn: SYN, now: float) -> tuple[str, ...]:
-        """The live lines whose *syn* was let in and is now a connection; this once. Empty if it is nobody's."""
+        """The live lines whose *syn* was let in and is now a connection; this once. Empty if it belongs to no line."""
         self._forget(now)
         _until, names = self._let_in.pop(syn, (now, ()))
         return tuple(name for name in names if name in self._names)

@@ -30,7 +30,7 @@ _LARGEST = 1 << 28
 
 
 class SpentUnusable(TorknockError):
-    """What was spent cannot be read or written, so that nobody may come in."""
+    """What was spent cannot be read or written, so the port must be closed."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "make room for it, or let tor's user write it") -> None:
         super().__init__(f"{path}: {reason}", remedy)

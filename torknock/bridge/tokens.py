@@ -65,7 +65,7 @@ class TokenBook:
         self._change(epoch)
 
     def spend(self, isn: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """The epochs and the lines that *isn* opens for, this once; empty if it is nobody's or was spent before."""
+        """The epochs and the lines that *isn* opens for, this once; empty if it is of no line, or spent."""
         pages = self._late | self._holders
         epochs = tuple(epoch for epoch in sorted(pages) if isn in pages[epoch])
         names: dict[str, None] = {}

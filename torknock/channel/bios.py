@@ -1,7 +1,7 @@
 """Memory BIOs that do not stay as large as the most that they ever held (BIO_s_mem(3ossl)).
 
 OpenSSL's memory BIO keeps its buffer when it has been read empty: after 120 KiB at once, 160 KiB at each end and in
-each direction, for as long as the connection lives. pyOpenSSL has no public way to shrink one, so both are replaced
+each direction, for as long as the connection is open. pyOpenSSL has no public way to shrink one, so both are replaced
 through its own binding, `SSL._lib`, in the way its `Connection` makes them; `test_bios` notices when that changes.
 """
 

@@ -83,7 +83,7 @@ def _addresses(dialled: str, known: Collection[str]) -> frozenset[str]:
 
 
 def _drawn(key: EllipticCurvePrivateKey, purpose: str) -> int:
-    """256 bits that are the same whenever they are drawn, and that nobody without *key* can foresee."""
+    """256 bits that are the same whenever they are drawn, and that cannot be predicted without *key*."""
     secret = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     return int.from_bytes(hmac.digest(secret, b"torknock/1 certificate\0" + purpose.encode(), "sha256"))
 

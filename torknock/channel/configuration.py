@@ -1,4 +1,4 @@
-"""Where OpenSSL's configuration is, for whoever starts a server; imports nothing that loads OpenSSL."""
+"""The path of OpenSSL's configuration, for commands that start a server; imports nothing that loads OpenSSL."""
 
 from __future__ import annotations
 

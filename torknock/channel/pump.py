@@ -101,7 +101,7 @@ class TLSPump(Protocol):
 
     def carry(self, upper: IProtocol, rest: bytes = b"") -> None:
         """From now on the connection is *upper*'s; the first that it receives is *rest*."""
-        self.transport.bufferSize = _AT_ONCE  # not before: memory is for who has proved that he may have it
+        self.transport.bufferSize = _AT_ONCE  # not before: only a peer with a proof gets this memory
         self._upper = upper
         self._held = rest
         upper.makeConnection(self)
@@ -264,7 +264,7 @@ class TLSPump(Protocol):
             self._lose(f"the peer broke TLS: {_reason(error)}")
 
     def _lose(self, reason: str) -> None:
-        """The upper protocol loses its connection; TCP's ends once what was written has left, as anybody's would."""
+        """The upper protocol loses its connection; TCP's ends once what was written has left, as usual."""
         self.disconnecting = True
         self.turn_deaf()
         upper, self._upper = self._upper, None

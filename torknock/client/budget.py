@@ -1,4 +1,4 @@
-"""How many SYNs may leave for a bridge that lets nobody in (protocol.md §2.4). Pure: times are arguments."""
+"""How many SYNs may leave for a bridge that does not answer (protocol.md §2.4). Pure: times are arguments."""
 
 from __future__ import annotations
 

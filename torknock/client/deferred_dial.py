@@ -45,7 +45,7 @@ class DialOnFirstBytes:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Fires at once: the bridge is yet to be dialled."""
         upper = protocolFactory.buildProtocol(self._address)
-        assert upper is not None  # noqa: S101  nobody has asked for the connection to be refused
+        assert upper is not None  # noqa: S101  the factory refuses no connection
         upper.makeConnection(_Link(upper, self._size, self._address, self._dialled))
         return succeed(upper)
 

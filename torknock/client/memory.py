@@ -55,7 +55,7 @@ class Memory:
     """The used tokens, in the file `knocks.sqlite` of *directory*, which two processes may share.
 
     A damaged file, or one that is too large, is put aside. Where none can be kept, what this process used is still
-    remembered while it lives. While another program holds the file, `claim`, `used` and `start` raise `MemoryHeld`.
+    remembered until it ends. While another program holds the file, `claim`, `used` and `start` raise `MemoryHeld`.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -201,7 +201,7 @@ def _address(digits: str) -> IPv4Address | IPv6Address:
 
 
 def answers(path: str) -> OSError | None:
-    """Why nobody can be reached at the Unix socket at *path*; None if somebody can."""
+    """Why no process can be reached at the Unix socket at *path*; None if one can."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
         asked.settimeout(2.0)
         try:

@@ -1,6 +1,6 @@
 """Raw octets -> IPv4 | IPv6 -> TCP segment, as protocols of `twisted.pair`.
 
-The octets were written by whoever wants in. Names are RFC 791's, RFC 8200's and RFC 9293's.
+The octets may come from an attacker. Names are RFC 791's, RFC 8200's and RFC 9293's.
 """
 
 from __future__ import annotations

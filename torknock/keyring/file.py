@@ -1,6 +1,6 @@
 """The file of a keyring: SQLite, 0600, in a directory of its own.
 
-It is built beside its place and renamed into it, so that one that is there is whole; whoever builds holds a lock on the
+It is built beside its place and renamed into it, so that one that is there is whole; its builder holds a lock on the
 directory.
 """
 
@@ -150,7 +150,7 @@ def _make_directory(directory: Path) -> None:
 
 
 def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:
-    """Make the database at *path* unless somebody else does, such that nobody ever sees a part of it."""
+    """Make the database at *path* unless another process does; no process ever sees a part of it."""
     with alone_in(path.parent, wait) as directory:
         if path.exists():
             return
@@ -167,7 +167,7 @@ def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:
 
 
 def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    """The database at *path*, which nobody else can read."""
+    """The database at *path*, which no other user can read."""
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
     try:
         mode = os.fstat(file).st_mode

@@ -55,7 +55,7 @@ _RAISE_REVISION = """
     INSERT INTO setting VALUES ('revision', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1
 """
-"""Part of every transaction after which a bridge must read the lines anew."""
+"""Part of every transaction after which a bridge must read the lines again."""
 
 _ERASED = bytes(32)
 """Stands for a secret that is erased where one must have the right form."""
@@ -69,7 +69,7 @@ _LAST_TIME = 253_402_300_799
 
 
 class LineExists(TorknockError):
-    """A line's name was used before, by a line that lives or by one that was revoked."""
+    """A line's name was used before, by a live line or by one that was revoked."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is a line called {name} already", "choose another name, or see torknock line list")

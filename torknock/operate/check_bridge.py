@@ -109,7 +109,7 @@ def _neighbours(port: int, chance: Chance) -> list[int]:
 
 
 async def approach(reactor: IReactor, host: str, port: int) -> Approach:
-    """Connect as anybody would, and say nothing."""
+    """Connect as a stranger would, and send nothing."""
     start = reactor.seconds()
     factory: Factory[Connection] = Factory.forProtocol(Connection)
     factory.noisy = False
@@ -143,7 +143,7 @@ async def _stranger(reactor: IReactor, host: str, itself: Approach) -> Finding:
 
 
 async def _is_tor(reactor: IReactor, host: str, port: int) -> bool:
-    """Whether tor answers whoever connects."""
+    """Whether tor answers any client that connects."""
     asked: Deferred[Relay] = Deferred()
     try:
         connected: Any = await _endpoint(reactor, host, port, PATIENCE).connect(asking(asked))

@@ -1,4 +1,4 @@
-"""A SYN that somebody is asked about, and how he is asked. Pure."""
+"""A SYN to be judged, and the type of what judges it. Pure."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ Ask = Callable[[Sequence[SYN]], Sequence[bool]]
 """Says of each of some SYNs whether it opens a connection."""
 
 AskLater = Callable[[Sequence[SYN]], Sequence[bool] | Awaitable[Sequence[bool]]]
-"""The same, of somebody who may want time for it. If that fails, none does."""
+"""The same, where the answer may come later. If it fails, none opens a connection."""

@@ -1,6 +1,6 @@
 """One-time tokens: the ISNs that open a bridge (protocol.md §2), and the key derived beside them (§3).
 
-Pure: secrets and numbers in, numbers out. Who keeps the secret, and when an epoch begins, is somebody else's business.
+Pure: secrets and numbers in, numbers out. The secret is stored, and an epoch begins, elsewhere.
 """
 
 from __future__ import annotations

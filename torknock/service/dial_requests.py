@@ -5,7 +5,7 @@
                                     no late ...
 
 `dialling` says that the SYN has left. HOST and BIND are addresses, ISN is 1..2**32-1; `isn 0` gives the dial up.
-`no cannot ERRNO TEXT`: no SYN has left; `no failed ERRNO TEXT`: nobody let it in; ERRNO is 0 if the kernel gave none.
+`no cannot ERRNO TEXT`: no SYN has left; `no failed ERRNO TEXT`: no connection; ERRNO is 0 if the kernel gave none.
 `no slipped TEXT`: the SYN may have left with another TSval; `no late TEXT`: it was too late, and has not left.
 `no busy TEXT`: this user dials too often.
 """

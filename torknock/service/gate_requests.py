@@ -8,7 +8,7 @@
     held                                 -> ok N | ok unknown
     leave                                -> ok | no failed ...
 
-`guard` comes first, and may come again: then the gate is made anew, empty. Unasked, a service that was told to `judge`
+`guard` comes first, and may come again: then the gate is reopened, empty. Unasked, a service that was told to `judge`
 says `judge SYN ...`, and the client answers `judged` with a 1 or a 0 for each. A SYN is written
 `SOURCE,PORT,DESTINATION,PORT,ISN,TSVAL`, with `-` for no TSval.
 """

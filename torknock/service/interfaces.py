@@ -30,4 +30,4 @@ class IConversation(Interface):
         """
 
     def ended() -> Deferred[None] | None:
-        """The peer is gone or was sent away: nothing that he asked for may stay. Called once."""
+        """The peer is gone or was sent away: nothing that it asked for may stay. Called once."""

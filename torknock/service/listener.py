@@ -71,14 +71,14 @@ def bound(path: str, mode: int) -> socket.socket:
 
 
 def _is_dead(path: str) -> bool:
-    """Whether *path* is a socket that nobody listens on any more."""
+    """Whether *path* is a socket without a listener."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
     except ConnectionRefusedError:
         return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:  # nobody's, busy, or not for us
+    except OSError:  # without a listener, busy, or not for us
         return False
     return False
 
@@ -111,7 +111,7 @@ class Accepting:
                 self._adopt(accepted)
             except BlockingIOError:
                 return
-            except OSError as error:  # he has gone, or there are no descriptors left
+            except OSError as error:  # the peer has gone, or there are no descriptors left
                 _log.warn("a connection cannot be accepted: {reason}", reason=error.strerror)
                 self._reactor.removeReader(self)
                 self._reactor.callLater(_BREATH, self._again)

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, and whether he may ask."""
+"""The user at the other end of a Unix socket, and whether that user may send requests."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Guests:
 
     @classmethod
     def named(cls, users: Collection[str], groups: Collection[str]) -> Guests:
-        """Those of these names. A name that this host does not know lets nobody in, and the log says so."""
+        """Those of these names. A name that this host does not know is ignored, and the log says so."""
         uids, gids = {0}, set()
         for user in users:
             try:
                 uids.add(pwd.getpwnam(user).pw_uid)
             except KeyError:
-                _log.warn("there is no user {user} here: nobody may ask under that name", user=user)
+                _log.warn("unknown user {user} in the access list; ignored", user=user)
         for group in groups:
             try:
                 gids.add(grp.getgrnam(group).gr_gid)
             except KeyError:
-                _log.warn("there is no group {group} here: nobody may ask as one of it", group=group)
+                _log.warn("unknown group {group} in the access list; ignored", group=group)
         return cls(frozenset(uids), frozenset(gids))
 
     def may_ask(self, peer: Peer) -> bool:
@@ -54,7 +54,7 @@ class Guests:
 
 
 def peer(connected: socket.socket) -> Peer:
-    """Who connected, and of which groups he was then. Raises `OSError`, also if they are more than 256."""
+    """The user that connected, and its groups at that time. Raises `OSError`, also if they are more than 256."""
     _pid, uid, gid = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     raw = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS * 4)
     return Peer(uid, frozenset({gid, *struct.unpack(f"={len(raw) // 4}I", raw)}))

@@ -20,7 +20,7 @@ LACKS_CAPABILITY = "this service lacks CAP_NET_ADMIN in its network namespace; s
 
 
 def serve(reactor: IReactor, helper: Helper, listening: socket.socket, log: TextIO) -> None:
-    """Talk to whoever connects to *listening* until a signal ends *reactor*; then end every conversation.
+    """Serve the peers that connect to *listening* until a signal ends *reactor*; then end every conversation.
 
     What is worth it is said on *log*. Raises `TorknockError` if this process lacks the capability.
     """

@@ -123,7 +123,7 @@ class HelperConnection(Protocol):
         """The service's answer to *line*; one is asked after the other.
 
         Fails with `HelperRefused` if it is `no`, with `HelperLost` if the connection ends or has ended. Cancelling ends
-        the connection, for nobody could tell the next answer from this one.
+        the connection, because the next answer could not be told from this one.
         """
         return self._turn.run(self._ask, line)
 
@@ -177,7 +177,7 @@ class HelperConnection(Protocol):
         first, *words = line.split(" ")
         if first not in ("ok", "no"):
             if self._heard is None:
-                raise Malformed("a line that nobody asked for")
+                raise Malformed("a line without a request")
             return self._heard(self, line)
         waiting, self._waiting = self._waiting, None
         received, self._received = self._received, []
@@ -186,7 +186,7 @@ class HelperConnection(Protocol):
         for each in received:
             each.close()
         if first == "ok":
-            raise Malformed("an answer that nobody asked for")
+            raise Malformed("an answer without a request")
         refused = HelperRefused(words[0] if words else "bad", " ".join(words[1:]) or "it does not say why")
         if waiting is None:
             self._last_no = refused

@@ -77,7 +77,7 @@ class RunningTor:
         return None if told is None else str(told)
 
     def reload(self) -> None:
-        """Have it read its torrc anew."""
+        """Have it read its torrc again."""
         self._controller.signal(Signal.RELOAD)
 
     def shut_down(self) -> None:
@@ -124,7 +124,7 @@ class RunningTor:
             self._controller.remove_event_listener(self._heard)
 
     def reads_within(self, seconds: float) -> bool:
-        """Whether it begins to read its torrc anew within so many *seconds*."""
+        """Whether it begins to read its torrc again within so many *seconds*."""
         return self._read.wait(seconds)
 
     def registers_within(self, seconds: float) -> bool:

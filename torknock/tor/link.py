@@ -212,7 +212,7 @@ class _Link(BufferingTLSTransport):
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Anybody:
-    """TLS with whoever it is: tor proves itself inside."""
+    """TLS with any peer: tor proves itself inside."""
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         return SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)

@@ -62,7 +62,7 @@ class TorUnseen:
 
 
 class TorRefused(Exception):
-    """The control port lets nobody in whom we would be."""
+    """The control port accepts none of our credentials."""
 
 
 class Watch:

@@ -2,7 +2,7 @@
 
 Both are of one SO_REUSEPORT group, and a program (`bpf`) chooses: a SYN with a token goes to the open
 socket, all else to the deaf one, which drops each segment that has passed a router (IP_MINTTL of 255, RFC 5082) and
-each that lacks the TCP-MD5 signature of a key that nobody has (RFC 2385), both without an answer. A filter on the
+each that lacks the TCP-MD5 signature of a key that was thrown away (RFC 2385), both without an answer. A filter on the
 socket itself (SO_ATTACH_FILTER) would be shorter, but newer kernels give it to CAP_NET_ADMIN only.
 
 Limits: when the transport does not run, the port answers RST as any closed one; a token is spent when its connection is
@@ -91,7 +91,7 @@ class FilterGate:
         return succeed(None if self._loaded is None else len(self._loaded))
 
     def close(self) -> Deferred[None]:
-        """See `IGate.close`. The port stays silent, and taken, for as long as this process lives."""
+        """See `IGate.close`. The port stays silent, and taken, for as long as this process runs."""
         self._tokens.clear()
         return execute(self._sift)
 

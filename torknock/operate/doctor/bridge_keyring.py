@@ -18,7 +18,7 @@ from torknock.protocol.token import NEIGHBOURS
 
 
 def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
-    """Whether there is a keyring that tor's user can use, and a line in it that lives."""
+    """Whether there is a keyring that tor's user can use, and a live line in it."""
     try:
         found = os.stat(directory / FILE)
         with Keyring.open(directory, create=False) as opened:
@@ -65,7 +65,7 @@ def knock_lines(posture: Posture, filtering: bool) -> Finding:
 
 
 def has_knocks(directory: Path, now: float) -> bool:
-    """Whether a line of scheme knock lives in the keyring, as far as it can be read."""
+    """Whether there is a live line of scheme knock in the keyring, as far as it can be read."""
     with contextlib.suppress(OSError, KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as it:
         return any(issued.line.scheme is Scheme.KNOCK for issued in it.lines() if issued.lives(now))
     return False

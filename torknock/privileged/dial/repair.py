@@ -115,7 +115,7 @@ class RepairDialer:
         """A socket to be given an ISN, bound to an address and port that the kernel would choose for *target*."""
         with ExitStack() as rehearsals:
             pair = self._rehearsed(rehearsals, target, bind)
-            if _stays_here(pair):  # nobody else sees its ISN
+            if _stays_here(pair):  # its ISN does not leave this host
                 return _bound(pair)
             if pair not in self._dialled:
                 self._dialled.take(pair, self._reactor.seconds(), self._user)

@@ -1,4 +1,4 @@
-"""The TSval that the kernel is about to send, on a kernel that tells nobody (knock.md, "TSval").
+"""The TSval that the kernel is about to send, on a kernel that does not tell it (knock.md, "TSval").
 
 TSval is a clock of milliseconds and an offset that the kernel keeps secret, another for each 4-tuple. A socket with TCP
 Fast Open and no cookie takes both at `connect` and holds its SYN back until there is data, which never comes: it is

@@ -32,7 +32,7 @@ _A_TURN = 256
 """So many SYNs are judged together before the reactor gets its turn."""
 
 _JUDGED_WITHIN = 1.0
-"""Seconds for a judge who needs time; then he has refused."""
+"""Seconds for a judge that needs time; then the SYNs are refused."""
 
 _QUEUE_AT_MOST = 4096
 _COPIED = 2048
@@ -51,7 +51,7 @@ class PacketQueue:
     """Reads queue *number*, from `start` to `stop`, for a door at *port*; needs CAP_NET_ADMIN.
 
     *mark* gives the mark of a SYN that is let in, of the one with which it came. A queue that is full lets SYNs go on
-    as they came, and so does one that nobody reads.
+    as they came, and so does one without a reader.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class PacketQueue:
 
     @property
     def running(self) -> bool:
-        """Whether somebody judges."""
+        """Whether SYNs are judged."""
         return self._netlink is not None
 
     def start(self) -> None:
@@ -153,7 +153,7 @@ class PacketQueue:
         answers: Sequence[bool] | Awaitable[Sequence[bool]] = ()
         try:
             answers = self._ask([syn for syn, _, _ in asked])
-        finally:  # a judge that breaks lets nobody in, and no SYN wait
+        finally:  # a judge that fails admits no SYN, and holds none up
             if isinstance(answers, Sequence):
                 self._settle(self._netlink, waiting, answers, last)
         if not isinstance(answers, Sequence):
@@ -167,11 +167,11 @@ class PacketQueue:
         judging: Awaitable[Sequence[bool]],
         last: int,
     ) -> None:
-        """Settle when the judge has made up his mind, or has had his time; read on."""
+        """Settle when the judge has answered, or its time is over; read on."""
         answers: Sequence[bool] = ()
         try:
             answers = await Deferred.fromCoroutine(_awaited(judging)).addTimeout(_JUDGED_WITHIN, self._reactor)
-        except Exception as error:  # noqa: BLE001  a judge that breaks lets nobody in, and no SYN wait
+        except Exception as error:  # noqa: BLE001  a judge that fails admits no SYN, and holds none up
             _log.warn("knocks are refused: {reason}", reason=str(error) or "the judge does not answer")
         self._settle(opened, waiting, answers, last)
         if self._netlink is opened:
@@ -194,7 +194,7 @@ class PacketQueue:
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor found the queue broken: it is closed, which leaves the door closed."""
-        _log.failure("the packet queue broke; knocks are refused until the gate is made anew", failure=reason)
+        _log.failure("the packet queue broke; knocks are refused until the gate is opened again", failure=reason)
         self.stop()
 
     def logPrefix(self) -> str:

@@ -1,4 +1,4 @@
-"""The gate in nftables: loads the ruleset, changes its tokens, tells when somebody else changed it."""
+"""The gate in nftables: loads the ruleset, changes its tokens, tells when another program changed it."""
 
 from __future__ import annotations
 

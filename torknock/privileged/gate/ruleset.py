@@ -1,7 +1,7 @@
 """The gate as nftables text: a table of tokens for each protected port, and one that drops (protocol.md §2.3). Pure.
 
 What is loaded is written as `nft --stateless --terse list table` writes it back, so that the text that was loaded
-and the text that the kernel holds can be compared, and read by whoever audits the gate.
+and the text that the kernel holds can be compared, and read in an audit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOKENS_AT_MOST = 1_048_576
 """Elements of the token set; admitting more fails, and the gate stays as it was."""
 
 _ASKED, _LET_IN, _MARKS = 0x40000000, 0x20000000, 0x60000000
-"""Marks of a SYN that the judge is asked about, and of one that he lets in; and the bits of the mark that we use."""
+"""Marks of a SYN that the judge is asked about, and of one that it admits; and the bits of the mark that we use."""
 _UNMARK = f"meta mark set meta mark & {_MARKS ^ 0xFFFFFFFF:#010x}"
 
 _SYN = "tcp flags syn / fin,syn,rst,ack"
@@ -33,11 +33,11 @@ REFUSED = "refused"
 """The counter of SYNs without a token: of each that the judge refused, or else of one in `SAMPLE`."""
 SAMPLE = 64
 """To count each SYN would take longer at the protected port than at another, and time at both; chance picks them,
-so that nobody can choose an ISN that is not counted."""
+so that an attacker cannot choose an ISN that is not counted."""
 
 
 class Judging(enum.Enum):
-    """How a SYN without a token gets to the judge, who marks what he lets in. The judged go on at a later priority."""
+    """How a SYN without a token gets to the judge, which marks what it admits. The judged go on at a later priority."""
 
     QUEUE = "raw + 1"
     """By nftables' own statement, for kernels that have nft_queue."""
@@ -115,7 +115,7 @@ table {FAMILY} {door.table} {{
 
 
 def rest(door: Door) -> str:
-    """The transaction after which *door* looks as its posture says, though nobody guards it."""
+    """The transaction after which *door* looks as its posture says, though it is not guarded."""
     return remove(door.table) + (load_posture(door) if door.posture is Posture.FILTERED else "")
 
 

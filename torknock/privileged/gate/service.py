@@ -74,7 +74,7 @@ def helper(reactor: IReactor, access: AccessList, claims: Path, peers: int) -> H
 
 @implementer(IConversation)
 class Guarding:
-    """One peer's door, one of *guarding* until it has ended. It is claimed when nobody holds the lock *removing*."""
+    """One peer's door, one of *guarding* until it has ended. It is claimed while the lock *removing* is free."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ def _count(number: int | None) -> str:
 
 
 def _whole(step: Deferred[_T]) -> Deferred[_T]:
-    """*step*'s result; it is done to its end also if nobody waits for it any more."""
+    """*step*'s result; it is completed even if its result is not awaited any more."""
     waiting: Deferred[_T] = Deferred()
     step.chainDeferred(waiting)
     return waiting

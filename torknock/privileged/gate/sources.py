@@ -20,7 +20,7 @@ def sources_listing(uid: int) -> str:
     """The table for the user *uid* as `nft --stateless --terse list table` prints it.
 
     A socket is the user's who opened or accepted it. The kernel answers for a listener before it is accepted, so such
-    an answer counts as its maker's; a connection that has lost its last descriptor is nobody's, but one from a foreign
+    an answer counts as its maker's; a connection that has lost its last descriptor has no owner, but one from a foreign
     address never stood.
     """
     return f"""\
