@@ -149,10 +149,13 @@ class SteppedGate:
     async def _admit(self, known: _Told, page: Page) -> None:
         if known.edition == page.edition:
             return
-        known.edition, come = page.edition, set(page.tokens) - known.tokens
+        known.edition, come = page.edition, set(page.tokens)  # one copy at a time: each of many holds the reactor up
+        if known.tokens:
+            come -= known.tokens
+        await deferLater(self._clock, 0)
         left = math.ceil(known.until - self._clock.seconds())  # whole seconds, and the last one is whole, too
         if come and left > 0:
-            known.tokens |= come
+            known.tokens = known.tokens | come if known.tokens else come
             await self._steps.admit(come, left)
 
 

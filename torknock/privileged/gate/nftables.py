@@ -142,7 +142,8 @@ class DoorTable:
 
     async def _admit(self, tokens: Collection[int], seconds: int) -> None:
         until = self._reactor.seconds() + seconds
-        tokens = set(tokens) - self._answered
+        tokens = set(tokens)
+        tokens -= self._answered
         await self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds))
         # In batches: one collection of all tokens, made again at each epoch's end, would hold the reactor up.
         self._admitted = [batch for batch in self._admitted if batch[0] > self._reactor.seconds() - _SLACK]
