@@ -30,3 +30,8 @@ class QuietKeeper:
     def held(self) -> Deferred[int | None]:
         """See `IGate.held`."""
         return self.kernel if isinstance(self.kernel, Deferred) else succeed(self.kernel)
+
+    @property
+    def admitted(self) -> int:
+        """See `Keeper.admitted`: it has no line of scheme `knock`."""
+        return self.tokens

@@ -63,7 +63,12 @@ class Admission:
     def possibilities(self) -> int:
         """How many ISNs open a connection now: unspent tokens, and what a knock may look like at this moment."""
         knocks = sum(1 << 16 if line.integrity else 1 for line in _knocking(self._live).values())
-        return knocks + sum(len(self._book.unspent(epoch)) for epoch in self._book.epochs)
+        return knocks + self.admitted
+
+    @property
+    def admitted(self) -> int:
+        """How many tokens the gate is to hold: `possibilities` without those of knocks, which are judged."""
+        return sum(len(self._book.unspent(epoch)) for epoch in self._book.epochs)
 
     def wanted(self, now: float) -> Wanted:
         """What the gate is to let in, at the date *now*."""

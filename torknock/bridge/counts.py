@@ -101,6 +101,10 @@ class Guarding(Protocol):
         """How many ISNs open a connection now."""
 
     @property
+    def admitted(self) -> int:
+        """How many tokens the kernel is to hold."""
+
+    @property
     def live(self) -> Collection[str]:
         """The names of the lines that open a connection now."""
 
@@ -135,7 +139,7 @@ class Monitor:
         self._clock, self._identity, self._counts, self._keeper = clock, identity, counts, keeper
         self._since = clock.seconds()
         self._refusals = Refusals(clock, keeper.refused, lambda: keeper.tokens)
-        self._held = HeldTokens(clock, keeper.held, lambda: keeper.tokens)
+        self._held = HeldTokens(clock, keeper.held, lambda: keeper.admitted)
         self._minutely = LoopingCall(self._refusals.end_minute)
         self._minutely.clock = clock
 

@@ -20,7 +20,7 @@ _MISSING = 0.9
 class HeldTokens:
     """What the gate says that the kernel holds.
 
-    *held* is `IGate.held`; *tokens* returns how many ISNs should open a connection now.
+    *held* is `IGate.held`; *tokens* returns how many tokens it should hold now.
     """
 
     def __init__(

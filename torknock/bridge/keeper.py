@@ -110,6 +110,11 @@ class Keeper:
         """How many ISNs open a connection now: unspent tokens, and what a knock may look like at this moment."""
         return self._admission.possibilities
 
+    @property
+    def admitted(self) -> int:
+        """See `Admission.admitted`."""
+        return self._admission.admitted
+
     def refused(self) -> Deferred[int | None]:
         """See `IGate.refused`."""
         return self._gate.refused()
