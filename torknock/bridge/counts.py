@@ -155,8 +155,8 @@ class Monitor:
 
     async def status(self) -> Status:
         """All of it, now."""
-        await self._refusals.fresh()
-        await self._held.fresh()
+        for answer in (self._refusals.fresh(), self._held.fresh()):  # both are asked before either is waited for
+            await answer
         in_use = self._counts.in_use
         now: dict[str, Any] = {
             "uptime": int(self._clock.seconds() - self._since),
