@@ -13,7 +13,7 @@ import click
 from torknock.cli.options import WordChoice, keyring_option, read_secret, say
 from torknock.cli.waiting import open_keyring
 from torknock.errors import TorknockError
-from torknock.keyring.lines import LineErased, LineRevoked
+from torknock.keyring.line_errors import LineErased, LineRevoked
 from torknock.operate.pasted import LONGEST, read
 from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.knock import integrity_code

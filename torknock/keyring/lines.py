@@ -1,52 +1,25 @@
-"""The lines that a bridge has issued, and its key (`torknock.keyring.file`)."""
+"""Issues, lists, changes, revokes and advances the lines in a keyring (`torknock.keyring.file`)."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
-from ipaddress import ip_address
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_der_private_key,
-)
-
-from torknock.errors import TorknockError
 from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
 from torknock.keyring.issued import Issued, News
-from torknock.protocol.bridge_line import DEFAULT_N, USUAL, Channel, Line, LineError, Scheme, arguments, parse_arguments
+from torknock.keyring.key import key_in, new_key, pin_of
+from torknock.keyring.line_errors import LineErased, LineExists, LineRevoked, LineUnknown, check_name, check_note
+from torknock.keyring.rows import COLUMNS, DAY, issued_of
+from torknock.protocol.bridge_line import DEFAULT_N, USUAL, Channel, Line, Scheme, arguments, parse_arguments
 from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
-
-_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 
 POSTURE = "posture"
 """The setting that has the posture of the bridge's port, as the transport that ran last wrote it."""
-
-NOTE_AT_MOST = 200
-"""Characters of a note."""
-
-_COLUMNS = (
-    "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut,"
-    " coalesce((SELECT group_concat(address, ' ') FROM"
-    " (SELECT address FROM printed_with WHERE printed_with.line = line.name ORDER BY printed_with.rowid)), '')"
-)
-
-_KINDS = (
-    str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int, str,
-)  # fmt: skip
 
 _ENDED = "WHERE secret != x'' AND (revoked IS NOT NULL OR expires <= ?)"
 """Lines that open nothing any more and still have their secret."""
@@ -57,59 +30,8 @@ _RAISE_REVISION = """
 """
 """Part of every transaction after which a bridge must read the lines again."""
 
-_ERASED = bytes(32)
-"""Stands for a secret that is erased where one must have the right form."""
-
 _MOST_REVISIONS = 1 << 40
 """More changes than any keyring sees."""
-
-DAY = 86_400
-_LAST_TIME = 253_402_300_799
-"""The last second of the year 9999: later ones cannot be written down as dates."""
-
-
-class LineExists(TorknockError):
-    """A line's name was used before, by a live line or by one that was revoked."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"there is a line called {name} already", "choose another name, or see torknock line list")
-
-
-class LineUnknown(TorknockError):
-    """No line has this name."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no line is called {name}", "see torknock line list")
-
-
-class LineRevoked(TorknockError):
-    """A line that was taken back for good."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the line {name} is revoked, which is for good", "issue another with torknock line add")
-
-
-class LineErased(TorknockError):
-    """A line that has expired: its secret is erased."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"the line {name} has expired and its secret is erased", "issue another with torknock line add"
-        )
-
-
-class BadNote(TorknockError):
-    """A note that is none."""
-
-    def __init__(self) -> None:
-        super().__init__(f"a note is one line of at most {NOTE_AT_MOST} printable characters")
-
-
-class BadName(TorknockError):
-    """A name that is none."""
-
-    def __init__(self) -> None:
-        super().__init__("a line's name is 1 to 64 of the characters A-Z a-z 0-9 . _ - and does not begin with -")
 
 
 class Keyring:
@@ -131,13 +53,10 @@ class Keyring:
         self._replaced = 0
         with self._refusals():
             self._inode = (directory / FILE).stat().st_ino
-            self.private_key: bytes = _key_in(database)
+            self.private_key: bytes = key_in(database)
         """The bridge's P-256 key, PKCS #8 in DER."""
-        try:
-            self.pin = _pin(self.private_key)
-            """SHA-256 of the key's SubjectPublicKeyInfo in DER (protocol.md §2.1)."""
-        except (TypeError, ValueError, UnsupportedAlgorithm):
-            raise KeyringUnreadable(directory, "the bridge's key in it is damaged") from None
+        self.pin = pin_of(self.private_key, directory)
+        """SHA-256 of the key's SubjectPublicKeyInfo in DER (protocol.md §2.1)."""
 
     @classmethod
     def open(
@@ -149,7 +68,7 @@ class Keyring:
         the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `opened`.
         Raises `KeyringMissing` and `KeyringUnreadable`.
         """
-        database = opened(directory, create, _new_key, patience, waits)
+        database = opened(directory, create, new_key, patience, waits)
         try:
             return cls(directory, database, patience, waits)
         except BaseException:
@@ -157,7 +76,7 @@ class Keyring:
             raise
 
     def close(self) -> None:
-        """Let go of the files. May be called again."""
+        """Close the file. May be called again."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -186,9 +105,8 @@ class Keyring:
 
         Raises `BadName`, `BadNote`, `LineExists`, and `LineError` for the rest.
         """
-        if not _NAME.fullmatch(name):
-            raise BadName
-        _check_note(note)
+        check_name(name)
+        check_note(note)
         pin = self.pin if scheme is Scheme.TOKEN else None
         line = Line(secret or _new_secret(scheme, now), pin, n, sni, scheme, channel or USUAL[scheme], integrity)
         line = parse_arguments(arguments(line))
@@ -208,8 +126,7 @@ class Keyring:
 
     def get(self, name: str) -> Issued:
         """The line called *name*, whatever became of it. Raises `BadName` and `LineUnknown`."""
-        if not _NAME.fullmatch(name):
-            raise BadName
+        check_name(name)
         for issued in self._read("WHERE name = ?", name):
             return issued
         raise LineUnknown(name)
@@ -225,7 +142,7 @@ class Keyring:
         )
 
     def revoke(self, name: str, now: float, cut: bool = False) -> None:
-        """Take the line back for good, and with *cut* end its connections; what was done before stays done.
+        """Revoke the line for good, and with *cut* end its connections; what was done before stays done.
 
         Its secret is erased. Raises `BadName` and `LineUnknown`.
         """
@@ -267,7 +184,7 @@ class Keyring:
 
     def set_note(self, name: str, note: str) -> None:
         """Write *note* about the line, instead of what was noted before. Raises `BadName`, `BadNote`, `LineUnknown`."""
-        _check_note(note)
+        check_note(note)
         self._change(name, "note = ?", note)
 
     def set_expiry(self, name: str, expires: int | None) -> None:
@@ -312,9 +229,9 @@ class Keyring:
 
     def _open_again(self) -> None:
         inode = (self.directory / FILE).stat().st_ino  # before: one that is replaced now is opened the next time
-        database = opened(self.directory, create=False, new_key=_new_key, patience=self._patience)
+        database = opened(self.directory, create=False, new_key=new_key, patience=self._patience)
         try:
-            if _key_in(database) != self.private_key:
+            if key_in(database) != self.private_key:
                 remedy = "put this bridge's own back, or restart tor to serve the lines of the other"
                 raise KeyringUnreadable(self.directory, "the keyring of another bridge was put in its place", remedy)
         except BaseException:
@@ -346,8 +263,7 @@ class Keyring:
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
 
     def _change(self, name: str, what: str, *values: object, which: str = "") -> None:
-        if not _NAME.fullmatch(name):
-            raise BadName
+        check_name(name)
         with self._refusals(), writing(self._database):
             done = self._database.execute(
                 f"UPDATE line SET {what} WHERE name = ? {which}",  # noqa: S608  all of it is ours
@@ -360,40 +276,14 @@ class Keyring:
     def _read(self, which: str, *arguments: object) -> list[Issued]:
         with self._refusals():
             rows = self._database.execute(
-                f"SELECT {_COLUMNS} FROM line {which}",  # noqa: S608  all of it is ours
+                f"SELECT {COLUMNS} FROM line {which}",  # noqa: S608  all of it is ours
                 arguments,
             )
-            return [self._issued(row) for row in rows]
-
-    def _issued(self, row: tuple[Any, ...]) -> Issued:
-        if all(map(isinstance, row, _KINDS)):
-            name, secret, n, sni, scheme, channel, integrity = row[:7]
-            created, expires, revoked, note, last_used, connections, cut, addresses = row[7:]
-            times = (created, expires or 0, revoked or 0, (last_used or 0) * DAY)
-            if _NAME.fullmatch(name) and note.isprintable() and all(0 <= at <= _LAST_TIME for at in times):
-                with suppress(LineError, ValueError):
-                    pin = self.pin if scheme == Scheme.TOKEN else None
-                    line = Line(secret, pin, n, sni, Scheme(scheme), Channel(channel), integrity)
-                    valid = parse_arguments(arguments(replace(line, secret=secret or _ERASED)))
-                    line = replace(valid, secret=secret)
-                    known = tuple(str(ip_address(each)) for each in addresses.split())
-                    return Issued(name, line, created, expires, revoked, note, last_used, connections, bool(cut), known)
-        raise KeyringUnreadable(self.directory, "a line in it is damaged")
-
-
-def _key_in(database: sqlite3.Connection) -> bytes:
-    row = database.execute("SELECT private_key FROM bridge").fetchone()
-    return row[0] if row else b""
-
-
-def _check_note(note: str) -> None:
-    if len(note) > NOTE_AT_MOST or not note.isprintable():
-        raise BadNote
-
-
-def _pin(private_key: bytes) -> bytes:
-    public = load_der_private_key(private_key, None).public_key()
-    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+            lines = [issued_of(row, self.pin) for row in rows]
+        whole = [line for line in lines if line is not None]
+        if len(whole) < len(lines):
+            raise KeyringUnreadable(self.directory, "a line in it is damaged")
+        return whole
 
 
 def _new_secret(scheme: Scheme, now: float) -> bytes:
@@ -401,8 +291,3 @@ def _new_secret(scheme: Scheme, now: float) -> bytes:
     if scheme is Scheme.KNOCK:
         return secrets.token_bytes(32)
     return ratchet(secrets.token_bytes(32), secrets.token_bytes(32), max(0, epoch_at(now) - NEIGHBOURS))
-
-
-def _new_key() -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from torknock.keyring.file import KeyringMissing
 from torknock.keyring.issued import Issued
-from torknock.keyring.lines import DAY, Keyring
+from torknock.keyring.lines import Keyring
+from torknock.keyring.rows import DAY
 from torknock.protocol.bridge_line import LineError, parse_address
 
 _WIDEST = 1000

@@ -28,7 +28,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 import torknock.keyring.file
 from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadable
 from torknock.keyring.issued import Issued
-from torknock.keyring.lines import BadName, BadNote, Keyring, LineErased, LineExists, LineRevoked, LineUnknown
+from torknock.keyring.line_errors import BadName, BadNote, LineErased, LineExists, LineRevoked, LineUnknown
+from torknock.keyring.lines import Keyring
 from torknock.protocol.bridge_line import Channel, Line, LineError, Scheme
 from torknock.protocol.token import epoch_at, tokens
 
@@ -36,7 +37,8 @@ NOW = 1_795_446_300.5
 ADDED = """
 import sys
 from pathlib import Path
-from torknock.keyring.lines import Keyring, LineExists
+from torknock.keyring.line_errors import LineExists
+from torknock.keyring.lines import Keyring
 prefix, count = sys.argv[2], int(sys.argv[3])
 with Keyring.open(Path(sys.argv[1]), create=True) as keyring:
     print(keyring.pin.hex(), flush=True)

@@ -20,7 +20,8 @@ from torknock.kernel.proc import Process as Running
 from torknock.kernel.proc import transport_of
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.issued import Issued
-from torknock.keyring.lines import Keyring, LineUnknown
+from torknock.keyring.line_errors import LineUnknown
+from torknock.keyring.lines import Keyring
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.daemons import is_outdated
 from torknock.operate.setup.doors import Door as ListedDoor
