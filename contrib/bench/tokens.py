@@ -23,13 +23,13 @@ from torknock.bridge.books import Books
 from torknock.bridge.keeper import Keeper
 from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens
+from torknock.bridge.spending import Spending
 from torknock.bridge.stepped_gate import SteppedGate
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door
-from torknock.protocol.syn import Ask
 from torknock.protocol.token import EPOCH
 
 LINES = 8_000
@@ -63,20 +63,11 @@ async def _measure(reactor: Any, directory: Path) -> None:
         return time.time() + ahead
 
     keyring = Keyring.open(directory, create=False)
-    gates: list[SteppedGate] = []
-
-    def make_gate(ask: Ask) -> SteppedGate:
-        table = DoorTable(reactor, Door("::", 443), HiddenPorts(1, 2), ask, directory / "doors")
-        gates.append(SteppedGate(reactor, table))
-        return gates[0]
-
-    keeper = Keeper(
-        KnownLines(KeyringQueue(keyring, reactor, deferToThread)),
-        Books(SpentTokens(directory / "spent"), SpentKnocks(directory / "knocks")),
-        make_gate,
-        reactor,
-        now,
-    )
+    books = Books(SpentTokens(directory / "spent"), SpentKnocks(directory / "knocks"))
+    spending = Spending(books, reactor, now)
+    table = DoorTable(reactor, Door("::", 443), HiddenPorts(1, 2), spending.judge, directory / "doors")
+    gate = SteppedGate(reactor, table)
+    keeper = Keeper(KnownLines(KeyringQueue(keyring, reactor, deferToThread)), spending, gate)
     began = time.monotonic()
     await keeper.start()
     load = time.monotonic() - began
@@ -84,7 +75,7 @@ async def _measure(reactor: Any, directory: Path) -> None:
     stall = Stall()
     # The epoch that comes: as if the wall clock had reached it by itself.
     ahead = EPOCH - now() % EPOCH
-    for told in (gates[0]._told or {}).values():
+    for told in (gate._told or {}).values():
         told.until -= ahead
     await deferLater(reactor, 5)
     longest = stall.stop()

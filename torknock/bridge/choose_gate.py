@@ -44,20 +44,20 @@ class Entrance:
 
 
 async def find_gate(
-    reactor: IReactor, helper: str, door: Door, any_posture: bool, listener: Listener, state: Path
+    reactor: IReactor, service: str, door: Door, any_posture: bool, listener: Listener, state: Path
 ) -> Entrance:
     """How *door* can be guarded.
 
-    *helper* is the socket of `torknock gate`. With *any_posture* the filter, which needs no privilege, may take its own
-    posture instead of the door's. What comes through the gate is *listener*'s; *state* is a directory of the bridge's
-    own. Raises `TorknockError`.
+    *service* is the socket of `torknock gate`. With *any_posture* the filter, which needs no privilege, may take its
+    own posture instead of the door's. What comes through the gate is *listener*'s; *state* is a directory of the
+    bridge's own. Raises `TorknockError`.
     """
     if may_administer_network():
-        return Entrance(door, _own(reactor, door, listener, _claims(helper, state)), _no_knocks(door.posture))
+        return Entrance(door, _own(reactor, door, listener, _claims(service, state)), _no_knocks(door.posture))
     try:
-        (await connect(reactor, helper)).close()
+        (await connect(reactor, service)).close()
     except HelperMissing as error:
-        if not (any_posture or door.posture is Posture.FILTERED) or os.path.exists(helper):
+        if not (any_posture or door.posture is Posture.FILTERED) or os.path.exists(service):
             raise LacksPower(error) from error
         _log.warn(
             "without CAP_NET_ADMIN and {missing}: a filter guards port {port}", missing=str(error), port=door.port
@@ -66,7 +66,7 @@ async def find_gate(
         return Entrance(filtered, lambda _ask: FilterGate(reactor, filtered, listener, state / "doors"), _POWERLESS)
 
     def leased(ask: Ask) -> IGate:
-        return SteppedGate(reactor, Lease(reactor, helper, door, listener, ask))
+        return SteppedGate(reactor, Lease(reactor, service, door, listener, ask))
 
     return Entrance(door, leased, _no_knocks(door.posture))
 
@@ -93,9 +93,9 @@ class LacksPower(TorknockError):
         )
 
 
-def _claims(helper: str, state: Path) -> Path:
+def _claims(service: str, state: Path) -> Path:
     """Where a process that has the capability claims doors: root where the service does, which excludes both."""
-    return doors(helper) if os.geteuid() == 0 else state / "doors"
+    return doors(service) if os.geteuid() == 0 else state / "doors"
 
 
 def _own(reactor: IReactor, door: Door, listener: Listener, claims: Path) -> MakeGate:

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from pluggable.arrivals import ORPortFactory
+from pluggable.arrivals import Arrival, ORPortFactory
 from torknock.bridge.accept import AcceptedConnection, Listener
 from torknock.bridge.counts import Counts
 from torknock.bridge.upstream import Upstream
@@ -33,10 +33,10 @@ _RAW = Raw()
 
 
 class Book(Protocol):
-    """What tells which SYNs open a connection."""
+    """What knows which SYNs open a connection."""
 
-    async def whose(self, syn: SYN) -> tuple[Issued, ...]:
-        """The lines that *syn* opens a connection for, which are spent on the disk by then; empty if there is none."""
+    async def lines_for(self, syn: SYN) -> tuple[Issued, ...]:
+        """The lines that *syn* opens a connection for, which is spent on the disk by then; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,52 +76,67 @@ async def serve(connection: AcceptedConnection, parts: Parts) -> None:
         connection.drop()
 
     # Its SYN: which lines it was made for, spent on the disk. None if it was spent before, or was revoked.
-    issued = await parts.book.whose(connection.syn)
+    issued = await parts.book.lines_for(connection.syn)
     if issued:
         parts.counts.count("let_in")
     if not issued or not has_place or connection.closed.called:
         connection.abort()
         return
     channel, holders = _channel(issued, parts)
-    lines = [each.line for each in holders]
 
     # Its first octets, if the SYN announced them. Other ones, or none in time: it has been reset.
-    first = b""
-    if covered := lines[0].integrity:
-        integrity = Integrity(parts.clock, [line.secret for line in lines], covered, connection.syn.isn)
-        connection.carry(integrity)
-        received = await integrity.announced
-        if received is None:
-            return
-        first = received
+    first = await _announced(connection, holders, parts)
+    if first is None:
+        return
 
     # Its channel, and the proof of one line. Without a proof the channel stays silent, and ends it later.
     arrival = parts.tor.arrival()
+    lines = [each.line for each in holders]
     lower, proved = channel.accept(lines, connection.syn.isn, arrival.link, [each.addresses for each in holders])
     connection.carry(lower, first)
+    holder = await _proved(proved, holders, parts.counts)
+    if holder is None:
+        return
+    ended = parts.counts.opened(holder.name, arrival.link.abort)
+    connection.closed.addCallback(lambda _: ended())
+    await _relayed(connection, arrival, parts.upstream)
+
+
+async def _announced(connection: AcceptedConnection, holders: Sequence[Issued], parts: Parts) -> bytes | None:
+    """The first octets that the SYN announced, empty if it announced none; None if others came."""
+    covered = holders[0].line.integrity
+    if not covered:
+        return b""
+    integrity = Integrity(parts.clock, [each.line.secret for each in holders], covered, connection.syn.isn)
+    connection.carry(integrity)
+    return await integrity.announced
+
+
+async def _proved(proved: Deferred[int], holders: Sequence[Issued], counts: Counts) -> Issued | None:
+    """The one of *holders* that the client has *proved* to hold; None, counted and logged, if it proved none."""
     try:
-        holder = holders[await proved]
+        return holders[await proved]
     except NotProved as error:
-        parts.counts.count("given_nothing")
+        counts.count("given_nothing")
         _log.warn(
             "connection with a valid token but no valid proof ({why}); the client may have been intercepted",
             why=str(error.why),
         )
-        return
-    ended = parts.counts.opened(holder.name, arrival.link.abort)
-    connection.closed.addCallback(lambda _: ended())
+        return None
 
-    # tor's Extended ORPort, then the relay. If tor takes no clients the port is closed until it does.
+
+async def _relayed(connection: AcceptedConnection, arrival: Arrival, upstream: Upstream) -> None:
+    """Return at the end of the relay with tor's Extended ORPort. While tor takes no clients *upstream* is told."""
     try:
         tor = await arrival.introduce(connection.address)
     except CancelledError:
         return  # the client left first
     if tor is None:
-        parts.upstream.turned_away()
+        upstream.turned_away()
         return
     await connection.closed
     if tor.hung_up:
-        parts.upstream.turned_away()
+        upstream.turned_away()
 
 
 def _channel(issued: Sequence[Issued], parts: Parts) -> tuple[IServerChannel, list[Issued]]:

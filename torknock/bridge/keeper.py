@@ -9,34 +9,26 @@ Its law. What happens is one step, every half second, and one at a time; the fir
 A step that fails closes the port to everyone: admission denies, the gate closes, and the next step begins with
 everything anew. First start, new epoch, new line, revocation, a lost gate and a clock that was set are the same step.
 
-Between the steps, at any moment, SYNs are judged and connections come to `whose`. What may never happen: that a token
-opens twice, that it is answered before its record is on the disk, and that a line opens something that was revoked when
-the keyring was read. `stop` ends the steps and closes the gate; `whose` serves what the gate let in until then.
+SYNs and connections come to `Spending` at any moment, also while a step waits, and after the last one. What may never
+happen: two steps at a time; the gate admits what admission does not; a token is admitted that the disk has no room for.
+`stop` ends the steps and closes the gate; `Spending` serves what the gate admitted until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
-from torknock.bridge.admission import Admission
-from torknock.bridge.books import Books
 from torknock.bridge.calendar import ClockBehind
-from torknock.bridge.knocks import Judge
+from torknock.bridge.closed_reason import ClosedReason, unexpected
 from torknock.bridge.known_lines import KnownLines
-from torknock.bridge.ledger import SpentUnusable
+from torknock.bridge.spending import Spending
 from torknock.errors import TorknockError
 from torknock.interfaces import IGate
-from torknock.keyring.issued import Issued
 from torknock.protocol.bridge_line import Scheme
-from torknock.protocol.syn import SYN, Ask
-from torknock.protocol.token import EPOCH, NEIGHBOURS, epoch_at
-
-_log = Logger()
+from torknock.protocol.token import NEIGHBOURS, epoch_at
 
 _TICK = 0.5
 """Seconds from one step to the next."""
@@ -46,36 +38,33 @@ _BACKOFF_AT_MOST = 30.0
 
 
 class Keeper:
-    """Keeps the gate that *gate* makes, given whom it asks about SYNs without a token, from `start` to `stop`.
+    """Keeps *gate*, which asks `Spending.judge`, and *spending*'s admission in step with *lines* and the date.
 
-    *clock* times the steps and *now* tells the date, a `Calendar`'s. *refusing* tells why a client that is let in could
-    not be served, None if it could: the gate is closed meanwhile.
+    *refusing* returns why a client that is admitted could not be served, None if it could: until then the gate is
+    closed.
     """
 
     def __init__(
         self,
         lines: KnownLines,
-        books: Books,
-        gate: Callable[[Ask], IGate],
-        clock: IReactorTime,
-        now: Callable[[], float],
+        spending: Spending,
+        gate: IGate,
         refusing: Callable[[], TorknockError | None] = lambda: None,
     ) -> None:
-        self._lines, self._books, self._clock, self._now, self._refusing = lines, books, clock, now, refusing
-        self._admission = Admission(Judge(remember=books.knocks.add, warn=lambda told: _log.warn("{told}", told=told)))
-        self._gate = gate(self.judge)
+        self._lines, self._gate, self._refusing = lines, gate, refusing
+        self._spending, self._admission, self._books = spending, spending.admission, spending.books
         self._epoch: int | None = None
         """The epoch that was entered; None if all is to be read again."""
-        self._date = now()
+        self._date = spending.now()
         """What the calendar told at the last step."""
-        self._trouble = self._left_open = self._behind = ""
+        self._reason = ClosedReason()
         self._running: Deferred[None] | None = None
 
     async def start(self) -> None:
         """Open the gate and fill it; from now on it is kept so. Raises what `Keyring` and `IGate` raise."""
         await self._lines.first()
         try:
-            await self._bring(self._now())
+            await self._bring(self._spending.now())
         except BaseException:
             self._forget()
             raise
@@ -93,12 +82,12 @@ class Keeper:
     @property
     def trouble(self) -> str:
         """Why the port is closed to everyone; empty while it is not."""
-        return self._trouble or self._behind
+        return str(self._reason)
 
     @property
     def ignored(self) -> str:
         """How many lines open nothing here although they live, and why; empty if there is none."""
-        return self._lines.ignored(self._now())
+        return self._lines.ignored(self._spending.now())
 
     @property
     def live(self) -> Collection[str]:
@@ -123,36 +112,10 @@ class Keeper:
         """See `IGate.held`."""
         return self._gate.held()
 
-    def judge(self, syns: Sequence[SYN]) -> Sequence[bool]:
-        """Which of *syns*, that have no token, open a connection. Those that do are on the disk already."""
-        try:
-            answers = self._admission.judge(syns, self._clock.seconds())
-            if any(answers):
-                self._books.knocks.sync(self._books.knocks.handle())
-            return answers
-        except SpentUnusable as error:
-            self._books.refuse(error)
-            return [False] * len(syns)
-
-    async def whose(self, syn: SYN) -> tuple[Issued, ...]:
-        """The live lines that *syn* has opened a connection for, this once; empty if there is none.
-
-        What it spends is on the disk by then.
-        """
-        lines = self._admission.knocked(syn, self._clock.seconds()) or self.spend(syn.isn)
-        if lines and not await self._books.synced():
-            return ()
-        return tuple(issued for issued in lines if issued.name in self.live)
-
-    def spend(self, isn: int) -> tuple[Issued, ...]:
-        """See `Admission.spend`; empty also if the ledger cannot have it."""
-        epochs, lines = self._admission.spend(isn, self._now())
-        return lines if self._books.spend(epochs, isn) else ()
-
     async def _keep(self) -> None:
         pause = _TICK
         while True:
-            await deferLater(self._clock, pause)
+            await deferLater(self._spending.clock, pause)
             try:
                 await self._step()
             except CancelledError:
@@ -160,18 +123,17 @@ class Keeper:
             except Exception as error:  # noqa: BLE001  a loop that ends leaves the port closed until the next restart
                 known = isinstance(error, TorknockError)
                 pause = _TICK if known else min(2 * pause, _BACKOFF_AT_MOST)
-                await self._close_for(error if known else _unexpected(error))
+                await self._close_for(error if known else unexpected(error))
             else:
-                if self._trouble:
-                    _log.warn("port open again: what had closed it is mended")
-                self._trouble, self._left_open, pause = "", "", _TICK
+                self._reason.opened()
+                pause = _TICK
 
     async def _step(self) -> None:
         self._books.check()
         if (refusing := self._refusing()) is not None:
             raise refusing
-        now = self._now()
-        if now < self._date or self._trouble:
+        now = self._spending.now()
+        if now < self._date or self._reason.is_error:
             self._lines.read_again()  # a line that had expired may live again
         self._date = now
         await self._lines.look()
@@ -180,7 +142,7 @@ class Keeper:
     async def _bring(self, now: float) -> None:
         """Update and apply."""
         await self._update(now)
-        wanted = self._admission.wanted(self._now())
+        wanted = self._admission.wanted(self._spending.now())
         self._books.tokens.reserve(sum(len(page.tokens) for page in wanted.pages))
         await self._gate.apply(wanted)
 
@@ -196,7 +158,7 @@ class Keeper:
         if epoch != self._epoch:
             self._enter(epoch)
         for _ in self._admission.update(self._valid(epoch), live, knocked):
-            await deferLater(self._clock, 0)
+            await deferLater(self._spending.clock, 0)
         self._lines.taken()
 
     def _enter(self, epoch: int) -> None:
@@ -204,12 +166,7 @@ class Keeper:
         tokens = self._books.tokens
         self._admission.remember(tokens.enter(epoch, self._admission.spent))
         self._epoch = epoch
-        behind = "" if self._valid(epoch) else str(ClockBehind(tokens.highest, tokens.path))
-        if behind and behind != self._behind:
-            _log.error("port closed: {reason}", reason=behind)
-        elif self._behind and not behind:
-            _log.warn("port open again: the clock is no longer behind")
-        self._behind = behind
+        self._reason.clock_behind("" if self._valid(epoch) else str(ClockBehind(tokens.highest, tokens.path)))
 
     def _valid(self, epoch: int) -> range:
         """The epochs whose tokens are valid in *epoch*: it and its neighbours, but none that was left behind."""
@@ -221,21 +178,11 @@ class Keeper:
         self._epoch = None
 
     async def _close_for(self, error: Exception) -> None:
-        if str(error) != self._trouble:
-            _log.error("port closed: {reason}. It reopens by itself once this is fixed", reason=str(error))
-        self._trouble = str(error)
+        self._reason.closed(error)
         self._forget()
         try:
             await self._gate.close()
         except CancelledError:
             raise
         except Exception as worse:  # noqa: BLE001  as in `_keep`
-            if str(worse) != self._left_open:
-                _log.error("{reason}; the tokens run out within {seconds} s", reason=str(worse), seconds=2 * EPOCH)
-            self._left_open = str(worse)
-
-
-def _unexpected(error: Exception) -> TorknockError:
-    """What is said of an unexpected error."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return TorknockError(f"{type(error).__name__}: {reason}")
+            self._reason.cannot_close(worse)

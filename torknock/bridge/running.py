@@ -28,7 +28,7 @@ from pluggable.arrivals import ORPortFactory
 from torknock.bridge.accept import Listener
 from torknock.bridge.books import Books
 from torknock.bridge.calendar import HELD, Calendar
-from torknock.bridge.choose_gate import find_gate
+from torknock.bridge.choose_gate import Entrance, find_gate
 from torknock.bridge.connection import Parts, accept_all
 from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.keeper import Keeper
@@ -36,6 +36,7 @@ from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.bridge.metrics import Metrics
 from torknock.bridge.publish import Publication
+from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream
 from torknock.bridge.usage import UsageRecord
 from torknock.channel.tls import ServerTLS
@@ -48,6 +49,7 @@ from torknock.keyring.issued import Issued
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.protocol.door import Door
+from torknock.service import GATE_SOCKET
 
 _log = Logger()
 
@@ -58,8 +60,18 @@ _TAKEOVER_PAUSE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The bridge that the operator wants."""
+class Program:
+    """What all bridges of this process share."""
+
+    version: str
+    places: Places
+    service: str = GATE_SOCKET
+    """The socket of `torknock gate`, for a process without CAP_NET_ADMIN."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeOptions:
+    """What the operator decides about a bridge."""
 
     door: Door
     any_posture: bool
@@ -68,11 +80,7 @@ class Wanted:
     """The keyring's."""
     metrics: Metrics | None
     """Where Prometheus finds the counts, if anywhere."""
-    helper: str
-    """The socket of `torknock gate`, for a process without CAP_NET_ADMIN."""
-    places: Places
-    """Those of all bridges of this process."""
-    version: str
+    program: Program
 
 
 def in_thread(reactor: IReactor, directory: Path) -> Callable[..., Deferred[Any]]:
@@ -109,57 +117,62 @@ class RunningBridge:
 
 
 async def run_bridge(
-    reactor: IReactor, wanted: Wanted, keyring: Keyring, tor: ORPortFactory, now: Callable[[], float]
+    reactor: IReactor, options: BridgeOptions, keyring: Keyring, tor: ORPortFactory, now: Callable[[], float]
 ) -> RunningBridge:
-    """Start the bridge that is *wanted*, once a predecessor has left its door; *keyring* is its own from now on.
+    """Start the bridge of *options*, once a predecessor has left its door; *keyring* is its own from now on.
 
     *tor* takes its clients. Raises `TorknockError`; nothing of the bridge is left then.
     """
     async with AsyncExitStack() as parts:
-        queue = KeyringQueue(keyring, reactor, in_thread(reactor, wanted.directory))
+        queue = KeyringQueue(keyring, reactor, in_thread(reactor, options.directory))
         parts.push_async_callback(queue.run, keyring.close)
         counts = Counts(reactor)
         usage = UsageRecord(reactor, queue, counts, now)
         parts.push_async_callback(usage.stop)
         upstream = Upstream(reactor, tor.probe)
         parts.callback(upstream.stop)
-        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom())
         calendar = Calendar(now, partial(time.clock_gettime, time.CLOCK_BOOTTIME), _stepped)
-
-        name = wanted.door.table
-        books = Books(
-            SpentTokens(wanted.directory / f"{name}.spent"),
-            SpentKnocks(wanted.directory / f"{name}.knocks"),
-            partial(deferToThreadPool, reactor, reactor.getThreadPool()),
-        )
-        parts.callback(books.close)
-        listener = Listener(reactor, wanted.door.port)
+        spending = Spending(_books(reactor, options), reactor, calendar.now)
+        parts.callback(spending.books.close)
+        listener = Listener(reactor, options.door.port)
         parts.push_async_callback(listener.close)
-        entrance = await find_gate(
-            reactor, wanted.helper, wanted.door, wanted.any_posture, listener, wanted.directory
-        )
-        keeper = Keeper(
-            KnownLines(queue, partial(_cut, counts), entrance.no_knocks),
-            books,
-            entrance.make_gate,
-            reactor,
-            calendar.now,
-            lambda: upstream.refusing,
-        )
+        entrance = await _entrance(reactor, options, listener)
+        lines = KnownLines(queue, partial(_cut, counts), entrance.no_knocks)
+        keeper = Keeper(lines, spending, entrance.make_gate(spending.judge), lambda: upstream.refusing)
         parts.push_async_callback(keeper.stop)
-        Deferred.fromCoroutine(accept_all(listener, Parts(reactor, wanted.places, keeper, counts, tls, tor, upstream)))
+        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom())
+        met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream)
+        Deferred.fromCoroutine(accept_all(listener, met))
         await _take_over(reactor, keeper)
 
         await usage.start(entrance.door.posture)
-        identity = Identity(wanted.version, entrance.door.posture.value, wanted.door.port)
-        monitor = Monitor(reactor, identity, counts, keeper)
-        publication = Publication(reactor, monitor, wanted.directory, wanted.metrics)
-        parts.push_async_callback(publication.stop)
-        await publication.start()
+        identity = Identity(options.program.version, entrance.door.posture.value, options.door.port)
+        await _publish(reactor, options, Monitor(reactor, identity, counts, keeper), parts)
         forgetting = Forgetting(queue, reactor, calendar.now)
         parts.callback(forgetting.stop)
         forgetting.start()
-        return RunningBridge(address(wanted.door.host, wanted.door.port), parts.pop_all())
+        return RunningBridge(address(options.door.host, options.door.port), parts.pop_all())
+
+
+def _books(reactor: IReactor, options: BridgeOptions) -> Books:
+    """The door's ledgers, synced in threads of *reactor*'s."""
+    name = options.door.table
+    return Books(
+        SpentTokens(options.directory / f"{name}.spent"),
+        SpentKnocks(options.directory / f"{name}.knocks"),
+        partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+    )
+
+
+async def _publish(reactor: IReactor, options: BridgeOptions, monitor: Monitor, parts: AsyncExitStack) -> None:
+    publication = Publication(reactor, monitor, options.directory, options.metrics)
+    parts.push_async_callback(publication.stop)
+    await publication.start()
+
+
+async def _entrance(reactor: IReactor, options: BridgeOptions, listener: Listener) -> Entrance:
+    service, directory = options.program.service, options.directory
+    return await find_gate(reactor, service, options.door, options.any_posture, listener, directory)
 
 
 async def _take_over(reactor: IReactor, keeper: Keeper) -> None:

@@ -23,9 +23,9 @@ from torknock.bridge.calendar import ClockUnsure, assert_sure
 from torknock.bridge.ledger import SpentUnusable
 from torknock.bridge.metrics import parse_metrics
 from torknock.bridge.reopening import ReopeningDoor
-from torknock.bridge.running import RunningBridge, Wanted, address, in_thread, run_bridge
+from torknock.bridge.running import BridgeOptions, Program, RunningBridge, address, in_thread, run_bridge
 from torknock.errors import TorknockError
-from torknock.kernel.descriptor_limit import OF_A_CLIENT, Places, of_transport
+from torknock.kernel.descriptor_limit import OF_A_CLIENT, of_transport
 from torknock.kernel.interfaces import IReactor
 from torknock.kernel.places import keyring_of_state
 from torknock.kernel.proc import is_served
@@ -33,7 +33,6 @@ from torknock.kernel.wall_clock import is_clock_synchronized
 from torknock.keyring.file import KeyringUnreadable
 from torknock.keyring.lines import Keyring
 from torknock.protocol.door import Door, Posture
-from torknock.service import GATE_SOCKET
 
 _log = Logger()
 
@@ -45,19 +44,19 @@ _OPTIONS = {
 
 
 def serve(
-    reactor: IReactor, environ: Mapping[str, str], now: Callable[[], float], version: str, helper: str, files: int
+    reactor: IReactor, environ: Mapping[str, str], now: Callable[[], float], version: str, service: str, files: int
 ) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
-    *helper* is the socket of `torknock gate`, for a process without CAP_NET_ADMIN; *files* may be open at once.
+    *service* is the socket of `torknock gate`, for a process without CAP_NET_ADMIN; *files* may be open at once.
     """
-    places = of_transport(files, OF_A_CLIENT)
+    program = Program(version, of_transport(files, OF_A_CLIENT), service)
     main(
         reactor,
         environ,
         implementation="torknock",
         version=version,
-        servers={"torknock": lambda environment: KnockServer(reactor, environment, now, version, places, helper)},
+        servers={"torknock": lambda environment: KnockServer(reactor, environment, now, program)},
     )
 
 
@@ -66,20 +65,12 @@ class KnockServer:
     """The transport that tor's `ServerTransportPlugin torknock` is."""
 
     def __init__(
-        self,
-        reactor: IReactor,
-        environment: ServerEnvironment,
-        now: Callable[[], float],
-        version: str,
-        places: Places,
-        helper: str = GATE_SOCKET,
+        self, reactor: IReactor, environment: ServerEnvironment, now: Callable[[], float], program: Program
     ) -> None:
         self._reactor = reactor
         self._environment = environment
         self._now = now
-        self._version = version
-        self._places = places
-        self._helper = helper
+        self._program = program
 
     def endpoint(self, bind_address: tuple[str, int], options: Mapping[str, str]) -> IStreamServerEndpoint:
         """The door at *bind_address*: the public address to protect. Raises `MethodError` if an option is not ours."""
@@ -98,16 +89,14 @@ class KnockServer:
         except TorknockError as error:
             raise MethodError(f"ServerTransportOptions: {error}") from error
         host, port = bind_address
-        wanted = Wanted(
+        bridge = BridgeOptions(
             door=Door(host, port or _unused_port(host), posture or Posture.CLOSED),
             any_posture=posture is None,
             directory=keyring,
             metrics=metrics,
-            helper=self._helper,
-            places=self._places,
-            version=self._version,
+            program=self._program,
         )
-        return _Endpoint(self._reactor, wanted, self._now)
+        return _Endpoint(self._reactor, bridge, self._now)
 
     def smethod_args(self) -> Mapping[str, str]:
         """Nothing: each client has a secret of its own, and none of them is published."""
@@ -118,7 +107,7 @@ class KnockServer:
 @define
 class _Endpoint:
     _reactor: IReactor
-    _wanted: Wanted
+    _options: BridgeOptions
     _now: Callable[[], float]
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
@@ -128,16 +117,16 @@ class _Endpoint:
         try:
             return await self._opened(factory)
         except (KeyringUnreadable, SpentUnusable, ClockUnsure) as error:  # a full disk, a damaged file, a host's start
-            host = address(self._wanted.door.host, self._wanted.door.port)
+            host = address(self._options.door.host, self._options.door.port)
             return ReopeningDoor(self._reactor, lambda: self._opened(factory), error, host)
         except TorknockError as error:
             raise MethodError(str(error)) from error
 
     async def _opened(self, factory: ORPortFactory) -> RunningBridge:
         assert_sure(time.clock_gettime(time.CLOCK_BOOTTIME), is_clock_synchronized())
-        directory = self._wanted.directory
+        directory = self._options.directory
         keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, patience=0.0)
-        return await run_bridge(self._reactor, self._wanted, keyring, factory, self._now)
+        return await run_bridge(self._reactor, self._options, keyring, factory, self._now)
 
 
 def _unused_port(host: str) -> int:

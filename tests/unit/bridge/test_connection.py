@@ -54,7 +54,7 @@ class Keeper:
         self.spent: Deferred[None] | None = None
         self.syns: list[SYN] = []
 
-    async def whose(self, syn: SYN) -> tuple[Issued, ...]:
+    async def lines_for(self, syn: SYN) -> tuple[Issued, ...]:
         self.syns.append(syn)
         if self.spent is not None:
             await self.spent

@@ -20,6 +20,7 @@ from torknock.bridge.calendar import Calendar
 from torknock.bridge.keeper import Keeper
 from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens, SpentUnusable
+from torknock.bridge.spending import Spending
 from torknock.errors import TorknockError
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.keyring.issued import Issued
@@ -54,15 +55,10 @@ class KeeperTests(SynchronousTestCase):
         in_thread: Callable[..., Deferred[None]] = execute,
         keyring_in: Callable[..., Deferred[Any]] = execute,
     ) -> Keeper:
-        gate = self.gate
-        return Keeper(
-            KnownLines(KeyringQueue(self.keyring, self.clock, keyring_in), no_knocks=no_knocks),
-            Books(SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks"), in_thread),
-            lambda _ask: gate,
-            self.clock,
-            Calendar(self.now, self.clock.seconds).now,
-            lambda: self.refusing,
-        )
+        books = Books(SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks"), in_thread)
+        self.spending = Spending(books, self.clock, Calendar(self.now, self.clock.seconds).now)
+        lines = KnownLines(KeyringQueue(self.keyring, self.clock, keyring_in), no_knocks=no_knocks)
+        return Keeper(lines, self.spending, self.gate, lambda: self.refusing)
 
     def now(self) -> float:
         """What the wall clock says."""
@@ -103,7 +99,7 @@ class KeeperTests(SynchronousTestCase):
             for epoch in (E + later - 1, E + later, E + later + 1):
                 token = max((self.tokens_of(self.alice, epoch) & self.gate.opens) - used)
                 used.add(token)
-                self.assertEqual([issued.name for issued in self.keeper.spend(token)], ["alice"], (later, epoch))
+                self.assertEqual([issued.name for issued in self.spending.spend(token)], ["alice"], (later, epoch))
 
     def test_a_token_opens_to_the_end_of_its_last_epoch(self) -> None:
         """Whatever fraction of a second the bridge began with, and no second longer."""
@@ -129,8 +125,8 @@ class KeeperTests(SynchronousTestCase):
             for issued in (self.alice, bob):
                 isn = min(self.tokens_of(issued, E - 1) - opened)
                 opened.add(isn)
-                found += self.keeper.spend(isn)
-                self.assertEqual(self.keeper.spend(isn), ())
+                found += self.spending.spend(isn)
+                self.assertEqual(self.spending.spend(isn), ())
             self.assertEqual([issued.name for issued in found], names)
         self.assertEqual(self.keeper.tokens, 2 * 3 * 8)
 
@@ -144,8 +140,8 @@ class KeeperTests(SynchronousTestCase):
         """The second connection with it finds nobody."""
         self.started()
         isn = min(self.tokens_of(self.alice, E))
-        self.assertEqual([issued.name for issued in self.keeper.spend(isn)], ["alice"])
-        self.assertEqual(self.keeper.spend(isn), ())
+        self.assertEqual([issued.name for issued in self.spending.spend(isn)], ["alice"])
+        self.assertEqual(self.spending.spend(isn), ())
 
     def test_a_new_line_opens_within_two_seconds(self) -> None:
         """Another process adds it; nothing is restarted."""
@@ -170,7 +166,7 @@ class KeeperTests(SynchronousTestCase):
             elsewhere.revoke("alice", now=self.now())
         self.pass_time(2)
         self.assertEqual(self.gate.opens, set())
-        self.assertEqual(self.keeper.spend(min(self.tokens_of(self.alice, E))), ())
+        self.assertEqual(self.spending.spend(min(self.tokens_of(self.alice, E))), ())
 
     def test_a_line_with_the_name_of_another(self) -> None:
         """As after a withdrawal, or in a keyring that was put back: it opens, and the former does not."""
@@ -214,7 +210,7 @@ class KeeperTests(SynchronousTestCase):
         """`nft flush ruleset` opens nothing for a second time."""
         self.started()
         used = min(self.tokens_of(self.alice, E))
-        self.keeper.spend(used)
+        self.spending.spend(used)
         self.gate.lose()
         self.pass_time(2)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1) - {used})
@@ -223,7 +219,7 @@ class KeeperTests(SynchronousTestCase):
         """What was spent is in the keyring."""
         self.started()
         used = min(self.tokens_of(self.alice, E))
-        self.keeper.spend(used)
+        self.spending.spend(used)
         self.successResultOf(Deferred.fromCoroutine(self.keeper.stop()))
         self.keeper = self.another()
         self.started()
@@ -241,7 +237,7 @@ class KeeperTests(SynchronousTestCase):
     def spent(self) -> int:
         """A token that has opened its connection."""
         token = max(self.tokens_of(self.alice, E))
-        self.assertEqual([issued.name for issued in self.keeper.spend(token)], ["alice"])
+        self.assertEqual([issued.name for issued in self.spending.spend(token)], ["alice"])
         return token
 
     def test_a_clock_that_is_stepped_for_a_moment_revives_nothing(self) -> None:
@@ -254,7 +250,7 @@ class KeeperTests(SynchronousTestCase):
             self.assertEqual(self.gate.opens | {token}, self.tokens_of(self.alice, E - 1, E, E + 1), ahead)
             self.set_by = 0.0
             self.pass_time(3)
-            self.assertEqual(self.keeper.spend(token), (), ahead)
+            self.assertEqual(self.spending.spend(token), (), ahead)
             self.restart()
             self.assertNotIn(token, self.gate.opens, ahead)
 
@@ -274,7 +270,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual([log["reason"] for log in told], [self.keeper.trouble])
         self.restart()
         self.assertEqual(self.gate.opens, set())
-        self.assertEqual(self.keeper.spend(token), ())
+        self.assertEqual(self.spending.spend(token), ())
         self.assertIn("2023-11-14 23:05 UTC", self.keeper.trouble)
         self.pass_time(9 * EPOCH)
         self.assertTrue(self.keeper.trouble)
@@ -316,7 +312,7 @@ class KeeperTests(SynchronousTestCase):
         token = max(self.tokens_of(self.alice, E))
         self.refusing = TorknockError("tor takes no clients")
         self.pass_time(1)
-        self.assertEqual(self.keeper.spend(token), ())
+        self.assertEqual(self.spending.spend(token), ())
         self.refusing = None
         self.pass_time(2)
         self.assertTrue(self.gate.opens)
@@ -331,7 +327,7 @@ class KeeperTests(SynchronousTestCase):
         (self.directory / "spent").unlink()
         token = min(self.tokens_of(self.alice, E))
         with capturedLogs() as logs:
-            self.assertEqual(self.keeper.spend(token), ())
+            self.assertEqual(self.spending.spend(token), ())
             self.pass_time(0.6)
             self.assertFalse(self.gate.standing)
             self.pass_time(1)
@@ -383,7 +379,7 @@ class KeeperTests(SynchronousTestCase):
         """What a connection is proved by is derived from the epoch of its token, whatever the present one is."""
         self.started()
         for epoch in (E - 1, E, E + 1):
-            [issued] = self.keeper.spend(max(self.tokens_of(self.alice, epoch)))
+            [issued] = self.spending.spend(max(self.tokens_of(self.alice, epoch)))
             self.assertEqual(issued.line, self.alice.line.forward(epoch))
 
     def test_a_bridge_that_runs_for_a_day_carries_its_lines_on(self) -> None:
@@ -394,7 +390,7 @@ class KeeperTests(SynchronousTestCase):
         self.pass_time(1)
         present = int(self.now() // EPOCH)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, present - 1, present, present + 1))
-        self.assertGreater(self.keeper._admission.live["alice"].line.first_epoch, present - 15)
+        self.assertGreater(self.spending.admission.live["alice"].line.first_epoch, present - 15)
 
     def test_a_line_of_version_1_opens_as_it_did(self) -> None:
         """In every epoch, and its proof is the same in all."""
@@ -402,25 +398,25 @@ class KeeperTests(SynchronousTestCase):
         self.started()
         self.pass_time(EPOCH + 1)
         for epoch in (E, E + 1, E + 2):
-            [issued] = self.keeper.spend(max(self.tokens_of(bob, epoch)))
+            [issued] = self.spending.spend(max(self.tokens_of(bob, epoch)))
             self.assertEqual(issued.line, bob.line)
 
     def asked(self, token: int) -> Deferred[tuple[Issued, ...]]:
         """The answer for a connection that *token* has opened."""
         syn = SYN("192.0.2.1", 40000, bytes([192, 0, 2, 7]), 443, token, 7)
-        return Deferred.fromCoroutine(self.keeper.whose(syn))
+        return Deferred.fromCoroutine(self.spending.lines_for(syn))
 
     def test_a_successor_that_waited_for_the_door_knows_what_was_spent_meanwhile(self) -> None:
         """It has read the ledger when it first tried, and reads it again when it has the door."""
         self.started()
         self.gate = MemoryGate(self.clock)
         self.gate.refuses = DoorTaken("another process guards it")
-        predecessor, self.keeper = self.keeper, self.another()
+        predecessor, earlier, self.keeper = self.keeper, self.spending, self.another()
         starting = Deferred.fromCoroutine(self.keeper.start())
         self.pass_time(0.1)
         self.failureResultOf(starting, DoorTaken)
         token = max(self.tokens_of(self.alice, E))
-        predecessor.spend(token)
+        earlier.spend(token)
         self.pass_time(2)
         self.successResultOf(Deferred.fromCoroutine(predecessor.stop()))
         self.gate.refuses = None
@@ -491,7 +487,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertFalse(self.gate.standing)
 
     def whose(self, syn: SYN) -> tuple[Issued, ...]:
-        return self.successResultOf(Deferred.fromCoroutine(self.keeper.whose(syn)))
+        return self.successResultOf(Deferred.fromCoroutine(self.spending.lines_for(syn)))
 
     def knocking(self, name: str) -> SYN:
         """A knock of a new line."""
@@ -505,11 +501,11 @@ class KeeperTests(SynchronousTestCase):
         self.started()
         self.assertFalse(self.gate.judging)
         syn = self.knocking("carol")
-        self.assertEqual(self.keeper.judge([syn]), [False])
+        self.assertEqual(self.spending.judge([syn]), [False])
         self.pass_time(2)
         self.assertTrue(self.gate.judging)
         self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
-        self.assertEqual(self.keeper.judge([syn]), [True])
+        self.assertEqual(self.spending.judge([syn]), [True])
         self.assertEqual([issued.name for issued in self.whose(syn)], ["carol"])
         self.assertEqual(self.whose(syn), ())
 
@@ -522,7 +518,7 @@ class KeeperTests(SynchronousTestCase):
             later = self.knocking("dave")
             self.pass_time(2)
             self.assertFalse(self.gate.judging)
-            self.assertEqual(self.keeper.judge([before, later]), [False, False])
+            self.assertEqual(self.spending.judge([before, later]), [False, False])
             self.assertEqual((self.whose(before), list(self.keeper.live)), ((), ["alice"]))
             self.assertEqual(self.keeper.tokens, len(self.gate.opens))
             self.assertEqual(self.gate.opens, self.tokens_of(self.alice, E - 1, E, E + 1))
@@ -546,22 +542,22 @@ class KeeperTests(SynchronousTestCase):
         self.started()
         syns = [self.knocking(name) for name in ("carol", "dave")]
         self.pass_time(2)
-        self.assertEqual(self.keeper.judge(syns[:1]), [True])
+        self.assertEqual(self.spending.judge(syns[:1]), [True])
         for name, stays in (("carol", True), ("dave", False)):
             self.keyring.revoke(name, self.now())
             self.pass_time(2)
             self.assertEqual(self.gate.judging, stays)
             self.assertEqual(self.whose(syns[0]), ())
-        self.assertEqual(self.keeper.judge(syns), [False, False])
+        self.assertEqual(self.spending.judge(syns), [False, False])
 
     def test_a_process_that_starts_anew_refuses_the_knocks_it_let_in(self) -> None:
         """They are on the disk before they are let in."""
         syn = self.knocking("carol")
         self.started()
-        self.assertEqual(self.keeper.judge([syn]), [True])
+        self.assertEqual(self.spending.judge([syn]), [True])
         self.keeper = self.another()
         self.started()
-        self.assertEqual(self.keeper.judge([syn]), [False])
+        self.assertEqual(self.spending.judge([syn]), [False])
 
     def test_a_knock_that_cannot_be_written_down_is_refused(self) -> None:
         """The gate is closed until it can."""
@@ -569,13 +565,13 @@ class KeeperTests(SynchronousTestCase):
         self.started()
         (self.directory / "knocks").unlink()
         with capturedLogs() as logs:
-            self.assertEqual(self.keeper.judge([syn]), [False])
+            self.assertEqual(self.spending.judge([syn]), [False])
             self.pass_time(0.6)
             self.assertFalse(self.gate.standing)
             self.pass_time(1)
         self.assertTrue(self.gate.standing)
         self.assertEqual([log["log_level"] for log in logs], [LogLevel.error, LogLevel.warn])  # and open again
-        self.assertEqual(self.keeper.judge([syn]), [True])
+        self.assertEqual(self.spending.judge([syn]), [True])
 
     def hold(self, begin: str = "BEGIN EXCLUSIVE") -> sqlite3.Connection:
         """Another program, that has begun to hold the keyring."""
@@ -599,7 +595,7 @@ class KeeperTests(SynchronousTestCase):
             self.pass_time(1)
             self.assertEqual(self.gate.opens, self.tokens_of(self.alice, *near))
             isn = next(iter(self.tokens_of(self.alice, epoch)))
-            self.assertEqual([each.name for each in self.keeper.spend(isn)], ["alice"])
+            self.assertEqual([each.name for each in self.spending.spend(isn)], ["alice"])
             self.assertEqual(self.keeper.trouble, "")
             holder.execute("UPDATE line SET revoked = 1, secret = x'' WHERE name = 'alice'")
             holder.execute("UPDATE setting SET value = value + 1 WHERE key = 'revision'")
