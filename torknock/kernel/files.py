@@ -125,16 +125,18 @@ def as_owner(path: Path) -> AbstractContextManager[None]:
     return _acting_as(_first_owner(path.absolute()))
 
 
-def directory_of_others(path: Path) -> Path | None:
-    """The first directory on the way to *path*, or link, that a user other than root can change; None if none is.
+def directory_of_others(path: Path, trusted: int = 0) -> Path | None:
+    """The first directory on the way to *path*, or link, that users other than root and *trusted* can change.
 
-    Links are followed one by one. In a sticky directory of root's only root replaces what is root's. Raises `OSError`.
+    None if there is none. Links are followed one by one. In a sticky directory only root and a file's owner replace the
+    file. Raises `OSError`.
     """
     place, ahead = Path("/"), list(reversed(path.absolute().parent.parts))
     for _ in range(_STEPS_AT_MOST):
         found = place.lstat()
         link = stat.S_ISLNK(found.st_mode)
-        if found.st_uid != 0 or (not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+        shared = not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if shared or found.st_uid not in (0, trusted):
             return place
         if link:
             ahead += reversed(place.readlink().parts)

@@ -140,9 +140,12 @@ def read(path: Path) -> tuple[Entry, ...]:
         raise AccessDenied(f"{path} is no UTF-8 text", f"remove it, and {_MEND}") from error
 
 
-def check_directories(path: Path) -> None:
-    """Raise `AccessDenied` if a user other than root could replace the list at *path*; else `OSError`, as `lstat`."""
-    if (place := directory_of_others(path)) is not None:
+def check_directories(path: Path, trusted: int = 0) -> None:
+    """Raise `AccessDenied` if users other than root and *trusted* could replace the list at *path*.
+
+    Also raises `OSError`, as `lstat`.
+    """
+    if (place := directory_of_others(path, trusted)) is not None:
         raise AccessDenied(
             f"{place} can be written by others than root, who could replace {path}",
             f"as root: chown -h root {place}; chmod go-w {place}",

@@ -221,6 +221,7 @@ class DirectoryTests(FilesCase):
             each.chmod(0o1755)
             os.chown(each, USER, 0)
             self.assertEqual(directory_of_others(below / "file"), each)
+            self.assertIsNone(directory_of_others(below / "file", trusted=USER))
             os.chown(each, 0, 0)
         self.assertIsNone(directory_of_others(below / "file"))
 
