@@ -40,13 +40,11 @@ _SERVICE = {
     "torknock.service",
     "torknock.service.conversation",
     "torknock.service.descriptors",
-    "torknock.service.factory",
     "torknock.service.grammar",
     "torknock.service.interfaces",
     "torknock.service.listener",
     "torknock.service.peers",
     "torknock.service.process",
-    "torknock.service.questions",
 }
 
 _TRANSLATION = {
@@ -72,6 +70,7 @@ MAY_LOAD = {
         "torknock.kernel.syn_reader",
         "torknock.privileged.gate",
         "torknock.privileged.gate.claimed",
+        "torknock.privileged.gate.kernel",
         "torknock.privileged.gate.listeners",
         "torknock.privileged.gate.nfqueue",
         "torknock.privileged.gate.nftables",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from torknock.interfaces import IGate
@@ -59,3 +63,41 @@ class MemoryGate:
         """See `IGate.close`."""
         self.lose()
         return succeed(None)
+
+
+class Kept(Protocol):
+    """The memory of a gate."""
+
+    def use(self, token: int) -> bool:
+        """Whether a SYN with *token* opens a connection, which it does once."""
+
+    def lose(self) -> None:
+        """Forget what was applied, as when another program removes it."""
+
+
+class TwinGuarded:
+    """A *gate* of which only the memory is there, that of *kept*; see `Guarded`."""
+
+    def __init__(self, case: SynchronousTestCase, clock: Clock, gate: IGate, kept: Kept) -> None:
+        self._case, self._clock = case, clock
+        self._gate: Any = gate
+        self.opens = kept.use
+        self.disturb = kept.lose
+        self.pass_time = clock.advance
+
+    def apply(self, wanted: Wanted) -> None:
+        applying = self._gate.apply(wanted)
+        for _ in range(10):  # it lets others run
+            self._clock.advance(0)
+        self._case.successResultOf(applying)
+
+    def refused(self) -> int | None:
+        counted: int | None = self._case.successResultOf(self._gate.refused())
+        return counted
+
+    def held(self) -> int | None:
+        counted: int | None = self._case.successResultOf(self._gate.held())
+        return counted
+
+    def close(self) -> None:
+        self._case.successResultOf(self._gate.close())

@@ -7,6 +7,7 @@ import click
 from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import say
 from torknock.errors import TorknockError
+from torknock.privileged.gate.kernel import Kernel
 from torknock.privileged.gate.nftables import loaded_tables
 
 
@@ -21,7 +22,7 @@ class NothingLoaded(TorknockError):
 def rules() -> None:
     """Print the nftables ruleset that is loaded, tokens left out."""
     reactor = installed()
-    tables = in_reactor(reactor, loaded_tables(reactor))
+    tables = in_reactor(reactor, loaded_tables(Kernel(reactor)))
     if tables is None:
         raise KeyboardInterrupt
     if not tables:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+
+ROOT = (0,)
+"""The uids of those who may change what is root's."""
 
 _LINKS_AT_MOST = 40
 """So many the kernel follows, too (path_resolution(7))."""
@@ -125,18 +128,16 @@ def as_owner(path: Path) -> AbstractContextManager[None]:
     return _acting_as(_first_owner(path.absolute()))
 
 
-def directory_of_others(path: Path, trusted: int = 0) -> Path | None:
-    """The first directory on the way to *path*, or link, that users other than root and *trusted* can change.
+def directory_of_others(path: Path, trusted: Collection[int] = ROOT) -> Path | None:
+    """The first directory on the way to *path*, or link, that a user not *trusted* can change; None if none is.
 
-    None if there is none. Links are followed one by one. In a sticky directory only root and a file's owner replace the
-    file. Raises `OSError`.
+    Links are followed one by one. In a sticky directory of root's only root replaces what is root's. Raises `OSError`.
     """
     place, ahead = Path("/"), list(reversed(path.absolute().parent.parts))
     for _ in range(_STEPS_AT_MOST):
         found = place.lstat()
         link = stat.S_ISLNK(found.st_mode)
-        shared = not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
-        if shared or found.st_uid not in (0, trusted):
+        if found.st_uid not in trusted or (not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
             return place
         if link:
             ahead += reversed(place.readlink().parts)

@@ -19,14 +19,14 @@ import pwd
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from torknock.interfaces import GateFailed
-from torknock.kernel.files import directory_of_others
+from torknock.kernel.files import ROOT, directory_of_others
 from torknock.protocol.door import Door, Posture
 from torknock.service.peers import Peer
 from torknock.service.posture_table import load_posture
@@ -105,15 +105,15 @@ def parse(text: str, name: str = "the access list") -> tuple[Entry, ...]:
     return entries
 
 
-def read(path: Path) -> tuple[Entry, ...]:
+def read(path: Path, trusted: Collection[int] = ROOT) -> tuple[Entry, ...]:
     """The entries of the list at *path*. Raises `AccessDenied` unless it is a regular file that root alone can write.
 
     Every directory on the way must be root's alone, too: another user could replace the file there. The list is read
     from the file that was judged; one that is not there has a message of its own, which an installation of an earlier
-    version meets.
+    version meets. *trusted* are the uids that stand for root.
     """
     try:
-        check_directories(path)
+        check_directories(path, trusted)
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise NoAccessList(f"nothing may be guarded, for there is no {path}", _MEND) from error
@@ -127,7 +127,7 @@ def read(path: Path) -> tuple[Entry, ...]:
         found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):
             raise AccessDenied(f"{path} is no regular file", f"remove it, and {_MEND}")
-        if found.st_uid != 0 or found.st_mode & 0o022:
+        if found.st_uid not in trusted or found.st_mode & 0o022:
             raise AccessDenied(
                 f"{path} can be written by others than root", f"as root: chown root {path}; chmod go-w {path}"
             )
@@ -140,11 +140,8 @@ def read(path: Path) -> tuple[Entry, ...]:
         raise AccessDenied(f"{path} is no UTF-8 text", f"remove it, and {_MEND}") from error
 
 
-def check_directories(path: Path, trusted: int = 0) -> None:
-    """Raise `AccessDenied` if users other than root and *trusted* could replace the list at *path*.
-
-    Also raises `OSError`, as `lstat`.
-    """
+def check_directories(path: Path, trusted: Collection[int] = ROOT) -> None:
+    """Raise `AccessDenied` if a user other than root could replace the list at *path*; else `OSError`, as `lstat`."""
     if (place := directory_of_others(path, trusted)) is not None:
         raise AccessDenied(
             f"{place} can be written by others than root, who could replace {path}",
@@ -153,14 +150,14 @@ def check_directories(path: Path, trusted: int = 0) -> None:
 
 
 class AccessList:
-    """The list at *path*, read again for each question, so that a change holds at once."""
+    """The list at *path*, read again for each question, so that a change holds at once; *trusted* as in `read`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, trusted: Collection[int] = ROOT) -> None:
+        self._path, self._trusted = path, trusted
 
     def entries(self) -> tuple[Entry, ...]:
         """See `read`."""
-        return read(self._path)
+        return read(self._path, self._trusted)
 
     def may_ask(self, peer: Peer) -> bool:
         """Whether *peer* is root, or a user who is listed; everybody while the list says nothing, to be told so."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -11,9 +10,9 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.gate_contract import E, GateContract, page
-from tests.support.memory_gate import MemoryGate
+from tests.support.memory_gate import MemoryGate, TwinGuarded
 from torknock.bridge.stepped_gate import SteppedGate
-from torknock.interfaces import GateFailed, IGate
+from torknock.interfaces import GateFailed
 from torknock.protocol.wanted import Wanted
 
 
@@ -72,36 +71,6 @@ class RememberedSteps:
     def _did(self, verb: str, *arguments: object) -> Deferred[None]:
         self.done.append((verb, *arguments))
         return fail(GateFailed(f"{verb} failed")) if verb == self.fails else succeed(None)
-
-
-class TwinGuarded:
-    """A *gate* of which only the memory is there, that of *kept*; see `Guarded`."""
-
-    def __init__(
-        self, case: SynchronousTestCase, clock: Clock, gate: IGate, kept: MemoryGate | RememberedSteps
-    ) -> None:
-        self._case, self._clock = case, clock
-        self._gate: Any = gate
-        self.opens = kept.use
-        self.disturb = kept.lose
-        self.pass_time = clock.advance
-
-    def apply(self, wanted: Wanted) -> None:
-        applying = self._gate.apply(wanted)
-        for _ in range(10):  # it lets others run
-            self._clock.advance(0)
-        self._case.successResultOf(applying)
-
-    def refused(self) -> int | None:
-        counted: int | None = self._case.successResultOf(self._gate.refused())
-        return counted
-
-    def held(self) -> int | None:
-        counted: int | None = self._case.successResultOf(self._gate.held())
-        return counted
-
-    def close(self) -> None:
-        self._case.successResultOf(self._gate.close())
 
 
 class MemoryGateTests(GateContract, SynchronousTestCase):

@@ -198,48 +198,68 @@ class DirectoryTests(FilesCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.need_root()
+        self.trusted: tuple[int, ...] = (0, os.getuid())
         self.roots = self.place.parent / "roots"
         self.roots.mkdir()
+
+    def found(self, path: Path) -> Path | None:
+        return directory_of_others(path, self.trusted)
 
     def test_root_alone(self) -> None:
         """Also below a directory of root's where everybody has files; the name itself need not be there."""
         for sticky in (0o1777, 0o1775):
             self.roots.chmod(sticky)
-            self.assertIsNone(directory_of_others(self.roots / "file"))
+            self.assertIsNone(self.found(self.roots / "file"))
         self.assertIsNone(directory_of_others(Path("/file")))
 
     def test_every_directory_on_the_way(self) -> None:
-        """Its owner, its group and everybody else may be the other user."""
+        """Its group and everybody else may be the other user."""
         below = self.roots / "a" / "b"
         below.mkdir(parents=True)
-        self.assertIsNone(directory_of_others(below / "file"))
+        below.chmod(0o755)
+        self.assertIsNone(self.found(below / "file"))
         for each in (self.roots, self.roots / "a", below):
             for mode in (0o775, 0o757):
                 each.chmod(mode)
-                self.assertEqual(directory_of_others(below / "file"), each)
+                self.assertEqual(self.found(below / "file"), each)
             each.chmod(0o1755)
-            os.chown(each, USER, 0)
-            self.assertEqual(directory_of_others(below / "file"), each)
-            self.assertIsNone(directory_of_others(below / "file", trusted=USER))
-            os.chown(each, 0, 0)
-        self.assertIsNone(directory_of_others(below / "file"))
+        self.assertIsNone(self.found(below / "file"))
+
+    def test_its_owner_may_be_the_other_user(self) -> None:
+        """The first one whose owner does not stand for root is named."""
+        below = self.place / "below"
+        below.mkdir()
+        way = [*reversed((below / "file").absolute().parents)]
+        others = next(each for each in way if each.stat().st_uid != 0) if os.getuid() else self.place
+        self.assertEqual(directory_of_others(below / "file"), others)
+        self.trusted += (others.stat().st_uid,)
+        self.assertIsNone(self.found(below / "file"))
 
     def test_where_links_lead(self) -> None:
-        """Each is followed, through directories that are on no other way; another user's link is no way of root's."""
+        """Each is followed, through directories that are on no other way; one that anyone may write leads anywhere."""
+        self.trusted += (self.place.stat().st_uid,)
         self.roots.chmod(0o1777)
         target = self.roots / "target"
         target.mkdir()
         first, second = self.roots / "link", self.place / "link"
         first.symlink_to(second)
         second.symlink_to("../roots/target")
-        self.assertEqual(directory_of_others(first / "file"), self.place)
-        os.chown(self.place, 0, 0)
-        self.assertIsNone(directory_of_others(first / "file"))
-        os.lchown(first, USER, GROUP)
-        self.assertEqual(directory_of_others(first / "file"), first)
+        self.assertIsNone(self.found(first / "file"))
+        self.place.chmod(0o777)
+        self.assertEqual(self.found(first / "file"), self.place)
+        self.place.chmod(0o755)
         second.unlink()
         second.symlink_to(second)
-        os.lchown(first, 0, 0)
-        self.assertRaises(OSError, directory_of_others, first / "file")
-        self.assertRaises(FileNotFoundError, directory_of_others, self.roots / "nothing" / "file")
+        self.assertRaises(OSError, self.found, first / "file")
+        self.assertRaises(FileNotFoundError, self.found, self.roots / "nothing" / "file")
+
+    def test_another_users_link_is_no_way_of_roots(self) -> None:
+        """Also where that user may not write what is beside it."""
+        self.need_root()
+        self.roots.chmod(0o1777)
+        link = self.roots / "link"
+        link.symlink_to(self.roots)
+        os.lchown(link, USER, GROUP)
+        self.assertEqual(self.found(link / "file"), link)
+        os.lchown(link, 0, 0)
+        self.assertIsNone(self.found(link / "file"))

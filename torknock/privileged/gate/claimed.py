@@ -12,17 +12,15 @@ import errno
 import struct
 import time
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.files import read_own, replace_file
-from torknock.kernel.interfaces import IReactor
+from torknock.kernel.netlink import Connect
 from torknock.kernel.nftables_state import set_elements
 from torknock.kernel.proc import network_namespace
-from torknock.kernel.program import command
+from torknock.privileged.gate.kernel import IKernel
 from torknock.service.gate_requests import SECONDS_AT_MOST
 from torknock.service.posture_table import FAMILY
 
@@ -33,24 +31,22 @@ _LARGEST = 1 << 26
 _MEND = "make room for it, or see who owns it"
 
 
-async def keep_claimed(reactor: IReactor, table: str, directory: Path) -> set[int]:
+async def keep_claimed(kernel: IKernel, table: str, directory: Path) -> set[int]:
     """The tokens of *table* that may have had a SYN-ACK, now or before an earlier call; they are in *directory* now.
 
     From now on no token of the table is answered, so it is to be replaced or removed. Raises `GateFailed`.
     """
     flush = ["flush", "set", FAMILY, table, "tokens"]
     with contextlib.suppress(GateFailed):  # there is no such table, or another program has changed it
-        await command(reactor, "nft", flush, package="nftables")
-    return await _in_thread(reactor, _kept, table, directory / f"{network_namespace()}-{table}.claimed")
+        await kernel.run("nft", flush)
+    path = directory / f"{network_namespace()}-{table}.claimed"
+    pool = kernel.reactor.getThreadPool()
+    return await deferToThreadPool(kernel.reactor, pool, _kept, kernel.connect, table, path)
 
 
-def _in_thread(reactor: IReactor, function: Any, *given: Any) -> Deferred[set[int]]:
-    return deferToThreadPool(reactor, reactor.getThreadPool(), function, *given)
-
-
-def _kept(table: str, path: Path) -> set[int]:
+def _kept(connect: Connect, table: str, path: Path) -> set[int]:
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    found = _claimed(table)
+    found = _claimed(connect, table)
     try:
         known = _read(path, now)
         if found - known.keys():
@@ -61,11 +57,11 @@ def _kept(table: str, path: Path) -> set[int]:
     return set(known)
 
 
-def _claimed(table: str) -> set[int]:
+def _claimed(connect: Connect, table: str) -> set[int]:
     """What the kernel holds; nothing if there is no such set."""
     for _ in range(_ATTEMPTS):
         try:
-            return set_elements(table, "claimed")
+            return set_elements(table, "claimed", connect)
         except InterruptedError:
             continue
         except OSError as error:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.ipv6 import NO_IPV6, has_ipv6
-from torknock.kernel.socket_options import IPV6_TRANSPARENT, TCP_SAVE_SYN
+from torknock.kernel.socket_options import TCP_SAVE_SYN
+from torknock.privileged.gate.kernel import make_transparent
 from torknock.privileged.gate.ruleset import HiddenPorts
+
+MakeTransparent = Callable[[socket.socket], None]
+"""`IKernel.make_transparent`."""
 
 _BACKLOG = 1024
 _BINDS = 16
 
 
-def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
+def hidden_listeners(host: str, transparent: MakeTransparent = make_transparent) -> tuple[socket.socket, ...]:
     """Sockets that listen for what the gate of the door at *host* takes to them by `tproxy`. Needs CAP_NET_ADMIN.
 
     One is on 127.0.0.1; one on ::1, unless the kernel has no IPv6. Raises `GateFailed` if *host* needs what it has not.
@@ -29,9 +33,9 @@ def hidden_listeners(host: str) -> tuple[socket.socket, ...]:
     address = ip_address(host)
     if address.version == 6 and not with_ipv6 and not address.is_unspecified:
         raise GateFailed(NO_IPV6, "torrc: ServerTransportListenAddr torknock 0.0.0.0:443")
-    first = _hidden(socket.AF_INET, "127.0.0.1")
+    first = _hidden(socket.AF_INET, "127.0.0.1", transparent)
     try:
-        return (first, _hidden(socket.AF_INET6, "::1")) if with_ipv6 else (first,)
+        return (first, _hidden(socket.AF_INET6, "::1", transparent)) if with_ipv6 else (first,)
     except BaseException:
         first.close()
         raise
@@ -43,15 +47,15 @@ def hidden_ports(listening: Sequence[socket.socket]) -> HiddenPorts:
     return HiddenPorts(ports[socket.AF_INET], ports.get(socket.AF_INET6))
 
 
-def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
+def _hidden(family: socket.AddressFamily, host: str, transparent: MakeTransparent) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
         # What is accepted here is bound to the protected port, and must not keep a later gate from looking at it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _make_transparent(listener)
+        transparent(listener)
         listener.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-        _bind(listener, host)
+        _bind(listener, host, transparent)
         listener.listen(_BACKLOG)
         # A host may give Fast Open to every listener (net.ipv4.tcp_fastopen); data in a SYN would then show this one.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 0)
@@ -61,18 +65,11 @@ def _hidden(family: socket.AddressFamily, host: str) -> socket.socket:
     return listener
 
 
-def _make_transparent(listener: socket.socket) -> None:
-    if listener.family == socket.AF_INET:
-        listener.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
-    else:
-        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-
-
-def _bind(listener: socket.socket, host: str) -> None:
+def _bind(listener: socket.socket, host: str, transparent: MakeTransparent) -> None:
     """Bind *listener* to a free port of *host* by its number, which locks the port: see `hidden_listeners`."""
     for tries_left in reversed(range(_BINDS)):
         with socket.socket(listener.family, socket.SOCK_STREAM) as probe:
-            _make_transparent(probe)  # ::1 may be no address of this host (net.ipv6.conf.lo.disable_ipv6)
+            transparent(probe)  # ::1 may be no address of this host (net.ipv6.conf.lo.disable_ipv6)
             probe.bind((host, 0))
             port = probe.getsockname()[1]
         try:

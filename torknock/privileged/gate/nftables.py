@@ -11,11 +11,10 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
-from torknock.kernel.interfaces import IReactor
 from torknock.kernel.nftables_state import counted_packets, ruleset_generation, set_elements
-from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.claimed import keep_claimed
+from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.nfqueue import PacketQueue
 from torknock.privileged.gate.ruleset import HiddenPorts, Judging
 from torknock.privileged.gate.translation import taken
@@ -34,15 +33,15 @@ _SLACK = 2.0
 _T = TypeVar("_T")
 
 
-async def loaded_tables(reactor: IReactor) -> str:
+async def loaded_tables(kernel: IKernel) -> str:
     """Every table of ours in this network namespace as nft prints it, without elements; "" if there is none.
 
     Rules of iptables that go with them follow, each as the command that would make it.
     """
-    tables = (await _nft(reactor, ["list", "tables", FAMILY])).split("\n")
+    tables = (await _nft(kernel, ["list", "tables", FAMILY])).split("\n")
     ours = [table.removeprefix("table ") for table in tables if f" {PREFIX}" in table]
-    listed = "".join([await _list(reactor, table.split()[1]) for table in ours])
-    return listed + (await loaded_rules(reactor) if "meta mark set" in listed else "")
+    listed = "".join([await _list(kernel, table.split()[1]) for table in ours])
+    return listed + (await loaded_rules(kernel) if "meta mark set" in listed else "")
 
 
 class DoorTable:
@@ -52,14 +51,16 @@ class DoorTable:
     in the directory *claims*. Where the kernel lacks nftables' own queue statement, that needs iptables too.
     """
 
-    def __init__(self, reactor: IReactor, door: Door, hidden: HiddenPorts, ask: AskLater, claims: Path) -> None:
-        self._reactor = reactor
+    def __init__(self, kernel: IKernel, door: Door, hidden: HiddenPorts, ask: AskLater, claims: Path) -> None:
+        self._kernel = kernel
         self._door = door
         self._hidden = hidden
         self._versions = door.versions(ipv6=hidden.ipv6 is not None)
         self._claims = claims
-        self._queue = PacketQueue(reactor, ruleset.queue_number(door), door.port, ask, ruleset.let_in)
-        self._xtables = XTables(reactor, door, self._versions)
+        self._queue = PacketQueue(
+            kernel.reactor, ruleset.queue_number(door), door.port, ask, ruleset.let_in, kernel.connect
+        )
+        self._xtables = XTables(kernel, door, self._versions)
         self._judging: Judging | None = None
         self._one_at_a_time = DeferredLock()
         self._claim: int | None = None
@@ -110,7 +111,7 @@ class DoorTable:
         if self._claim is None:
             self._claim = claim(self._door, self._claims)
         await self._fail_if_taken()
-        self._answered = await keep_claimed(self._reactor, self._door.table, self._claims)
+        self._answered = await keep_claimed(self._kernel, self._door.table, self._claims)
         self._generation = None  # what was changed before is replaced
         if judging:
             self._queue.start()
@@ -141,12 +142,12 @@ class DoorTable:
         self._judging = None
 
     async def _admit(self, tokens: Collection[int], seconds: int) -> None:
-        until = self._reactor.seconds() + seconds
+        until = self._kernel.reactor.seconds() + seconds
         tokens = set(tokens)
         tokens -= self._answered
         await self._change(tokens, lambda some: ruleset.admit(self._door.table, some, seconds))
         # In batches: one collection of all tokens, made again at each epoch's end, would hold the reactor up.
-        self._admitted = [batch for batch in self._admitted if batch[0] > self._reactor.seconds() - _SLACK]
+        self._admitted = [batch for batch in self._admitted if batch[0] > self._kernel.reactor.seconds() - _SLACK]
         self._admitted.append((until, tokens.difference(*(earlier for _, earlier in self._admitted))))
 
     async def _withdraw(self, tokens: Collection[int]) -> None:
@@ -156,20 +157,22 @@ class DoorTable:
 
     def _lasting(self, seconds: float) -> set[int]:
         """What was admitted for at least so many *seconds* from now on."""
-        at_least = self._reactor.seconds() + seconds
+        at_least = self._kernel.reactor.seconds() + seconds
         return set().union(*(batch for until, batch in self._admitted if until > at_least))
 
     async def _is_filled(self) -> bool:
         """Whether the set of tokens holds what was admitted and has not been used, and nothing else."""
-        pool = self._reactor.getThreadPool()
         try:  # in this order: what is used between the two is in both
-            tokens = await deferToThreadPool(self._reactor, pool, set_elements, self._door.table, "tokens")
-            claimed = await deferToThreadPool(self._reactor, pool, set_elements, self._door.table, "claimed")
+            tokens, claimed = await self._elements("tokens"), await self._elements("claimed")
         except InterruptedError:
             raise
         except OSError:
             return False
         return tokens <= self._lasting(-_SLACK) and self._lasting(_SLACK) <= tokens | claimed
+
+    def _elements(self, name: str) -> Deferred[set[int]]:
+        pool, table, connect = self._kernel.reactor.getThreadPool(), self._door.table, self._kernel.connect
+        return deferToThreadPool(self._kernel.reactor, pool, set_elements, table, name, connect)
 
     async def _change(self, tokens: Collection[int], command: Callable[[list[int]], str]) -> None:
         if self._claim is None:
@@ -179,16 +182,16 @@ class DoorTable:
             await self._load(command(waiting[start : start + _TOKENS_A_COMMAND]))
 
     async def _load(self, commands: str) -> None:
-        before = _generation()
-        await _nft(self._reactor, ["-f", "-"], commands.encode("ascii"))
-        after = _generation()
+        before = _generation(self._kernel)
+        await _nft(self._kernel, ["-f", "-"], commands.encode("ascii"))
+        after = _generation(self._kernel)
         ours_alone = after == before + 1 and self._generation in (before, None)
         self._generation = after if ours_alone else None
 
     async def _intact(self) -> bool:
         if self._judging is not None and not self._queue.running:
             return False
-        generation = _generation()
+        generation = _generation(self._kernel)
         if generation != self._generation:
             try:
                 if await self._listed() != self._loaded:
@@ -207,11 +210,12 @@ class DoorTable:
 
     async def _fail_if_taken(self) -> None:
         """Fail while address translation takes the port elsewhere: strangers, and clients with their tokens."""
-        generation = _generation()
+        generation = _generation(self._kernel)
         if generation != self._looked[0]:
             own = None if self._door.everywhere else self._door.host
-            pool = self._reactor.getThreadPool()
-            rule = await deferToThreadPool(self._reactor, pool, taken, self._door.port, self._versions, own)
+            asked = self._door.port, self._versions, own, self._kernel.output
+            pool = self._kernel.reactor.getThreadPool()
+            rule = await deferToThreadPool(self._kernel.reactor, pool, taken, *asked)
             self._looked = generation, rule
         if rule := self._looked[1]:
             raise GateFailed(
@@ -221,16 +225,16 @@ class DoorTable:
 
     async def _listed(self) -> str:
         """The tables of this door, without elements."""
-        listed = await _list(self._reactor, self._door.table)
+        listed = await _list(self._kernel, self._door.table)
         if self._door.posture is Posture.FILTERED:
-            listed += await _list(self._reactor, posture_table(self._door))
+            listed += await _list(self._kernel, posture_table(self._door))
         return listed
 
     async def _refused(self) -> int | None:
         if self._claim is None:
             return None
         try:
-            counted = counted_packets(self._door.table, ruleset.REFUSED)
+            counted = counted_packets(self._door.table, ruleset.REFUSED, self._kernel.connect)
         except OSError as error:
             raise GateFailed(f"the refused SYNs cannot be counted: {error.strerror or error}") from error
         return counted * (ruleset.SAMPLE if self._judging is None else 1)
@@ -238,36 +242,35 @@ class DoorTable:
     async def _held(self) -> int | None:
         if self._claim is None:
             return None
-        pool = self._reactor.getThreadPool()
         try:
-            return len(await deferToThreadPool(self._reactor, pool, set_elements, self._door.table, "tokens"))
+            return len(await self._elements("tokens"))
         except OSError:  # the table is gone, or changed meanwhile
             return None
 
     async def _close(self) -> None:
         if self._claim is not None:
             try:
-                await keep_claimed(self._reactor, self._door.table, self._claims)
+                await keep_claimed(self._kernel, self._door.table, self._claims)
             finally:  # also a gate that is not closed well is left to a successor
                 try:
-                    await _nft(self._reactor, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
+                    await _nft(self._kernel, ["-f", "-"], ruleset.rest(self._door).encode("ascii"))
                     await self._stop_judging()
                 finally:
                     os.close(self._claim)
                     self._claim = None
 
 
-def _generation() -> int:
+def _generation(kernel: IKernel) -> int:
     try:
-        return ruleset_generation()
+        return ruleset_generation(kernel.connect)
     except OSError as error:
         reason = error.strerror or error
         raise GateFailed(f"nftables cannot be asked: {reason}", "use a kernel with nf_tables") from error
 
 
-async def _list(reactor: IReactor, table: str) -> str:
-    return await _nft(reactor, ["--stateless", "--terse", "list", "table", FAMILY, table])
+async def _list(kernel: IKernel, table: str) -> str:
+    return await _nft(kernel, ["--stateless", "--terse", "list", "table", FAMILY, table])
 
 
-async def _nft(reactor: IReactor, arguments: list[str], stdin: bytes = b"") -> str:
-    return await command(reactor, "nft", arguments, stdin, package="nftables")
+async def _nft(kernel: IKernel, arguments: list[str], stdin: bytes = b"") -> str:
+    return await kernel.run("nft", arguments, stdin)

@@ -20,21 +20,20 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.interfaces import DoorTaken, GateFailed
-from torknock.kernel.interfaces import IReactor
-from torknock.kernel.program import command
+from torknock.kernel.proc import is_served
 from torknock.privileged.gate.claimed import keep_claimed
+from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load
 from torknock.privileged.gate.sources import sources_listing, sources_table
-from torknock.protocol.door import Door
+from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 from torknock.service import gate_requests
 from torknock.service.access import DOORS_A_USER, AccessDenied, AccessList
-from torknock.service.claim import claim, fail_if_served
-from torknock.service.conversation import PeerConnection
-from torknock.service.factory import PeerFactory
+from torknock.service.claim import claim
+from torknock.service.conversation import Helper, Talk
 from torknock.service.gate_requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.service.grammar import Malformed, no
 from torknock.service.interfaces import IConversation, Reply
@@ -48,7 +47,7 @@ _A_USER = 2 * DOORS_A_USER
 """Connections of one user: others find the service free, and a transport may ask while its predecessor leaves."""
 
 
-def gate_service(reactor: IReactor, access: AccessList, claims: Path, peers: int) -> PeerFactory:
+def helper(kernel: IKernel, access: AccessList, claims: Path, peers: int) -> Helper:
     """The service for the users of the list *access*; doors are claimed in the directory *claims*.
 
     It talks to *peers* at once, at most. Needs CAP_NET_ADMIN to be of use, and `nft`.
@@ -60,16 +59,16 @@ def gate_service(reactor: IReactor, access: AccessList, claims: Path, peers: int
     async def changed() -> None:
         for each in list(guarding):
             await each.follow()
-        await removing.run(lambda: Deferred.fromCoroutine(_remove_abandoned(reactor, access, claims)))
+        await removing.run(lambda: Deferred.fromCoroutine(_remove_abandoned(kernel, access, claims)))
 
-    silence = Silence(reactor, access, changed)
-    reactor.callWhenRunning(silence.start)
-    reactor.addSystemEventTrigger("before", "shutdown", silence.stop)
+    silence = Silence(kernel, access, changed)
+    kernel.reactor.callWhenRunning(silence.start)
+    kernel.reactor.addSystemEventTrigger("before", "shutdown", silence.stop)
 
-    def converse(connection: PeerConnection) -> Guarding:
-        return Guarding(reactor, connection, access, claims, guarding, removing)
+    def converse(talk: Talk) -> Guarding:
+        return Guarding(kernel, talk, access, claims, guarding, removing)
 
-    return PeerFactory(reactor, access.may_ask, converse, _A_USER, peers)
+    return Helper(kernel.reactor, access.may_ask, converse, _A_USER, peers)
 
 
 @implementer(IConversation)
@@ -78,15 +77,15 @@ class Guarding:
 
     def __init__(
         self,
-        reactor: IReactor,
-        connection: PeerConnection,
+        kernel: IKernel,
+        talk: Talk,
         access: AccessList,
         claims: Path,
         guarding: set[Guarding],
         removing: DeferredLock,
     ) -> None:
-        self._reactor = reactor
-        self._connection = connection
+        self._kernel = kernel
+        self._talk = talk
         self._access = access
         self._claims = claims
         self._gate: DoorTable | None = None
@@ -122,7 +121,7 @@ class Guarding:
         except AccessDenied as error:
             _log.warn("a gate is closed: {reason}", reason=str(error))
             await self._closed(self._gate)
-            self._connection.hang_up()
+            self._talk.hang_up()
 
     def ended(self) -> Deferred[None] | None:
         """Close the gate; whatever is being done to it ends before."""
@@ -139,10 +138,11 @@ class Guarding:
         await self._removing.run(lambda: succeed(None))  # what is removed is claimed for a moment
         door = wanted.door
         self._check(door)
-        fail_if_served(door)
-        if uid := self._connection.peer.uid:
-            await _whole(Deferred.fromCoroutine(load(self._reactor, replace(sources_table(uid), sources_listing(uid)))))
-        listening = hidden_listeners(door.host)
+        if door.posture is not Posture.DECOY and is_served(door.host, door.port):
+            raise GateFailed(served(door.port))
+        if uid := self._talk.peer.uid:
+            await _whole(Deferred.fromCoroutine(load(self._kernel, replace(sources_table(uid), sources_listing(uid)))))
+        listening = hidden_listeners(door.host, self._kernel.make_transparent)
         try:
             await self._open(wanted, listening)
         except BaseException:
@@ -152,10 +152,10 @@ class Guarding:
         return Reply("ok", listening)
 
     def _check(self, door: Door) -> None:
-        self._access.check(door, self._connection.peer.uid)
+        self._access.check(door, self._talk.peer.uid)
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, ...]) -> None:
-        gate = DoorTable(self._reactor, wanted.door, hidden_ports(listening), self._ask, self._claims)
+        gate = DoorTable(self._kernel, wanted.door, hidden_ports(listening), self._ask, self._claims)
         self._gate, self._guarded = gate, wanted.door
         try:
             await _whole(gate.open(wanted.judging))
@@ -185,7 +185,7 @@ class Guarding:
         answers: list[bool] = []
         for start in range(0, len(syns), SYNS_A_LINE):
             some = syns[start : start + SYNS_A_LINE]
-            said = await self._connection.ask(gate_requests.judge(some), "judged")
+            said = await self._talk.ask(gate_requests.judge(some), "judged")
             answers += gate_requests.parse_judged(said, len(some))
         return answers
 
@@ -195,23 +195,31 @@ class Guarding:
         return closing
 
 
-async def _remove_abandoned(reactor: IReactor, access: AccessList, claims: Path) -> None:
+async def _remove_abandoned(kernel: IKernel, access: AccessList, claims: Path) -> None:
     """Remove the tables of listed doors that no process guards: a service that was killed has left them."""
     try:
         entries = access.entries()
-        listed = await command(reactor, "nft", ["list", "tables", FAMILY], package="nftables")
+        listed = await kernel.run("nft", ["list", "tables", FAMILY])
         for each in entries:
             left = each.door
             if f"table {FAMILY} {left.table}\n" in listed:
                 with contextlib.suppress(DoorTaken):
                     held = claim(left, claims)
                     try:
-                        await keep_claimed(reactor, left.table, claims)
-                        await load(reactor, rest(left))
+                        await keep_claimed(kernel, left.table, claims)
+                        await load(kernel, rest(left))
                     finally:
                         os.close(held)
     except GateFailed as error:
         _log.warn("tables that no bridge uses are left: {reason}", reason=str(error))
+
+
+def served(port: int) -> str:
+    """Why *port* cannot be hidden."""
+    return (
+        f"another program listens on port {port}; end it, hide a port that nobody serves, or let it be the decoy "
+        "(posture=decoy)"
+    )
 
 
 def _count(number: int | None) -> str:

@@ -13,10 +13,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from torknock.interfaces import GateFailed
-from torknock.kernel.interfaces import IReactor
 from torknock.kernel.nftables_state import ruleset_generation
-from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
+from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.sources import sources_listing, sources_table
 from torknock.protocol.door import Posture
 from torknock.service.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
@@ -36,8 +35,8 @@ class Silence:
     removed; those of users stay. While the list cannot be used, the one before it counts.
     """
 
-    def __init__(self, reactor: IReactor, access: AccessList, changed: Callable[[], Awaitable[Any]]) -> None:
-        self._reactor, self._access, self._changed = reactor, access, changed
+    def __init__(self, kernel: IKernel, access: AccessList, changed: Callable[[], Awaitable[Any]]) -> None:
+        self._kernel, self._access, self._changed = kernel, access, changed
         self._entries: tuple[Entry, ...] | None = None
         self._silent: dict[str, str] = {}
         """Table of a filtered door -> its text; so too `_confined`."""
@@ -45,7 +44,7 @@ class Silence:
         self._generation: int | None = None
         self._trouble = ""
         self._turns = LoopingCall(lambda: Deferred.fromCoroutine(self._turn()))
-        self._turns.clock = reactor
+        self._turns.clock = kernel.reactor
 
     def start(self) -> None:
         """Load them now, and keep them."""
@@ -88,27 +87,27 @@ class Silence:
             for each in entries if each.posture is Posture.FILTERED
         }  # fmt: skip
         for table in self._silent.keys() - silent.keys():
-            await load(self._reactor, ruleset.remove(table))
+            await load(self._kernel, ruleset.remove(table))
         self._entries, self._silent, self._confined, self._generation = entries, silent, confined, None
         return ""
 
     async def _restore(self) -> None:
         """Load what is lost, if anything in nftables has changed."""
-        generation: int | None = ruleset_generation()
+        generation: int | None = ruleset_generation(self._kernel.connect)
         if generation == self._generation:
             return
         for table, listing in (self._silent | self._confined).items():
-            if not await _stands(self._reactor, table, listing):
+            if not await _stands(self._kernel, table, listing):
                 if self._generation is not None:
                     _log.warn("rules missing or changed by another program: table {table} is loaded again", table=table)
-                await load(self._reactor, replace(table, listing))
+                await load(self._kernel, replace(table, listing))
                 generation = None  # look once more
         self._generation = generation
 
 
-async def load(reactor: IReactor, commands: str) -> None:
+async def load(kernel: IKernel, commands: str) -> None:
     """Have nft do *commands*. Raises `GateFailed`."""
-    await command(reactor, "nft", ["-f", "-"], commands.encode("ascii"), package="nftables")
+    await kernel.run("nft", ["-f", "-"], commands.encode("ascii"))
 
 
 def _confining(entries: Sequence[Entry]) -> dict[str, str]:
@@ -117,11 +116,9 @@ def _confining(entries: Sequence[Entry]) -> dict[str, str]:
     return {sources_table(uid): sources_listing(uid) for uid in uids if uid}
 
 
-async def _stands(reactor: IReactor, table: str, listing: str) -> bool:
+async def _stands(kernel: IKernel, table: str, listing: str) -> bool:
     try:
-        listed = await command(
-            reactor, "nft", ["--stateless", "--terse", "list", "table", FAMILY, table], package="nftables"
-        )
+        listed = await kernel.run("nft", ["--stateless", "--terse", "list", "table", FAMILY, table])
     except GateFailed:
         return False
     return listed == listing

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 
 from torknock.interfaces import GateFailed
-from torknock.kernel.interfaces import IReactor
-from torknock.kernel.program import command
 from torknock.privileged.gate import ruleset
+from torknock.privileged.gate.kernel import IKernel
 from torknock.protocol.door import PREFIX, Door
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
 
 
-async def loaded_rules(reactor: IReactor) -> str:
+async def loaded_rules(kernel: IKernel) -> str:
     """The rules of ours that are there, one a line, each as the command that would make it; "" if there is none."""
     found = ""
     for program in _PROGRAMS.values():
         with contextlib.suppress(GateFailed):  # no iptables, no rule
-            saved = await command(reactor, f"{program}-save", ["-t", "mangle"], package="iptables")
+            saved = await kernel.run(f"{program}-save", ["-t", "mangle"])
             ours = [rule for rule in saved.splitlines() if f"--comment {PREFIX}" in rule]
             found += "".join(f"{program} -t mangle {rule}\n" for rule in ours)
     return found
@@ -27,8 +26,8 @@ async def loaded_rules(reactor: IReactor) -> str:
 class XTables:
     """The rule of *door*, once in each of the IP *versions*; through nftables, so that a change shows there."""
 
-    def __init__(self, reactor: IReactor, door: Door, versions: tuple[int, ...]) -> None:
-        self._reactor, self._door, self._versions = reactor, door, versions
+    def __init__(self, kernel: IKernel, door: Door, versions: tuple[int, ...]) -> None:
+        self._kernel, self._door, self._versions = kernel, door, versions
 
     async def place(self) -> None:
         """Have the rule, whether it was there or not. Raises `GateFailed`."""
@@ -49,11 +48,11 @@ class XTables:
     async def _is_there(self, version: int) -> bool:
         rule = ["-t", "mangle", "-C", *ruleset.xtables(self._door).split()]
         try:
-            await command(self._reactor, _PROGRAMS[version], rule, package="iptables")
+            await self._kernel.run(_PROGRAMS[version], rule)
         except GateFailed:
             return False
         return True
 
     async def _restore(self, version: int, what: str) -> None:
         text = f"*mangle\n{what} {ruleset.xtables(self._door)}\nCOMMIT\n".encode("ascii")
-        await command(self._reactor, f"{_PROGRAMS[version]}-restore", ["--noflush"], text, package="iptables")
+        await self._kernel.run(f"{_PROGRAMS[version]}-restore", ["--noflush"], text)
