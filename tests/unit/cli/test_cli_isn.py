@@ -18,6 +18,8 @@ VECTOR = json.loads((Path(__file__).parents[2] / "data" / "token_vectors.json").
 LINE = Line(bytes.fromhex(VECTOR["secret"]), bytes.fromhex(VECTOR["pin"]))
 WRITTEN = write_bridge_line(BridgeLine(IPv4Address("192.0.2.7"), 443, None, LINE))
 EPOCH = 5_984_821
+MADE = (EPOCH - 12) * 300
+"""When lines were issued: shortly before the epoch, because a ratchet of 50 years takes 0.1 s for each of them."""
 
 
 class ISNCase(CommandCase):
@@ -26,8 +28,8 @@ class ISNCase(CommandCase):
     def setUp(self) -> None:
         super().setUp()
         with Keyring.open(self.keyring, create=True) as keyring:
-            self.alice = keyring.add("alice", expires=None, now=1).line
-            self.bob = keyring.add("bob", expires=None, now=1, n=3).line
+            self.alice = keyring.add("alice", expires=None, now=MADE).line
+            self.bob = keyring.add("bob", expires=None, now=MADE, n=3).line
         self.file = self.data / "line.txt"
         self.file.write_text(WRITTEN + "\n")
 
@@ -90,9 +92,9 @@ class WhichTests(ISNCase):
     def test_an_isn_of_a_line_that_ended_is_not_traced(self) -> None:
         """Its secret is erased; and that is said."""
         with Keyring.open(self.keyring, create=True) as keyring:
-            carol = keyring.add("carol", expires=2, now=1).line
-            keyring.revoke("bob", now=2)
-            keyring.erase(3)
+            carol = keyring.add("carol", expires=MADE + 1, now=MADE).line
+            keyring.revoke("bob", now=MADE + 1)
+            keyring.erase(MADE + 2)
         where = ("--keyring", str(self.keyring))
         for name, line, state in (("bob", self.bob, "revoked"), ("carol", carol, "expired")):
             call = ("isn", "which", self.isns(line, EPOCH)[0], "--epoch", str(EPOCH))
@@ -102,14 +104,17 @@ class WhichTests(ISNCase):
     def test_the_present_is_called_now(self) -> None:
         """An epoch that begins while the test runs is no matter."""
         present = epoch_at(time.time())
-        (found,) = self.which(self.isns(self.alice, present)[0])
-        self.assertIn(found, (f"alice epoch {present} (now)", f"alice epoch {present} (now-1)"))
-        (found,) = self.which(self.isns(self.alice, present + 5)[0], "--window", "6")
-        self.assertIn(found, (f"alice epoch {present + 5} (now+5)", f"alice epoch {present + 5} (now+4)"))
+        with Keyring.open(self.keyring, create=False) as keyring:
+            dave = keyring.add("dave", expires=None, now=present * 300).line
+        (found,) = self.which(self.isns(dave, present)[0])
+        self.assertIn(found, (f"dave epoch {present} (now)", f"dave epoch {present} (now-1)"))
+        (found,) = self.which(self.isns(dave, present + 5)[0], "--window", "6")
+        self.assertIn(found, (f"dave epoch {present + 5} (now+5)", f"dave epoch {present + 5} (now+4)"))
 
     def test_the_window_is_as_wide_as_it_was_told(self) -> None:
         """Farther away there is nothing; at either end of time the window is cut."""
-        isn = self.isns(self.alice, 5)[0]
+        with Keyring.open(self.keyring, create=False) as keyring:
+            isn = self.isns(keyring.add("carol", expires=None, now=1).line, 5)[0]
         call = ("isn", "which", isn, "--keyring", str(self.keyring))
         self.assertEqual(len(self.which(isn, "--epoch", "1", "--window", "4")), 1)
         self.assertIn("epochs 0 to 4", self.refused(self.torknock(*call, "--epoch", "1", "--window", "3")))
