@@ -30,7 +30,7 @@ from tests.support.netns import Lab, end
 from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
 from torknock.client.remote_dialer import JOIN, RESTART, RemoteDialer
-from torknock.client.rounds import BridgeSilent
+from torknock.client.round_errors import BridgeSilent
 from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, IPrivilegedDialer, Slipped
 from torknock.protocol.bridge_line import Channel, Line, Scheme

@@ -25,7 +25,7 @@ from tests.support.middlebox import Middlebox
 from tests.support.netns import Lab
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
-from torknock.client.rounds import BridgeSilent
+from torknock.client.round_errors import BridgeSilent
 
 reactor: Any = _reactor
 

@@ -29,7 +29,7 @@ from torknock.client.budget import PORTS, SYNS
 from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory, line_id
 from torknock.client.reach import Bridges
-from torknock.client.rounds import BridgeSilent
+from torknock.client.round_errors import BridgeSilent
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 

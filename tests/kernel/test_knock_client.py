@@ -29,7 +29,7 @@ from torknock.client import rounds
 from torknock.client.budget import SYNS
 from torknock.client.connection import BridgeEndpoint, named
 from torknock.client.deferred_dial import DialOnFirstBytes
-from torknock.client.rounds import BridgeSilent
+from torknock.client.round_errors import BridgeSilent
 from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import CannotKnock, Slipped
 from torknock.privileged.dial.timestamp import NOT_HELD_BACK

@@ -20,7 +20,8 @@ from zope.interface import implementer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.client.hang_up import HangUpWatch
 from torknock.client.knocker import Knocker
-from torknock.client.rounds import Knocked, WrongPeer
+from torknock.client.round_errors import WrongPeer
+from torknock.client.rounds import Knocked
 from torknock.client.stealth import StealthKnocker
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Line

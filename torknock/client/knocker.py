@@ -122,19 +122,19 @@ class _TokenRound:
         rounds = self._bridge.rounds
         token = await self._tokens.claim(self._offsets[number], any_valid=not number)
         if token is None:
-            if not rounds.attempts:
+            if not rounds.syns.attempts:
                 raise TokensSpent
             return None
         epoch, isn = token
         try:
-            connected = await rounds.dial(lambda: self._dial(isn), self.patience(number))
+            connected = await rounds.syns.dial(lambda: self._dial(isn), self.patience(number))
         except CannotKnock:
             self._tokens.unclaim(token)
             raise
         return Knocked(connected, isn, epoch, rounds.hung_up)
 
     def ends(self, number: int) -> bool:
-        return len(self._offsets) == 1 or self._bridge.rounds.far
+        return len(self._offsets) == 1 or self._bridge.rounds.syns.far
 
     def accepted(self, number: int) -> None:
         self._bridge.clock_offset.accepted(self._offsets[number])

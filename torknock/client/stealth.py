@@ -83,7 +83,7 @@ class _Stamped:
         return PATIENCE
 
     async def dial(self, number: int) -> Knocked:
-        dialled = await self._rounds.dial(self._dial, PATIENCE)
+        dialled = await self._rounds.syns.dial(self._dial, PATIENCE)
         return Knocked(dialled.socket, dialled.isn, hung_up=self._rounds.hung_up)
 
     def ends(self, number: int) -> bool:

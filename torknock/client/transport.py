@@ -27,7 +27,8 @@ from pluggable.managed import main
 from torknock.client.choose_dialer import choose_dialer
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
-from torknock.client.rounds import REQUEST_WITHIN, BridgeSilent
+from torknock.client.round_errors import BridgeSilent
+from torknock.client.rounds import REQUEST_WITHIN
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport

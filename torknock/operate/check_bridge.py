@@ -24,7 +24,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as Connection
 from twisted.internet.task import deferLater
 
-from torknock.client.rounds import BridgeSilent
+from torknock.client.round_errors import BridgeSilent
 from torknock.errors import TorknockError
 from torknock.kernel.interfaces import IReactor
 from torknock.operate.finding import Finding, not_ok, ok, unknown

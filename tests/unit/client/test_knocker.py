@@ -28,7 +28,9 @@ from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
 from torknock.client.budget import PORTS, SENT_AT, SYNS
 from torknock.client.knocker import Knocker, TokensSpent
 from torknock.client.memory import Memory
-from torknock.client.rounds import REQUEST_WITHIN, REST, TRIES, BridgeSilent, Knocked, NotTheBridge, WrongPeer
+from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
+from torknock.client.rounds import REQUEST_WITHIN, REST, Knocked
+from torknock.client.syns import TRIES
 from torknock.interfaces import CannotKnock, IDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, ratchet, tokens

@@ -17,7 +17,8 @@ from zope.interface import implementer
 from tests.support.knocks import as_it_is
 from torknock.client.attempts import PAUSES
 from torknock.client.budget import PORTS, SYNS
-from torknock.client.rounds import BridgeSilent, Knocked, NotTheBridge, WrongPeer
+from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
+from torknock.client.rounds import Knocked
 from torknock.client.stealth import PATIENCE, StealthKnocker
 from torknock.interfaces import CannotKnock, Dialled, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Channel, Line, Scheme

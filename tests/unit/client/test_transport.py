@@ -52,7 +52,8 @@ from torknock.client import choose_dialer as module
 from torknock.client import transport as transport_module
 from torknock.client.connection import BridgeEndpoint
 from torknock.client.knocker import TokensSpent
-from torknock.client.rounds import REQUEST_WITHIN, BridgeSilent, Knocked, NotTheBridge, Opener, T, WrongPeer
+from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
+from torknock.client.rounds import REQUEST_WITHIN, Knocked, Opener, T
 from torknock.client.transport import PROXY_ERROR, KnockClient, SocksErrors
 from torknock.interfaces import CannotKnock
 from torknock.kernel.capability import NO_CAPABILITY

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from torknock.cli import torknock
 from torknock.client.knocker import TokensSpent
-from torknock.client.rounds import BridgeSilent, NotTheBridge, WrongPeer
+from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.operate.check_bridge import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
