@@ -24,10 +24,11 @@ from tests.support.capture import Control, Packet, build
 from tests.support.packets import LINUX_SYN_OPTIONS
 from tests.unit.channel import peer
 from tests.unit.channel.wire import CLIENT, SERVER, End
-from torknock.channel import tls
 from torknock.channel.integrity import Integrity
 from torknock.channel.interfaces import NotProved
-from torknock.channel.tls import ClientTLS, ServerTLS
+from torknock.channel.peer_certificate import wrong_peer
+from torknock.channel.tls_client import ClientTLS
+from torknock.channel.tls_server import ServerTLS
 from torknock.kernel import netlink
 from torknock.kernel.segment import BadDatagram
 from torknock.kernel.syn_reader import SYNReader
@@ -122,7 +123,7 @@ def _certificate(octets: bytes) -> None:
     """Looked at for a pin, an address and a name."""
     shown = cast(Any, _Shown(octets))
     for line in (_LINE, Line(b"s" * 32, None, sni="bridge.example")):
-        tls._wrong(shown, line, "192.0.2.7")
+        wrong_peer(shown, line, "192.0.2.7")
 
 
 def _tor_link(octets: bytes) -> None:

@@ -22,7 +22,7 @@ from torknock.bridge.upstream import Upstream
 from torknock.channel.integrity import Integrity
 from torknock.channel.interfaces import IServerChannel, NotProved
 from torknock.channel.raw import Raw
-from torknock.channel.tls import ServerTLS
+from torknock.channel.tls_server import ServerTLS
 from torknock.kernel.descriptor_limit import Places
 from torknock.keyring.issued import Issued
 from torknock.protocol.bridge_line import Channel

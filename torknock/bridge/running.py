@@ -39,7 +39,7 @@ from torknock.bridge.publish import Publication
 from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream
 from torknock.bridge.usage import UsageRecord
-from torknock.channel.tls import ServerTLS
+from torknock.channel.tls_server import ServerTLS
 from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.files import acts_as_owner

@@ -5,20 +5,20 @@ upper protocol does not take stays in the network, what the network does not tak
 back-pressure is passed on. TLS answers by itself, too: a peer that asks for new keys (RFC 8446 §4.6.3) and does not
 read is not read from either.
 
-Order of events: `begin`, then `handshakeDone` or `broken`, then `received` until `carry`. After `carry` the upper
-protocol gets what Twisted's TCP gives: data, at most one end of each direction, one loss. These never happen:
+Order of events at the side: `begin`, then `handshakeDone` or `broken`, then `received` until `carry`; `gone` is the
+last, unless the connection is carried. After `carry` the upper protocol gets what Twisted's TCP gives: data, at most
+one end of each direction, one loss. These never happen:
 
 - `received` or the upper protocol's `dataReceived` while the upper side has paused, after `turn_deaf`, or from within
   itself (`_reading`).
-- Data after the peer's end: `_end` waits until `_held` has been handed on.
+- Data after the peer's end: `Engine.end` waits until `Engine.held` has been handed on.
 - A write to TLS after its end: `_write_ended`.
-- Two producers at the TCP transport: one `_Valve` is registered at a time, from `connectionMade` to the end.
+- An event at the side once the connection is carried or lost: it is let go then, and no cycle of references is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 from OpenSSL import SSL
@@ -28,82 +28,38 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.channel.bios import renew
-
-_AT_ONCE = 120 * 1024
-"""Octets that are read from the network, or given to OpenSSL, at once. From 128 KiB on, malloc asks the kernel."""
-
-_RECORD = 16 * 1024
-"""Octets that a TLS record holds at most (RFC 8446 §5.1)."""
-
-_OVERHEAD = 64
-"""Octets that a record is longer than what it holds, with room to spare."""
-
-_ANSWERS_AT_MOST = 4 * 1024
-"""Octets that TLS itself may write while TCP's buffer is over its limit. An honest peer's rare new keys stay far below,
-so that two ends that are both writing never wait for each other."""
+from torknock.channel.engine import AT_ONCE, RECORD, Engine, in_words
+from torknock.channel.flow import Flow
+from torknock.channel.side import Side
 
 
 @implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
 class TLSPump(Protocol):
     """The lower protocol of a TCP connection, and the transport of an *upper* one once `carry` is called.
 
-    A subclass says what TLS it is (`begin`), what happens when the handshake is done (`handshakeDone`), and what
-    becomes of the connection until it is carried (`received`, `broken`, `gone`).
+    *side* is told what happens before that, and calls `carry`, `turn_deaf` or `leave`.
     """
 
     transport: Any
-    ssl: SSL.Connection
+    engine: Engine
     disconnecting = False
+    _flow: Flow
 
-    def __init__(self) -> None:
+    def __init__(self, side: Side) -> None:
+        self._side: Side | None = side
         self._upper: IProtocol | None = None
-        self._handshaking = True
-        self._held = b""
-        self._dry = False
-        """Whether OpenSSL has made all that it can of what it was given."""
-        self._swollen = self._busy = False
-        """Whether its BIOs keep room for more than a record, and whether more of that size is likely to come."""
-        self._end: Callable[[], None] | None = None
-        """What comes after `_held`: the peer's end, or what broke."""
-        self._paused = False
-        self._producing = False
-        self._full = False
-        self._answered = 0
-        self._stalled = False
         self._reading = False
         self._read_ended = False
         self._write_ended = False
         self._deaf = False
 
-    # What a subclass decides.
-
-    def begin(self) -> SSL.Connection:
-        """TLS for the TCP connection that stands, with memory BIOs; its side is set."""
-        raise NotImplementedError
-
-    def handshakeDone(self) -> None:
-        """TLS stands; what is written now leaves together with the handshake's last octets."""
-
-    def received(self, octets: bytes) -> None:
-        """*octets* came out of TLS, before `carry` was called."""
-
-    says_alerts = True
-    """Whether a peer that breaks TLS before `carry` was called gets OpenSSL's alert."""
-
-    def broken(self, reason: str) -> None:
-        """The peer does not speak TLS as it should, before `carry` was called; the alert, if any, has been written."""
-
-    def gone(self) -> None:
-        """TCP is over, and no upper protocol stands on it."""
-
-    # What a subclass may do.
+    # What a side may do.
 
     def carry(self, upper: IProtocol, rest: bytes = b"") -> None:
         """From now on the connection is *upper*'s; the first that it receives is *rest*."""
-        self.transport.bufferSize = _AT_ONCE  # not before: only a peer with a proof gets this memory
-        self._upper = upper
-        self._held = rest
+        self.transport.bufferSize = AT_ONCE  # not before: only a peer with a proof gets this memory
+        self._side, self._upper = None, upper
+        self.engine.held = rest
         upper.makeConnection(self)
 
     def turn_deaf(self) -> None:
@@ -122,20 +78,19 @@ class TLSPump(Protocol):
         if self.disconnecting:
             self.transport.abortConnection()
             return
+        assert self._side is not None  # noqa: S101  nothing is carried yet
         self.transport.setTcpNoDelay(True)
-        self.transport.registerProducer(_Valve(self), True)
-        self.ssl = self.begin()
-        self._advance()
+        self._flow = Flow(self.transport)
+        self.engine = Engine(self._side.begin())
+        self._advance(self._side)
 
     def dataReceived(self, data: bytes) -> None:
         """*data* came from the network."""
         if self._deaf:
             return
-        self.ssl.bio_write(data)
-        self._dry = False
-        self._held_at_once(len(data))
-        if self._handshaking:
-            self._advance()
+        self.engine.feed(data)
+        if self.engine.handshaking and self._side is not None:
+            self._advance(self._side)
         else:
             self._read()
 
@@ -156,98 +111,67 @@ class TLSPump(Protocol):
         self.disconnecting = True
         self.turn_deaf()
         upper, self._upper = self._upper, None
+        side, self._side = self._side, None
         if upper is not None:
             upper.connectionLost(reason)
-        self.gone()
+        if side is not None:
+            side.gone()
 
     # TLS.
 
-    def _advance(self) -> None:
+    def _advance(self, side: Side) -> None:
         """Go on with the handshake."""
         try:
-            self.ssl.do_handshake()
-        except SSL.WantReadError:
-            self._flush(_RECORD)
+            done = self.engine.handshake()
         except SSL.Error as error:
             self._break(error)
-        else:
-            self._handshaking = False
-            self.handshakeDone()
-            self._answer()  # the handshake's end, unless it left with what was written
-            self._read()
+            return
+        if not done:
+            self._flush(RECORD)
+            return
+        side.handshakeDone()
+        self._answer()  # the handshake's end, unless it left with what was written
+        self._read()
 
     def _read(self) -> None:
         """Hand on what OpenSSL can make of what it was given."""
         if self._reading:
             return
         self._reading = True
+        engine = self.engine
         try:
-            while not (self._paused or self._deaf or self._read_ended):
-                if self._held:
-                    octets, self._held = self._held, b""
-                    (self.received if self._upper is None else self._upper.dataReceived)(octets)
-                elif self._end is not None:
-                    end, self._end = self._end, None
-                    end()
-                elif self._dry:
+            while not (self._flow.paused or self._deaf or self._read_ended):
+                if engine.held:
+                    self._hand_on(engine.take())
+                elif engine.end is not None:
+                    self._end(engine.end)
+                elif engine.dry:
                     break
                 else:
-                    self._decrypt()
+                    engine.decrypt()
+                    self._answer()
         finally:
             self._reading = False
-        self._shrink()
+        if not self._deaf:
+            engine.shrink()
 
-    def _held_at_once(self, size: int) -> None:
-        """OpenSSL's BIOs have had to hold *size* octets."""
-        self._busy = size >= _AT_ONCE
-        self._swollen = self._swollen or size > _RECORD + _OVERHEAD
-
-    def _shrink(self) -> None:
-        """Give back the room that OpenSSL's BIOs keep, once they are empty."""
-        if self._swollen and self._dry and not (self._busy or self._deaf):
-            self._swollen = False
-            renew(self.ssl)
-
-    def _decrypt(self) -> None:
-        """Take what there is from OpenSSL, however many records it came in."""
-        pieces, size = [], 0
-        try:
-            while size < _AT_ONCE:
-                pieces.append(self.ssl.recv(_RECORD))
-                size += len(pieces[-1])
-        except SSL.WantReadError:
-            self._dry = True
-        except SSL.ZeroReturnError:
-            self._end = self._peer_finished
-        except SSL.Error as error:
-            self._end = partial(self._break, error)
-        self._held = b"".join(pieces)
-        self._answer()
+    def _hand_on(self, octets: bytes) -> None:
+        if self._upper is not None:
+            self._upper.dataReceived(octets)
+        elif self._side is not None:
+            self._side.received(octets)
 
     def _answer(self) -> None:
-        """Give TCP what OpenSSL has written of its own accord; read no further if the peer leaves too much of it."""
-        if self._deaf:
+        """Give TCP what OpenSSL has written of its own accord."""
+        if not self._deaf:
+            self._flow.answered(self._flush(RECORD))
+
+    def _end(self, why: SSL.Error) -> None:
+        """Nothing more comes, for that reason."""
+        self.engine.end = None
+        if not isinstance(why, SSL.ZeroReturnError):
+            self._break(why)
             return
-        answered = self._flush(_RECORD)
-        if self._full:
-            self._answered += answered
-        if self._answered > _ANSWERS_AT_MOST and not self._stalled:
-            self._stalled = True
-            self.transport.pauseProducing()
-
-    def _filled(self) -> None:
-        """TCP's buffer is over its limit."""
-        self._full = True
-
-    def _drained(self) -> None:
-        """TCP's buffer is empty."""
-        self._full, self._answered = False, 0
-        if self._stalled:
-            self._stalled = False
-            if not self._paused:
-                self.transport.resumeProducing()
-
-    def _peer_finished(self) -> None:
         self._read_ended = True
         if IHalfCloseableProtocol.providedBy(self._upper):
             self._upper.readConnectionLost()
@@ -255,13 +179,13 @@ class TLSPump(Protocol):
             self.loseConnection()
 
     def _break(self, error: SSL.Error) -> None:
-        if self.says_alerts or self._upper is not None:
-            self._flush(_RECORD)
+        if self._side is None or self._side.says_alerts:
+            self._flush(RECORD)
         self.turn_deaf()
-        if self._upper is None:
-            self.broken(_reason(error))
+        if self._side is not None:
+            self._side.broken(in_words(error))
         else:
-            self._lose(f"the peer broke TLS: {_reason(error)}")
+            self._lose(f"the peer broke TLS: {in_words(error)}")
 
     def _lose(self, reason: str) -> None:
         """The upper protocol loses its connection; TCP's ends once what was written has left, as usual."""
@@ -275,33 +199,30 @@ class TLSPump(Protocol):
     def _flush(self, about: int) -> int:
         """Give TCP what OpenSSL has written, *about* so many octets; how many there were."""
         flushed = 0
-        while True:
-            try:
-                octets = self.ssl.bio_read(about)
-            except SSL.WantReadError:
-                return flushed
+        while octets := self.engine.written(about):
             self.transport.write(octets)
             flushed += len(octets)
             if len(octets) < about:
-                return flushed
+                break
+        return flushed
 
     # The upper protocol's transport.
 
     def write(self, data: bytes) -> None:
         """Send *data*; what is written after the end is dropped, as Twisted's transports do."""
-        if len(data) > _AT_ONCE:
+        if len(data) > AT_ONCE:
             view = memoryview(data)
-            for start in range(0, len(data), _AT_ONCE):
-                self._write(view[start : start + _AT_ONCE])
+            for start in range(0, len(data), AT_ONCE):
+                self._write(view[start : start + AT_ONCE])
         elif data:
             self._write(data)
 
     def _write(self, data: bytes | memoryview) -> None:
         if not self._write_ended:
-            self.ssl.sendall(data)
-            self._flush(len(data) + (len(data) // _RECORD + 1) * _OVERHEAD)
-            self._held_at_once(len(data))
-            self._shrink()
+            self._flush(self.engine.encrypt(data))
+            self.engine.held_at_once(len(data))
+            if not self._deaf:
+                self.engine.shrink()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send the octets in *data*, one after the other."""
@@ -331,37 +252,28 @@ class TLSPump(Protocol):
             self.transport.abortConnection()
 
     def _finish(self) -> None:
-        self.ssl.shutdown()
+        self.engine.finish()
         self._write_ended = True
-        self._flush(_RECORD)
+        self._flush(RECORD)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Let the TCP transport's buffer pause *producer*."""
-        if self._producing:
-            raise RuntimeError("a producer is registered already")
-        self._producing = True
-        self.transport.unregisterProducer()
-        self.transport.registerProducer(_Valve(self, producer), streaming)
+        self._flow.register(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """No more of `registerProducer`'s."""
-        self._producing = False
-        self.transport.unregisterProducer()
-        if not self.disconnecting:
-            self.transport.registerProducer(_Valve(self), True)
+        self._flow.unregister(over=self.disconnecting)
 
     def pauseProducing(self) -> None:
         """Hand nothing on until `resumeProducing`."""
-        self._paused = True
-        self.transport.pauseProducing()
+        self._flow.pause()
 
     def resumeProducing(self) -> None:
         """Hand on what has come, and read on."""
-        self._paused = False
+        self._flow.paused = False
         if not self._deaf:
             self._read()
-        if not (self._paused or self._stalled):
-            self.transport.resumeProducing()
+        self._flow.resume()
 
     def stopProducing(self) -> None:
         """Close the connection."""
@@ -382,35 +294,3 @@ class TLSPump(Protocol):
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """TCP's option."""
         self.transport.setTcpKeepAlive(enabled)
-
-
-@implementer(IPushProducer)
-class _Valve:
-    """What TCP's buffer pauses and resumes: *pump*, and the upper protocol's *producer* if there is one."""
-
-    def __init__(self, pump: TLSPump, producer: Any = None) -> None:
-        self._pump, self._producer = pump, producer
-
-    def pauseProducing(self) -> None:
-        """See `IPushProducer`."""
-        self._pump._filled()
-        if self._producer is not None:
-            self._producer.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """See `IPushProducer`."""
-        self._pump._drained()
-        if self._producer is not None:
-            self._producer.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """See `IProducer`."""
-        if self._producer is not None:
-            self._producer.stopProducing()
-
-
-def _reason(error: SSL.Error) -> str:
-    """OpenSSL's words, which hold neither secrets nor addresses."""
-    if error.args and isinstance(error.args[0], list):
-        return "; ".join(str(entry[-1]) for entry in error.args[0]) or "TLS failed"
-    return str(error) or "TLS failed"

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from torknock.channel.interfaces import IClientChannel
 from torknock.channel.raw import Raw
-from torknock.channel.tls import ClientTLS
+from torknock.channel.tls_client import ClientTLS
 from torknock.client.connection import BridgeEndpoint, named
 from torknock.client.deferred_dial import DialOnFirstBytes
 from torknock.client.knocker import Knocker

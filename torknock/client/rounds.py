@@ -25,7 +25,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock, Timeo
 from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTimedOutError
 from twisted.internet.interfaces import IReactorTime
 
-from torknock.channel.tls import HANDSHAKE_WITHIN
+from torknock.channel.tls_client import HANDSHAKE_WITHIN
 from torknock.client.attempts import PATIENCE_ALONE, PAUSES, Chance
 from torknock.client.round_errors import HungUp, RoundErrors, WrongPeer
 from torknock.client.syns import SYNs, no_time_left

@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from torknock.channel.tls import HANDSHAKE_WITHIN
+from torknock.channel.tls_client import HANDSHAKE_WITHIN
 from torknock.client.attempts import PATIENCE
 from torknock.client.budget import Budget
 from torknock.client.round_errors import WrongPeer

@@ -27,8 +27,8 @@ from torknock.bridge.accept import Listener
 from torknock.bridge.connection import Parts, accept_all
 from torknock.bridge.counts import Counts
 from torknock.bridge.upstream import Upstream
-from torknock.channel import tls
-from torknock.channel.tls import ServerTLS
+from torknock.channel import tls_server
+from torknock.channel.tls_server import ServerTLS
 from torknock.kernel.descriptor_limit import Places
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.keyring.issued import Issued
@@ -113,7 +113,7 @@ class ConnectionTests(TestCase):
 
     def setUp(self) -> None:
         # trial has loaded OpenSSL before a test can say how.
-        self.patch(tls, "_sends_tickets", lambda context: False)
+        self.patch(tls_server, "sends_tickets", lambda context: False)
         self.tor = TorFactory()
         self.orport = reactor.listenTCP(0, self.tor, interface=HOST)
         orport = (HOST, self.orport.getHost().port)

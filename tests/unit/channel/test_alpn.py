@@ -24,7 +24,7 @@ import secrets
 from twisted.internet.task import Clock
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from torknock.channel.tls import ServerTLS
+from torknock.channel.tls_server import ServerTLS
 key = generate_private_key(SECP256R1()).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 context = ServerTLS(Clock(), key, secrets.SystemRandom()).context("192.0.2.1", [])
 from tests.unit.channel.test_alpn import negotiated

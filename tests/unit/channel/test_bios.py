@@ -15,9 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.unit.channel import peer
 from tests.unit.channel.test_tls import HOST, ISN, LINE, Chance, Upper
 from tests.unit.channel.wire import Wire, accepted
-from torknock.channel import tls
+from torknock.channel import tls_server
 from torknock.channel.bios import renew
-from torknock.channel.tls import ClientTLS, ServerTLS
+from torknock.channel.tls_client import ClientTLS
+from torknock.channel.tls_server import ServerTLS
 
 BURST = bytes(100_000)
 """So much at once that OpenSSL's buffers grow to 140,000 octets."""
@@ -70,7 +71,7 @@ class MemoryTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         # trial has loaded OpenSSL before a test can say how.
-        self.patch(tls, "_sends_tickets", lambda context: False)
+        self.patch(tls_server, "sends_tickets", lambda context: False)
         clock = Clock()
         self.client, self.server = ClientTLS(clock, Chance()), ServerTLS(clock, peer.PRIVATE_KEY, Chance())
 
@@ -129,7 +130,7 @@ class MemoryTests(SynchronousTestCase):
         """What was TLS at both ends of a connection that has ended."""
         wire, here, there = self.exchange()
         lowers: list[Any] = [wire.client.protocol, wire.server.protocol]
-        left = [weakref.ref(each) for lower in lowers for each in (lower, lower.ssl)]
+        left = [weakref.ref(each) for lower in lowers for each in (lower, lower.engine.ssl)]
         here.transport.loseConnection()
         wire.run()
         self.assertEqual((len(here.losses), len(there.losses)), (1, 1))

@@ -20,8 +20,9 @@ from tests.unit.channel import peer
 from tests.unit.channel.openssl import Peer
 from tests.unit.channel.test_tls import Scene, Upper
 from tests.unit.channel.wire import accepted
-from torknock.channel import tls
-from torknock.channel.tls import LEAVE_WITHIN, PROOF_WITHIN, ClientTLS, ServerTLS
+from torknock.channel import tls_server
+from torknock.channel.tls_client import ClientTLS
+from torknock.channel.tls_server import LEAVE_WITHIN, PROOF_WITHIN, ServerTLS
 from torknock.protocol.bridge_line import Line
 
 reactor: Any = _reactor
@@ -99,7 +100,7 @@ class KeyUpdateTests(TestCase):
 
     def setUp(self) -> None:
         # trial has loaded OpenSSL before a test can say how.
-        self.patch(tls, "_sends_tickets", lambda context: False)
+        self.patch(tls_server, "sends_tickets", lambda context: False)
 
     def serve(self) -> tuple[Small, socket.socket]:
         """A bridge of ours with an echo behind it, and a TCP connection to it."""
@@ -120,9 +121,9 @@ class KeyUpdateTests(TestCase):
     async def test_before_the_proof(self) -> None:
         """The server keeps little for it; and the end comes when it is due, whether the peer reads or not."""
         factory, tcp = self.serve()
-        self.patch(tls, "SILENCE", (0.2, 0.2))
-        self.patch(tls, "PROOF_WITHIN", 3.0)
-        self.patch(tls, "LEAVE_WITHIN", 0.2)
+        self.patch(tls_server, "SILENCE", (0.2, 0.2))
+        self.patch(tls_server, "PROOF_WITHIN", 3.0)
+        self.patch(tls_server, "LEAVE_WITHIN", 0.2)
         with await deferToThread(Peer, tcp) as asking:
             await self.assert_it_waits(factory, asking)
             await factory.over

@@ -29,10 +29,11 @@ from zope.interface.verify import verifyObject
 from pluggable.relay import Half, join
 from tests.unit.channel import peer
 from tests.unit.channel.wire import accepted
-from torknock.channel import tls
+from torknock.channel import tls_server
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
 from torknock.channel.raw import Raw
-from torknock.channel.tls import ClientTLS, ServerTLS
+from torknock.channel.tls_client import ClientTLS
+from torknock.channel.tls_server import ServerTLS
 from torknock.protocol.bridge_line import Channel, Line
 
 reactor: Any = _reactor
@@ -353,7 +354,7 @@ class TLSTests(ChannelContract, TestCase):
     def setUp(self) -> None:
         super().setUp()
         # trial has loaded OpenSSL before a test can say how.
-        self.patch(tls, "_sends_tickets", lambda context: False)
+        self.patch(tls_server, "sends_tickets", lambda context: False)
         chance = random.SystemRandom()
         self.server = ServerTLS(reactor, peer.PRIVATE_KEY, chance)
         self.client = ClientTLS(reactor, chance)

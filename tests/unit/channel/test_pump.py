@@ -19,8 +19,9 @@ from twisted.trial.unittest import TestCase
 
 from tests.unit.channel import peer
 from tests.unit.channel.wire import accepted
-from torknock.channel import tls
-from torknock.channel.tls import ClientTLS, ServerTLS
+from torknock.channel import tls_server
+from torknock.channel.tls_client import ClientTLS
+from torknock.channel.tls_server import ServerTLS
 from torknock.protocol.bridge_line import Line
 
 reactor: Any = _reactor
@@ -118,7 +119,7 @@ class PumpTests(TestCase):
 
     def setUp(self) -> None:
         # trial has loaded OpenSSL before a test can say how.
-        self.patch(tls, "_sends_tickets", lambda context: False)
+        self.patch(tls_server, "sends_tickets", lambda context: False)
         self.client = ClientTLS(reactor, random.SystemRandom())
 
     async def dial(self, port: int, upper: IProtocol) -> IProtocol:

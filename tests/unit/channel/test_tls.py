@@ -29,10 +29,11 @@ from zope.interface import implementer, verify
 from tests.support.strategies import pieces
 from tests.unit.channel import peer
 from tests.unit.channel.wire import Wire
-from torknock.channel import tls
+from torknock.channel import tls_server
 from torknock.channel.configuration import OPENSSL_CONF
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel, NotProved
-from torknock.channel.tls import ClientTLS, Refusal, ServerTLS
+from torknock.channel.tls_client import ClientTLS
+from torknock.channel.tls_server import Refusal, ServerTLS
 from torknock.protocol.bridge_line import Line
 
 ISN = 0xDEADBEEF
@@ -107,7 +108,7 @@ class Scene(SynchronousTestCase):
 
     def setUp(self) -> None:
         # trial has loaded OpenSSL before a test can say how; `TicketTests` are about that.
-        self.patch(tls, "_sends_tickets", lambda context: False)
+        self.patch(tls_server, "sends_tickets", lambda context: False)
         self.clock = Clock()
         self.chance = Chance()
         self.refused: list[Refusal] = []
@@ -561,7 +562,7 @@ class AcceptTests(Scene):
         wire, stock = self.knock()
         stock.say(self.prove(stock))
         wire.run()
-        self.patch(tls, "UNPROVEN_AT_MOST", 3)
+        self.patch(tls_server, "UNPROVEN_AT_MOST", 3)
         wires = [Wire(Protocol(), self.accept()) for _ in range(5)]
         for each in wires:
             each.run()
@@ -648,7 +649,8 @@ class TicketTests(SynchronousTestCase):
         """What *program* prints in a process with *environment* that knows our packages."""
         program = (
             "from twisted.internet.task import Clock\n"
-            "from torknock.channel.tls import ServerTLS, TicketsSent\n"
+            "from torknock.channel.tickets import TicketsSent\n"
+            "from torknock.channel.tls_server import ServerTLS\n"
             "from tests.unit.channel import peer\n"
             "from tests.unit.channel.wire import Wire\n" + program
         )

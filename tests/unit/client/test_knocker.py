@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tests.support.knocks import as_it_is
-from torknock.channel.tls import HANDSHAKE_WITHIN
+from torknock.channel.tls_client import HANDSHAKE_WITHIN
 from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
 from torknock.client.budget import PORTS, SENT_AT, SYNS
 from torknock.client.knocker import Knocker, TokensSpent

@@ -1,0 +1,128 @@
+"""The client's end of channel `tls`: it verifies the bridge's certificate, then proves that it holds the line.
+
+Order of events: `begin`; then exactly one of `handshakeDone`, `broken`, `gone`, a timeout or a cancellation settles the
+connection. Only `handshakeDone`, with the bridge's certificate, connects the upper protocol. Until then nothing but the
+ClientHello is written, whatever answers: no alert, no Finished, no proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IReactorTime
+from zope.interface import implementer
+
+from torknock.channel.interfaces import ChannelFailed, IClientChannel
+from torknock.channel.peer_certificate import wrong_peer
+from torknock.channel.pump import TLSPump
+from torknock.channel.tls import ALPN, Chance, tls_1_3
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.proof import EXPORTED, EXPORTER_LABEL, PAD_AT_MOST, exporter_context, hello, proof
+from torknock.protocol.token import proof_key
+
+HANDSHAKE_WITHIN = 15.0
+"""Seconds that the client gives the bridge from the TCP handshake to the end of TLS's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """What a connection should be: to the bridge of *line* at *host*, an IP literal, opened by a SYN with *isn*."""
+
+    line: Line
+    isn: int
+    host: str
+
+
+@implementer(IClientChannel)
+class ClientTLS:
+    """The client's end of channel `tls`."""
+
+    def __init__(self, clock: IReactorTime, chance: Chance) -> None:
+        self._clock = clock
+        self._chance = chance
+
+    def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
+        """See `IClientChannel.open`. Nothing is written before the bridge's certificate has been verified."""
+        padding = self._chance.randbytes(self._chance.randint(0, PAD_AT_MOST))
+        side = _Client(self._begin, Dialled(line, isn, host), padding, upper)
+        return side.pump, side.opened.addTimeout(HANDSHAKE_WITHIN, self._clock, _too_late)
+
+    def _begin(self, line: Line) -> SSL.Connection:
+        """TLS for a connection to the bridge of *line*."""
+        connection = SSL.Connection(self._trusting if line.pin is None else self._pinning, None)
+        connection.set_connect_state()
+        if line.sni is not None:
+            connection.set_tlsext_host_name(line.sni.encode("ascii"))
+        return connection
+
+    @cached_property
+    def _pinning(self) -> SSL.Context:
+        """Whose certificate it is, and that it is used by its owner, is all that is asked: no chain, no dates."""
+        return _client_context(SSL.VERIFY_NONE)
+
+    @cached_property
+    def _trusting(self) -> SSL.Context:
+        context = _client_context(SSL.VERIFY_PEER)
+        context.set_default_verify_paths()
+        return context
+
+
+class _Client:
+    """A connection to what should be the bridge. Anything else gets the ClientHello and no more."""
+
+    says_alerts = False
+
+    def __init__(
+        self, begin: Callable[[Line], SSL.Connection], dialled: Dialled, padding: bytes, upper: IProtocol
+    ) -> None:
+        self.pump = TLSPump(self)
+        self.opened: Deferred[None] = Deferred(lambda _: self.pump.abortConnection())
+        self._begin, self._dialled, self._padding = begin, dialled, padding
+        self._waiting: IProtocol | None = upper
+
+    def begin(self) -> SSL.Connection:
+        return self._begin(self._dialled.line)
+
+    def handshakeDone(self) -> None:
+        ssl, line = self.pump.engine.ssl, self._dialled.line
+        wrong = wrong_peer(ssl, line, self._dialled.host)
+        if wrong is not None:
+            self.pump.abortConnection()
+            self._fail(wrong)
+            return
+        exported = ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._dialled.isn))
+        key = proof_key(line.secret, line.bridge_name)
+        self.pump.write(hello(proof(key, exported), self._padding))
+        upper, self._waiting = self._waiting, None
+        assert upper is not None  # noqa: S101  a handshake is done once
+        self.pump.carry(upper)
+        self.opened.callback(None)
+
+    def received(self, octets: bytes) -> None:
+        """Never: the handshake's end carries the connection, or ends it."""
+
+    def broken(self, reason: str) -> None:
+        self.pump.abortConnection()
+        self._fail(reason)
+
+    def gone(self) -> None:
+        self._fail("it closed the connection before TLS was there")
+
+    def _fail(self, reason: str) -> None:
+        if not self.opened.called:
+            self.opened.errback(ChannelFailed(reason))
+
+
+def _too_late(result: object, timeout: float) -> None:
+    raise ChannelFailed(f"it did not finish the TLS handshake within {timeout:.0f} s")
+
+
+def _client_context(verify: int) -> SSL.Context:
+    context = tls_1_3(SSL.TLS_CLIENT_METHOD)
+    context.set_alpn_protos(ALPN)
+    context.set_verify(verify)
+    return context
