@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contrib.bench.table import Figure
-from contrib.weekly import faults, fuzz, hosts, kills, soak
+from contrib.weekly import faults, fuzz, hosts, kills, mutation, soak
 
 PARTS: dict[str, float] = {
     "soak": 12.0, "kills": 5.0, "flush": 5.0, "link": 5.0, "loss": 5.0, "mtu": 4.0, "stop": 2.0, "revoke": 3.0,
     "memory": 4.0, "clock": 4.0, "restart": 4.0,
+    "mutation": 30.0,
     "fuzz": 120.0,
 }  # fmt: skip
 """Each part, and the minutes that it takes unless `--minutes` says otherwise."""
@@ -24,9 +25,13 @@ _SINGLE: dict[str, Callable[[float], Iterator[Figure]]] = {
 }  # fmt: skip
 
 
-def figures(name: str, minutes: float | None, corpus: Path | None) -> Iterator[Figure]:
+def figures(
+    name: str, minutes: float | None, corpus: Path | None, mutants: mutation.Plan | None = None
+) -> Iterator[Figure]:
     """Those of the part, or of the parser, that is called *name*."""
-    if name == "fuzz":
+    if name == "mutation":
+        yield from mutation.figures(mutants or mutation.Plan.read(), minutes)
+    elif name == "fuzz":
         yield from fuzz.figures(fuzz.names(), minutes or PARTS[name], corpus)
     elif name in PARTS:
         yield from _SINGLE[name](minutes or PARTS[name])
@@ -47,10 +52,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print what there is, and run nothing")
     parser.add_argument("--minutes", type=float, help="so long for each that is named")
     parser.add_argument("--corpus", type=Path, help="where fuzzing keeps what it has found, from week to week")
+    parser.add_argument("--seed", type=int, help="which mutants are chosen; the recorded seed if it is not given")
+    parser.add_argument("--each", type=int, help="how many mutants of each file; the recorded number if not given")
+    parser.add_argument("--room", action="append", default=[], help="mutants of this folder or file only; repeatable")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.name if name not in (*PARTS, *fuzz.names())]
     if unknown:
         parser.error(f"{', '.join(unknown)}: see --list")
+    try:
+        arguments.mutants = mutation.Plan.read(arguments.room, arguments.seed, arguments.each)
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
 
 
@@ -63,7 +75,7 @@ def main() -> int:
         return 0
     held = True
     for name in arguments.name or PARTS:
-        for figure in figures(name, arguments.minutes, arguments.corpus):
+        for figure in figures(name, arguments.minutes, arguments.corpus, arguments.mutants):
             print(line(figure), flush=True)
             held = held and figure.held
     return 0 if held else 1

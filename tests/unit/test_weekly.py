@@ -70,7 +70,7 @@ class CommandTests(SynchronousTestCase):
         """It has figures for any number of minutes."""
         for name in weekly.PARTS:
             self.assertIsInstance(weekly.figures(name, 1.0, None), Iterator)
-        self.assertEqual({*weekly.PARTS} - {"fuzz"}, {*weekly._SINGLE})
+        self.assertEqual({*weekly.PARTS} - {"fuzz", "mutation"}, {*weekly._SINGLE})
 
     def test_the_command(self) -> None:
         """It lists everything, and refuses what it does not know."""

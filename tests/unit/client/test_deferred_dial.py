@@ -54,10 +54,17 @@ class Wire(Tor):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
+        self.options: dict[str, bool] = {}
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
         super().write(data)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.options["no delay"] = enabled
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self.options["keep alive"] = enabled
 
 
 @implementer(IStreamClientEndpoint)
@@ -193,6 +200,42 @@ class FirstOctetsTests(SynchronousTestCase):
         self.tor.readConnectionLost()
         self.assertTrue(self.upper.lost)
         self.assertTrue(self.wire.disconnecting)
+
+    def test_what_is_written_after_the_end_is_dropped(self) -> None:
+        """It dials no bridge, and is not sent behind what was said before."""
+        self.upper.transport.loseConnection()
+        self.upper.transport.write(SAID)
+        self.assertEqual(self.bridge.payloads, [])
+        self.setUp()
+        self.tor.dataReceived(SAID)
+        self.upper.transport.loseWriteConnection()
+        self.upper.transport.write(b"more")
+        self.bridge.answers()
+        self.assertEqual(self.bridge.wire.writes, [SAID])
+
+    def test_a_bridge_is_paused_while_tor_does_not_read(self) -> None:
+        """And goes on once tor does: no more is held than was read at once."""
+        self.tor.dataReceived(SAID)
+        self.bridge.answers()
+        link: Any = self.wire.producer
+        link.pauseProducing()
+        self.assertEqual(self.bridge.wire.producerState, "paused")
+        link.resumeProducing()
+        self.assertEqual(self.bridge.wire.producerState, "producing")
+
+    def test_small_writes_leave_at_once_and_a_dead_bridge_is_noticed(self) -> None:
+        """As on every connection of ours: TCP_NODELAY, SO_KEEPALIVE."""
+        self.tor.dataReceived(SAID)
+        self.bridge.answers()
+        self.assertEqual(self.bridge.wire.options, {"no delay": True, "keep alive": True})
+
+    def test_who_left_while_the_bridge_was_dialled_is_not_asked_for_more(self) -> None:
+        """What they have said is sent all the same."""
+        self.tor.dataReceived(SAID)
+        self.upper.transport.unregisterProducer()
+        self.bridge.answers()
+        self.assertEqual((self.bridge.wire.writes, self.bridge.wire.producer), ([SAID], None))
+        self.assertEqual(self.wire.producerState, "paused")
 
     def test_the_bridge_says_no_more(self) -> None:
         """Half-closed the other way: tor may go on."""

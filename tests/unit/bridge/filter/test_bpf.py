@@ -98,6 +98,14 @@ class FilterTests(SynchronousTestCase):
                 self.assertEqual(run(made, datagram(version, token, 2)), 1)
                 self.assertEqual(run(made, datagram(version, token + 1, 2)), 0)
 
+    def test_no_jump_is_longer_than_the_kernel_has_room_for(self) -> None:
+        """However many tokens there are; a conditional jump has one octet for its distance."""
+        for count in range(1, TOKENS_AT_MOST, 31):
+            made = program(range(1, count + 1), 4)
+            self.assertEqual(len(assembled(made)), 8 * len(made))
+            for token in (1, count // 2 + 1, count):
+                self.assertEqual(run(made, datagram(4, token, 2)), 1)
+
     @given(tokens, st.sampled_from((4, 6)))
     def test_every_jump_stays_inside(self, live: set[int], version: int) -> None:
         """And the program ends with a return, as the kernel asks; eight octets an instruction."""

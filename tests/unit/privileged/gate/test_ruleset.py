@@ -23,10 +23,15 @@ from torknock.service.posture_table import load_posture, posture_listing
 HIDDEN = HiddenPorts(1, 2)
 
 
+def rules(text: str, name: str) -> list[str]:
+    """The lines of the chain that is called so."""
+    chain = text[text.index(f"chain {name} ") :]
+    return [rule.strip() for rule in chain[: chain.index("\t}")].splitlines()[1:] if rule.strip()]
+
+
 def prerouting(text: str) -> list[str]:
     """The rules of the chain that sees packets first."""
-    chain = text[text.index("chain prerouting") :]
-    return [rule.strip() for rule in chain[: chain.index("}")].splitlines()[2:] if rule.strip()]
+    return rules(text, "prerouting")[1:]
 
 
 class RulesetTests(SynchronousTestCase):
@@ -64,6 +69,13 @@ class RulesetTests(SynchronousTestCase):
         for host in ("::", "192.0.2.7"):
             for rule in prerouting(listing(Door(host, 443), HIDDEN)):
                 self.assertRegex(rule, "^tcp flags syn / fin,syn,rst,ack (tcp sequence @tokens|numgen random) ")
+
+    def test_one_of_64_syns_to_the_door_without_a_token_is_counted(self) -> None:
+        """And none that this host only forwards, or that goes to another port."""
+        text = listing(Door("::", 443), HIDDEN)
+        self.assertEqual(prerouting(text)[-1], "tcp flags syn / fin,syn,rst,ack numgen random mod 64 0 jump sample")
+        counted = 'fib daddr type local tcp dport 443 counter name "refused"'
+        self.assertEqual(rules(text, "sample"), [counted])
 
     def test_no_source_is_remembered(self) -> None:
         """What is counted for a source can be counted in its name by others."""
@@ -152,7 +164,13 @@ class JudgingTests(SynchronousTestCase):
         self.assertEqual(verdict[1].strip(), "meta mark & 0x60000000 != 0x20000000 goto refused")
         self.assertIn("meta mark set meta mark | 0x40000000", text)
         self.assertEqual(let_in(0x40000000), 0x20000000)
-        self.assertIn("counter name", text[text.index("chain refused") :])
+        self.assertEqual(rules(text, "refused")[-1], 'counter name "refused"')
+
+    def test_one_with_ip_options_is_counted_and_not_asked_about(self) -> None:
+        """The kernel may answer a bad option, and an answer that waits for the judge shows the port."""
+        for judging in Judging:
+            first = rules(listing(self.door, HIDDEN, judging), "ask")[0]
+            self.assertEqual(first, 'ip hdrlength > 5 counter name "refused" return')
 
     def test_the_mark_that_a_syn_comes_with_does_not_open(self) -> None:
         """It is taken off before anything else; what is only forwarded gets none of ours."""
