@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
 from pluggable.extorport import HANDSHAKE_LIMIT, dial
-from pluggable.listeners import listeners
+from pluggable.listening_ports import listening_ports
 from pluggable.relay import Early, Half, Links, join
 
 _log = Logger()
@@ -140,7 +140,7 @@ class ORPortFactory(Factory[Half]):
         known = self._environment.extended_or_port
         if known is None:
             return False
-        for inode, port in listeners(known[0], os.geteuid()).items():
+        for inode, port in listening_ports(known[0], os.geteuid()).items():
             now = self._reactor.seconds()
             if now - self._asked.get(inode, -_ASKED_AGAIN) < _ASKED_AGAIN:
                 continue

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pluggable.memory import give_back
+from pluggable.heap import trim_heap
 
 _log = Logger()
 
@@ -184,8 +184,8 @@ def join(one: Half, other: Half) -> None:
             half.opening.rest = b""
 
 
-GIVE_BACK_AFTER = 100
-"""After so many links that went, what they have freed is given back to the machine."""
+TRIM_AFTER = 100
+"""Closed links after which the memory that they have freed is returned to the system."""
 
 
 class Links:
@@ -193,7 +193,7 @@ class Links:
 
     def __init__(self) -> None:
         self._halves: set[Half] = set()
-        self._went = 0
+        self._closed = 0
         self._waiting: list[Deferred[None]] = []
 
     def __len__(self) -> int:
@@ -206,15 +206,15 @@ class Links:
     def discard(self, half: Half) -> None:
         """A link has gone."""
         self._halves.discard(half)
-        self._went += 1
-        if self._went % GIVE_BACK_AFTER == 0:
-            give_back()
+        self._closed += 1
+        if self._closed % TRIM_AFTER == 0:
+            trim_heap()
         if not self._halves:
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:
                 deferred.callback(None)
 
-    def gone(self) -> Deferred[None]:
+    def all_closed(self) -> Deferred[None]:
         """Fires when there is no link; at once, if there is none now."""
         deferred: Deferred[None] = Deferred()
         self._waiting.append(deferred)

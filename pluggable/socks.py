@@ -1,19 +1,15 @@
-"""SOCKS5 with username and password as tor speaks it to a client transport (RFC 1928, RFC 1929, pt-spec §3.5)."""
+"""SOCKS5 with username and password, as tor speaks it to a client transport (RFC 1928, RFC 1929, pt-spec §3.5).
+
+No I/O: `SOCKS5` takes what tor sent and returns what to send. `socks_error` finds the reply to a failure.
+"""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
 
 from twisted.internet import defer, error
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pluggable.arguments import parse_socks
 from pluggable.errors import (
@@ -26,20 +22,10 @@ from pluggable.errors import (
     SOCKSError,
     TTLExpired,
 )
-from pluggable.interfaces import IClientTransport, Places, Request
-from pluggable.peers import LocalUsers
-from pluggable.relay import Half, Links, Single, join
-
-_log = Logger()
-
-HANDSHAKE_LIMIT = 5.0
-"""Seconds that tor has to say what it wants."""
-
-DIAL_LIMIT = 35.0
-"""Seconds that a transport has to reach its bridge, if it names no other limit; tor itself would wait for minutes."""
+from pluggable.interfaces import Request
 
 SUCCEEDED = b"\x05\x00\x00\x01" + bytes(6)
-"""The reply that lets tor speak to its bridge. tor does not look at the bound address in it."""
+"""The reply after which tor speaks to its bridge. tor does not look at the bound address in it."""
 
 _NO_AUTHENTICATION, _USERNAME_PASSWORD, _NOTHING_ACCEPTABLE = 0, 2, 255
 _CONNECT = 1
@@ -60,14 +46,8 @@ _CAUSES: tuple[tuple[tuple[type[BaseException], ...], type[SOCKSError]], ...] = 
     ((error.NoRouteError,), NetworkUnreachable),
 )
 
-_EXPECTED = (
-    SOCKSError, OSError, CancelledError, error.ConnectError, error.ConnectionClosed, error.ConnectionLost,
-    error.ConnectionDone, defer.TimeoutError,
-)  # fmt: skip
-
-
 def socks_error(cause: BaseException) -> SOCKSError:
-    """*cause* as tor is told it: by its class, else by its errno, else as a general failure."""
+    """*cause* as an error with a reply for tor: by its class, else by its errno, else a general failure."""
     if isinstance(cause, SOCKSError):
         return cause
     kind = next((kind for causes, kind in _CAUSES if isinstance(cause, causes)), None)
@@ -78,7 +58,7 @@ def socks_error(cause: BaseException) -> SOCKSError:
 
 
 class SOCKS5:
-    """The server's half of the conversation, up to tor's request: octets in, octets out, no I/O."""
+    """The server's half of SOCKS5, up to tor's request."""
 
     def __init__(self) -> None:
         self.request: Request | None = None
@@ -89,18 +69,18 @@ class SOCKS5:
     def feed(self, octets: bytes) -> bytes:
         """Take what tor sent, in pieces of any size; return what to send now, perhaps nothing.
 
-        Raises `SOCKSError`; what has to be sent then is `refusal`'s to say, and the connection is to be closed.
+        Raises `SOCKSError`: send what `refusal` returns, and close the connection.
         """
         self._inbox += octets
         answer = b""
-        while self.request is None and (said := self._step(self)) is not None:
-            answer += said
+        while self.request is None and (to_send := self._step(self)) is not None:
+            answer += to_send
         if self.request is not None and self._inbox:
-            raise SOCKSError("tor speaks to its bridge before there is one")
+            raise SOCKSError("tor sent more before it had the reply to its request")
         return answer
 
     def refusal(self, failure: SOCKSError) -> bytes:
-        """How *failure* is said at this point of the conversation."""
+        """The octets that refuse with *failure* at this point of the conversation."""
         if self._step is SOCKS5._greeting:
             return bytes([5, _NOTHING_ACCEPTABLE])
         if self._step is SOCKS5._credentials:
@@ -125,7 +105,7 @@ class SOCKS5:
         if _NO_AUTHENTICATION in offered:
             self._step = SOCKS5._request
             return bytes([5, _NO_AUTHENTICATION])
-        raise SOCKSError("SOCKS: no method of authentication that we know")
+        raise SOCKSError("SOCKS: no authentication method that is supported (0 or 2)")
 
     def _credentials(self) -> bytes | None:
         inbox = self._inbox
@@ -133,15 +113,15 @@ class SOCKS5:
             raise SOCKSError(f"SOCKS: username/password version {inbox[0]}, not 1")
         if len(inbox) < 2 or len(inbox) < 3 + inbox[1]:
             return None
-        name_size, word_size = inbox[1], inbox[2 + inbox[1]]
-        if not (name_size and word_size):
+        username_size, password_size = inbox[1], inbox[2 + inbox[1]]
+        if not (username_size and password_size):
             raise SOCKSError("SOCKS: empty username or password")
-        if len(inbox) < 3 + name_size + word_size:
+        if len(inbox) < 3 + username_size + password_size:
             return None
-        taken = self._take(3 + name_size + word_size)
-        name, word = taken[2 : 2 + name_size], taken[3 + name_size :]
+        taken = self._take(3 + username_size + password_size)
+        username, password = taken[2 : 2 + username_size], taken[3 + username_size :]
         try:
-            self._arguments = parse_socks(name if word == b"\0" else name + word)
+            self._arguments = parse_socks(username if password == b"\0" else username + password)
         except ArgumentsError as fault:
             raise SOCKSError(f"arguments of the bridge line: {fault}") from fault
         self._step = SOCKS5._request
@@ -166,122 +146,3 @@ class SOCKS5:
             raise SOCKSError("SOCKS: port 0")
         self.request = Request(str(address), port, self._arguments)
         return b""
-
-
-class _Opening:
-    """The opening of tor's link: reads the request, dials the bridge, answers."""
-
-    rest = b""
-
-    def __init__(self, port: SOCKSFactory) -> None:
-        self._port = port
-        self._placed = False
-        self._socks = SOCKS5()
-        self._upstream = Half()
-        self._dialling: Deferred[None] | None = None
-        self._refused = self._joined = False
-
-    def opened(self, half: Half) -> None:
-        self._half = half
-        self._port.links.add(half)
-        too_late = TTLExpired("tor asked for nothing in time")
-        self._limit = self._port.clock.callLater(HANDSHAKE_LIMIT, self._refuse, too_late)
-        users, places = self._port.users, self._port.places
-        if users is not None and not users.let_in(half.transport.getPeer(), half.transport.getHost()):
-            self._refused = True
-            half.abort()
-        elif places is not None:
-            self._placed = places.take()
-
-    def received(self, octets: bytes) -> None:
-        if self._refused:
-            return
-        try:
-            self._half.transport.write(self._socks.feed(octets))
-        except SOCKSError as failure:
-            self._refuse(failure)
-            return
-        if self._socks.request is not None and self._dialling is None:
-            if self._port.places is not None and not self._placed:  # `Places.take` has logged it
-                self._answer(SOCKSError("too many connections"))
-                return
-            self._limit.cancel()
-            self._dialling = Deferred.fromCoroutine(self._dial(self._socks.request))
-            self._dialling.addErrback(self._failed)
-
-    def lost(self, reason: Failure) -> None:
-        self._port.links.discard(self._half)
-        if self._port.places is not None and self._placed:
-            self._port.places.give_back()
-        if not self._joined:
-            self._abandon()
-
-    async def _dial(self, request: Request) -> None:
-        upstream, port = self._upstream, self._port
-        request = replace(request, deadline=port.clock.seconds() + port.dial_limit)
-        dialling = port.transport.endpoint(request).connect(Single(upstream))
-        await dialling.addTimeout(port.dial_limit, port.clock, _too_late)
-        if upstream.lost:
-            raise ConnectionRefused("the bridge closed the connection at once")
-        if upstream.transport is None:
-            raise SOCKSError("the transport has not connected what it says it has")
-        self._half.transport.write(SUCCEEDED)
-        self._joined = True
-        join(self._half, upstream)
-
-    def _failed(self, failure: Failure) -> None:
-        if self._half.lost or self._refused:
-            return
-        if not failure.check(*_EXPECTED):
-            _log.failure("{transport}: dialling the bridge", failure, transport=self._port.name)
-        cause = failure.value
-        self._refuse(socks_error(cause) if cause is not None else SOCKSError("no cause"))
-
-    def _refuse(self, failure: SOCKSError) -> None:
-        _log.warn("{transport}: {reason}", transport=self._port.name, reason=str(failure))
-        self._answer(failure)
-
-    def _answer(self, failure: SOCKSError) -> None:
-        self._refused = True
-        self._half.transport.write(self._socks.refusal(failure))
-        self._half.transport.loseConnection()
-        self._abandon()
-
-    def _abandon(self) -> None:
-        if self._limit.active():
-            self._limit.cancel()
-        if self._dialling is not None:
-            self._dialling.cancel()
-        if self._upstream.transport is not None and not self._upstream.lost:
-            self._upstream.abort()
-
-
-def _too_late(_result: object, seconds: float) -> Failure:
-    return Failure(TTLExpired(f"the bridge was not reached within {seconds:.0f} s"))
-
-
-class SOCKSFactory(Factory[Half]):
-    """Serves tor's requests for transport *name*; *clock* measures the limits of time.
-
-    With *users*, connections of others are closed without an answer. Requests for which there are no *places* are
-    answered with a general failure; those whose bridge is not reached within *dial_limit* seconds are given up.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        clock: Any,
-        name: str,
-        transport: IClientTransport,
-        links: Links,
-        users: LocalUsers | None = None,
-        places: Places | None = None,
-        dial_limit: float = DIAL_LIMIT,
-    ) -> None:
-        self.clock, self.name, self.transport, self.links = clock, name, transport, links
-        self.users, self.places, self.dial_limit = users, places, dial_limit
-
-    def buildProtocol(self, addr: IAddress | None) -> Half:
-        """A link for tor's next connection."""
-        return Half(_Opening(self))

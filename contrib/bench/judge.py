@@ -22,6 +22,7 @@ from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood
 from torknock.bridge.knocks import Judge
+from torknock.privileged.gate.kernel import Kernel
 from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.bridge_line import Line, Scheme
@@ -45,7 +46,8 @@ async def _judge(reactor: Any, lines: int) -> None:
         return judge.judge(syns, time.monotonic())
 
     claims = tempfile.TemporaryDirectory()
-    await DoorTable(reactor, Door("::", 443), HiddenPorts(1, 2), ask, Path(claims.name) / "doors").open(judging=True)
+    table = DoorTable(Kernel(reactor), Door("::", 443), HiddenPorts(1, 2), ask, Path(claims.name) / "doors")
+    await table.open(judging=True)
     print("ready", flush=True)
 
     def answer() -> None:

@@ -27,6 +27,7 @@ from torknock.bridge.spending import Spending
 from torknock.bridge.stepped_gate import SteppedGate
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
+from torknock.privileged.gate.kernel import Kernel
 from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door
@@ -65,7 +66,7 @@ async def _measure(reactor: Any, directory: Path) -> None:
     keyring = Keyring.open(directory, create=False)
     books = Books(SpentTokens(directory / "spent"), SpentKnocks(directory / "knocks"))
     spending = Spending(books, reactor, now)
-    table = DoorTable(reactor, Door("::", 443), HiddenPorts(1, 2), spending.judge, directory / "doors")
+    table = DoorTable(Kernel(reactor), Door("::", 443), HiddenPorts(1, 2), spending.judge, directory / "doors")
     gate = SteppedGate(reactor, table)
     keeper = Keeper(KnownLines(KeyringQueue(keyring, reactor, deferToThread)), spending, gate)
     began = time.monotonic()

@@ -40,11 +40,13 @@ _SERVICE = {
     "torknock.service",
     "torknock.service.conversation",
     "torknock.service.descriptors",
+    "torknock.service.factory",
     "torknock.service.grammar",
     "torknock.service.interfaces",
     "torknock.service.listener",
     "torknock.service.peers",
     "torknock.service.process",
+    "torknock.service.questions",
 }
 
 _TRANSLATION = {

@@ -14,18 +14,17 @@ from torknock.bridge.filter.filter_gate import FilterGate
 from torknock.bridge.remote_gate import Lease
 from torknock.bridge.stepped_gate import SteppedGate
 from torknock.errors import TorknockError
-from torknock.interfaces import GateFailed, IGate
+from torknock.interfaces import IGate
 from torknock.kernel.capability import may_administer_network
 from torknock.kernel.interfaces import IReactor
-from torknock.kernel.proc import is_served
 from torknock.privileged.gate.kernel import Kernel
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import DoorTable
-from torknock.privileged.gate.service import served
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import Ask
 from torknock.service import doors
-from torknock.service.requester import HelperMissing, connect
+from torknock.service.claim import fail_if_served
+from torknock.service.requester import ServiceMissing, connect
 
 _log = Logger()
 
@@ -57,7 +56,7 @@ async def find_gate(
         return Entrance(door, _own(reactor, door, listener, _claims(service, state)), _no_knocks(door.posture))
     try:
         (await connect(reactor, service)).close()
-    except HelperMissing as error:
+    except ServiceMissing as error:
         if not (any_posture or door.posture is Posture.FILTERED) or os.path.exists(service):
             raise LacksPower(error) from error
         _log.warn(
@@ -87,7 +86,7 @@ def _no_knocks(posture: Posture) -> str:
 class LacksPower(TorknockError):
     """Neither this process nor a service may guard the port as the operator wants it."""
 
-    def __init__(self, missing: HelperMissing) -> None:
+    def __init__(self, missing: ServiceMissing) -> None:
         super().__init__(
             f"this process lacks CAP_NET_ADMIN, and there is {missing}",
             "as root: systemctl enable --now torknock-gate.socket, and see torknock doctor",
@@ -100,8 +99,7 @@ def _claims(service: str, state: Path) -> Path:
 
 
 def _own(reactor: IReactor, door: Door, listener: Listener, claims: Path) -> MakeGate:
-    if door.posture is not Posture.DECOY and is_served(door.host, door.port):
-        raise GateFailed(served(door.port))
+    fail_if_served(door)
     kernel = Kernel(reactor)
     listening = hidden_listeners(door.host, kernel.make_transparent)
     hidden = hidden_ports(listening)

@@ -16,7 +16,7 @@ from torknock.protocol.syn import Ask
 from torknock.service import gate_requests
 from torknock.service.gate_requests import Admit, Guard, Withdraw, pieces
 from torknock.service.grammar import number
-from torknock.service.requester import Answer, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
+from torknock.service.requester import Answer, ServiceConnection, ServiceLost, ServiceMissing, ServiceRefused, connect
 
 _log = Logger()
 
@@ -34,7 +34,7 @@ class Lease:
 
     def __init__(self, reactor: IReactor, path: str, door: Door, listener: Listener, ask: Ask) -> None:
         self._reactor, self._path, self._door, self._listener, self._ask = reactor, path, door, listener, ask
-        self._connection: HelperConnection | None = None
+        self._connection: ServiceConnection | None = None
 
     def open(self, judging: bool) -> Deferred[None]:
         """See `Steps.open`."""
@@ -68,7 +68,7 @@ class Lease:
         if self._connection is None:
             try:
                 connection = await connect(self._reactor, self._path, self._heard, self._lost)
-            except HelperMissing as error:
+            except ServiceMissing as error:
                 raise GateFailed(str(error), "as root: systemctl restart torknock-gate.socket") from error
             self._hang_up(self._connection)
             self._connection = connection
@@ -100,7 +100,7 @@ class Lease:
             try:
                 await self._answer(gate_requests.LEAVE)
             except GateFailed as error:
-                if not isinstance(error.__cause__, HelperLost):  # a service that is gone has closed it
+                if not isinstance(error.__cause__, ServiceLost):  # a service that is gone has closed it
                     raise
             finally:
                 self._hang_up(connection)
@@ -111,26 +111,26 @@ class Lease:
             raise GateFailed(f"the gate of port {self._door.port} is closed, so it cannot be changed")
         try:
             return await connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
-        except HelperRefused as refused:
+        except ServiceRefused as refused:
             raise (DoorTaken if refused.kind == "taken" else GateFailed)(str(refused)) from refused
-        except HelperLost as error:
+        except ServiceLost as error:
             self._hang_up(connection)
             raise GateFailed(str(error)) from error
 
-    def _hang_up(self, connection: HelperConnection | None) -> None:
+    def _hang_up(self, connection: ServiceConnection | None) -> None:
         if connection is not None:
             self._lost(connection)
             connection.close()
 
     def _too_late(self, _result: object, seconds: float) -> Any:
-        raise HelperLost(self._path, f"it has not answered within {seconds:.0f} s")
+        raise ServiceLost(self._path, f"it has not answered within {seconds:.0f} s")
 
-    def _lost(self, connection: HelperConnection) -> None:
+    def _lost(self, connection: ServiceConnection) -> None:
         if connection is self._connection:
             self._connection = None
             self._listener.stop()
 
-    def _heard(self, connection: HelperConnection, line: str) -> None:
+    def _heard(self, connection: ServiceConnection, line: str) -> None:
         syns = gate_requests.parse_judge(line)
         answers = [False] * len(syns)
         try:

@@ -24,11 +24,11 @@ def dial(path: str, users: tuple[str, ...], groups: tuple[str, ...]) -> None:
     """
     without_openssl()
     from torknock.cli.in_reactor import installed
-    from torknock.privileged.dial.service import helper
+    from torknock.privileged.dial.service import dial_service
     from torknock.service.listener import listener
     from torknock.service.process import serve
 
     peers = places(raise_descriptor_limit(), OF_A_PEER)
     reactor = installed()
     listening = listener(path, os.environ, os.getpid())
-    serve(reactor, helper(reactor, Guests.named(users, groups), peers), listening, sys.stderr)
+    serve(reactor, dial_service(reactor, Guests.named(users, groups), peers), listening, sys.stderr)

@@ -30,11 +30,11 @@ def gate(path: str, access: Path) -> None:
     without_openssl()
     from torknock.cli.in_reactor import installed
     from torknock.privileged.gate.kernel import Kernel
-    from torknock.privileged.gate.service import helper
+    from torknock.privileged.gate.service import gate_service
     from torknock.service.listener import listener
     from torknock.service.process import serve
 
     peers = places(raise_descriptor_limit(), OF_A_PEER)
     reactor = installed()
     listening = listener(path, os.environ, os.getpid())
-    serve(reactor, helper(Kernel(reactor), AccessList(access), doors(path), peers), listening, sys.stderr)
+    serve(reactor, gate_service(Kernel(reactor), AccessList(access), doors(path), peers), listening, sys.stderr)

@@ -70,9 +70,9 @@ def _let_knock(user: str, yes: bool) -> None:
     from torknock.operate.setup.record import Record
     from torknock.operate.setup.this_host import Host
 
-    host = Host.of(None, program(), user)
     record = Record(RECORD)
     with record.alone():
+        host = Host.of(None, program(), user)
         changes = plan_for_user(user, host)
         if agreed(changes, yes, reloads=False):
             with record.making(changes):

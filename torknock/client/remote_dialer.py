@@ -16,7 +16,7 @@ from torknock.interfaces import CannotKnock, Dialled, IPrivilegedDialer, Slipped
 from torknock.kernel.interfaces import IReactor
 from torknock.service import DIAL_SOCKET, dial_requests
 from torknock.service.grammar import Malformed
-from torknock.service.requester import Heard, HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
+from torknock.service.requester import Heard, ServiceConnection, ServiceLost, ServiceMissing, ServiceRefused, connect
 
 START = "as root: systemctl enable --now torknock-dial.socket"
 RESTART = "as root: systemctl restart torknock-dial"
@@ -70,7 +70,7 @@ class _Dial:
         self._request = request
         self._choose = choose
         self._isn, self._tsval = request.isn or 0, 0
-        self._connection: HelperConnection | None = None
+        self._connection: ServiceConnection | None = None
         self._taken_up = False
         """The service has said something: it is at work."""
 
@@ -78,9 +78,9 @@ class _Dial:
         self._connection = await _connection(reactor, self._path, self._heard)
         try:
             answer = await self._connection.ask(str(self._request))
-        except HelperRefused as refused:
+        except ServiceRefused as refused:
             raise _error(refused) from refused
-        except HelperLost as error:
+        except ServiceLost as error:
             raise _aborted(f"the torknock service at {self._path} ended while it was dialling") from error
         except CancelledError:
             if self._taken_up:
@@ -90,7 +90,7 @@ class _Dial:
             self._connection.close()
         return Dialled(self._only(answer.descriptors), self._isn, self._tsval)
 
-    def _heard(self, connection: HelperConnection, line: str) -> None:
+    def _heard(self, connection: ServiceConnection, line: str) -> None:
         self._taken_up = True
         if line == dial_requests.DIALLING:
             return
@@ -109,10 +109,10 @@ class _Dial:
         return received[0]
 
 
-async def _connection(reactor: IReactor, path: str, heard: Heard | None = None) -> HelperConnection:
+async def _connection(reactor: IReactor, path: str, heard: Heard | None = None) -> ServiceConnection:
     try:
         return await connect(reactor, path, heard)
-    except HelperMissing as error:
+    except ServiceMissing as error:
         raise CannotKnock(f"this process lacks CAP_NET_ADMIN, and there is {error}; {START}") from error
 
 
@@ -124,7 +124,7 @@ def _aborted(text: str) -> ConnectError:
     return ConnectError(errno.ECONNABORTED, text)
 
 
-def _error(refused: HelperRefused) -> Exception:
+def _error(refused: ServiceRefused) -> Exception:
     """What a `RepairDialer` would have failed with."""
     text = str(refused)
     match refused.kind:

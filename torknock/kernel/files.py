@@ -129,15 +129,17 @@ def as_owner(path: Path) -> AbstractContextManager[None]:
 
 
 def directory_of_others(path: Path, trusted: Collection[int] = ROOT) -> Path | None:
-    """The first directory on the way to *path*, or link, that a user not *trusted* can change; None if none is.
+    """The first directory on the way to *path*, or link, that users not *trusted* can change; None if there is none.
 
-    Links are followed one by one. In a sticky directory of root's only root replaces what is root's. Raises `OSError`.
+    Links are followed one by one. In a sticky directory only root and a file's owner replace the file. Raises
+    `OSError`.
     """
     place, ahead = Path("/"), list(reversed(path.absolute().parent.parts))
     for _ in range(_STEPS_AT_MOST):
         found = place.lstat()
         link = stat.S_ISLNK(found.st_mode)
-        if found.st_uid not in trusted or (not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+        shared = not link and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if shared or found.st_uid not in trusted:
             return place
         if link:
             ahead += reversed(place.readlink().parts)

@@ -141,7 +141,7 @@ def read(path: Path, trusted: Collection[int] = ROOT) -> tuple[Entry, ...]:
 
 
 def check_directories(path: Path, trusted: Collection[int] = ROOT) -> None:
-    """Raise `AccessDenied` if a user other than root could replace the list at *path*; else `OSError`, as `lstat`."""
+    """Raise `AccessDenied` if users not *trusted* could replace the list at *path*; else `OSError`, as `lstat`."""
     if (place := directory_of_others(path, trusted)) is not None:
         raise AccessDenied(
             f"{place} can be written by others than root, who could replace {path}",

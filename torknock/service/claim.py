@@ -1,4 +1,4 @@
-"""The claim on a door: one process guards it, and only who may guard it can claim it."""
+"""The claim on a door: one process guards it, and no program serves it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.kernel.lock import try_lock
-from torknock.kernel.proc import network_namespace
-from torknock.protocol.door import Door
+from torknock.kernel.proc import is_served, network_namespace
+from torknock.protocol.door import Door, Posture
 
 
 def claim(door: Door, directory: Path) -> int:
@@ -26,3 +26,12 @@ def claim(door: Door, directory: Path) -> int:
             f"another torknock guards port {door.port}", "stop it, or give this one another ServerTransportListenAddr"
         )
     return held
+
+
+def fail_if_served(door: Door) -> None:
+    """Raise `GateFailed` if a program listens on *door*'s port, unless it is the decoy."""
+    if door.posture is not Posture.DECOY and is_served(door.host, door.port):
+        raise GateFailed(
+            f"another program listens on port {door.port}; end it, hide a port that no program serves, or let it be "
+            "the decoy (posture=decoy)"
+        )

@@ -1,141 +1,86 @@
-"""The service's side of conversations over a Unix stream socket: which peers, how many, how long.
+"""One peer's connection to a service: requests and answers, questions and answers, and the end.
 
-`Helper` is a factory that checks each peer and makes a conversation for it. Each service has a grammar of its own for
-what the lines mean.
+The order of events at a `PeerConnection`:
 
-Order of events at a `Talk`: the peer is checked and takes a place, or is refused. Then requests are answered one at a
-time; a second one before the answer is an error. Questions of the service's own (`ask`) may be under way meanwhile;
-their answers come in the order of the questions. One of refusal, `hang_up` and loss ends it, once (`_end`): the request
-is cancelled, every question fails, the conversation is told, the place is free. After that no line of the peer is
-looked at. Until TCP ends too, at most `PATIENCE` later, the talk only waits for the peer to read its last line.
+1. The peer takes a place (`ITakesPeers.begin`), or is refused.
+2. Requests are answered one at a time; a second one before the answer is an error. Questions of the service's own
+   (`ask`) may be under way meanwhile; their answers come in the order of the questions.
+3. One of refusal, `hang_up` and loss ends it, once (`_end`): the request is cancelled, every question fails, the
+   conversation is told, the place is free.
+4. Until TCP ends too, at most `TIMEOUT` later, the connection only waits for the peer to read its last line.
+
+What may never happen: a line of the peer is looked at after step 3; a place is given back twice or not at all; a
+descriptor that was sent stays open here after the next request.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-from collections import Counter, deque
-from collections.abc import Callable
+import typing
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, maybeDeferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IPushProducer,
-    IReactorTime,
-    IUNIXTransport,
-)
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, IUNIXTransport
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.unix import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from torknock.errors import TorknockError
-from torknock.kernel.descriptor_limit import Places
 from torknock.service import descriptors
 from torknock.service.grammar import Lines, Malformed, no, octets
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.peers import Peer, peer
+from torknock.service.questions import PeerGone, Questions
 
 _log = Logger()
 
-CONNECTIONS = 256
-"""Peers at most that are talked to at once."""
-
-PER_USER = 32
-"""The same for those of one user: no user's programs keep those of another out."""
-
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds in which a line that was begun must end, and in which the first one must come."""
 
-_UNANSWERED = 16
+
+class Refused(Exception):
+    """The peer gets no place; *kind* and *text* are the words of the answer (`grammar.no`)."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
 
 
-class PeerGone(TorknockError):
-    """A peer that was asked does not answer any more."""
+class ITakesPeers(typing.Protocol):
+    """What a connection needs of the service."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"who asked this service does not answer: {why}")
+    clock: IReactorTime
 
+    def begin(self, connection: PeerConnection) -> IConversation:
+        """Take a place for the peer of *connection*, and make its conversation. Raises `Refused`."""
 
-class Helper(Factory):
-    """The service's side: talks to peers of which *may_ask* says yes; *peers* at most, and no more than `CONNECTIONS`.
+    def over(self, connection: PeerConnection, conversation: IConversation) -> None:
+        """*connection*, which had a place, has ended, and with it its *conversation*."""
 
-    *converse* makes the `IConversation` for each; one user has *a_user* of them at most. *clock* is the reactor, or a
-    Clock.
-    """
+    def may_linger(self, connection: PeerConnection) -> bool:
+        """Whether *connection*, which is over, may wait for its peer to read the last line; see `closed`."""
 
-    noisy = False
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        may_ask: Callable[[Peer], bool],
-        converse: Callable[[Talk], IConversation],
-        a_user: int = PER_USER,
-        peers: int = CONNECTIONS,
-    ) -> None:
-        self.clock, self.may_ask, self.converse, self.a_user = clock, may_ask, converse, a_user
-        self.peers = min(peers, CONNECTIONS)
-        self._places = Places(
-            self.peers, "see which programs ask this service; a low LimitNOFILE= of its unit can be raised"
-        )
-        self.talks: set[Talk] = set()
-        self.leaving: set[Talk] = set()
-        """Those that were refused or hung up on, and whose connections are not closed yet."""
-        self.endings: set[Deferred[Any]] = set()
-        """Of conversations that are over, and whose traces are not gone yet."""
-
-    def hang_up(self) -> Deferred[Any]:
-        """End every conversation. Fires when nothing of them is left."""
-        for talk in list(self.talks):
-            talk.hang_up()
-        return gatherResults(self.endings, consumeErrors=True)
-
-    def has_room(self, uid: int) -> bool:
-        """Take a place for another peer of the user *uid*. Where all places are taken, who has most loses one."""
-        users = Counter(talk.peer.uid for talk in self.talks)
-        if users[uid] >= self.a_user:
-            return False
-        if self._places.take():
-            return True
-        [(most, count)] = users.most_common(1)
-        if count <= users[uid] + 1:
-            return False
-        next(talk for talk in self.talks if talk.peer.uid == most).hang_up()
-        return self._places.take()
-
-    def over(self, talk: Talk, conversation: IConversation) -> None:
-        """*talk* has ended, and with it its *conversation*."""
-        self.talks.discard(talk)
-        self._places.give_back()
-        ending: Deferred[Any] = maybeDeferred(conversation.ended)
-        self.endings.add(ending)
-        ending.addErrback(lambda failure: _log.failure("a conversation did not end well", failure=failure))
-        ending.addBoth(lambda _: self.endings.discard(ending))
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """The protocol of one peer."""
-        return Talk(self)
+    def closed(self, connection: PeerConnection) -> None:
+        """The TCP connection, or the Unix socket, of *connection* is closed."""
 
 
 @implementer(IPushProducer)
-class Talk(Protocol):
+class PeerConnection(Protocol):
     """One peer: its lines go to its conversation, which may also ask it something."""
 
     peer: Peer
-    """Who it is, from the time at which the conversation is made."""
+    """Which process and user it is: set before the conversation is made."""
 
-    def __init__(self, helper: Helper) -> None:
-        self._helper = helper
+    def __init__(self, service: ITakesPeers) -> None:
+        self._service = service
         self._lines = Lines()
         self._conversation: IConversation | None = None
         self._over = False
-        self._patience: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
         self._answering: Deferred[Any] | None = None
-        self._asked: deque[tuple[str, Deferred[str]]] = deque()
+        self._questions = Questions()
         self._sent: tuple[socket.socket, ...] = ()
 
     def connectionMade(self) -> None:
@@ -146,13 +91,11 @@ class Talk(Protocol):
             self.peer = peer(transport.getHandle())
         except OSError:
             return self._refuse("refused", "this service cannot tell who asks")
-        if not self._helper.may_ask(self.peer):
-            return self._refuse("refused", "this service is not for this user; root says who may ask")
-        if not self._helper.has_room(self.peer.uid):
-            return self._refuse("busy", f"this service talks to {self._helper.a_user} programs of a user at most")
-        self._helper.talks.add(self)
-        self._conversation = self._helper.converse(self)
-        self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
+        try:
+            self._conversation = self._service.begin(self)
+        except Refused as refused:
+            return self._refuse(refused.kind, refused.text)
+        self._timer = self._service.clock.callLater(TIMEOUT, self._timed_out)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what came."""
@@ -161,18 +104,18 @@ class Talk(Protocol):
         self._lines.feed(data)
         try:
             while not self._over and (line := self._lines.line()) is not None:
-                self._patient()
-                self._heard(line)
+                self._stop_timer()
+                self._take(line)
         except Malformed as error:
             self._refuse("bad", str(error))
-        if not self._over and self._patience is None and self._lines.partial:
-            self._patience = self._helper.clock.callLater(PATIENCE, self._slow)
+        if not self._over and self._timer is None and self._lines.partial:
+            self._timer = self._service.clock.callLater(TIMEOUT, self._timed_out)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is over, whichever side ended it."""
         self._end()
-        self._helper.leaving.discard(self)
-        self._patient()
+        self._service.closed(self)
+        self._stop_timer()
         self._close_sent()
 
     def pauseProducing(self) -> None:
@@ -193,12 +136,10 @@ class Talk(Protocol):
         """
         if self._over:
             return fail(PeerGone("the connection has ended"))
-        if len(self._asked) >= _UNANSWERED:
-            return fail(PeerGone("it leaves too much unanswered"))
-        asked: Deferred[str] = Deferred()
-        self._asked.append((answer, asked))
-        self._write(line)
-        return asked
+        answered = self._questions.ask(answer)
+        if not answered.called:
+            self._write(line)
+        return answered
 
     def tell(self, line: str) -> None:
         """Send *line* unasked; no answer is wanted."""
@@ -230,11 +171,9 @@ class Talk(Protocol):
             self._end()
             self._lose()
 
-    def _heard(self, line: str) -> None:
-        if self._asked and line.partition(" ")[0] == self._asked[0][0]:
-            _, asked = self._asked.popleft()
-            if not asked.called:
-                asked.callback(line)
+    def _take(self, line: str) -> None:
+        if self._questions.is_answer(line):
+            self._questions.answer(line)
         elif self._answering is not None:
             raise Malformed("one request at a time")
         else:
@@ -266,14 +205,14 @@ class Talk(Protocol):
             _log.failure("a request was not answered", failure=failure)
             self._refuse("broken", "the service has a fault, which its log tells")
 
-    def _slow(self) -> None:
-        self._patience = None
-        self._refuse("bad", f"no line came within {PATIENCE:.0f} seconds")
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._refuse("bad", f"no line came within {TIMEOUT:.0f} seconds")
 
-    def _patient(self) -> None:
-        patience, self._patience = self._patience, None
-        if patience is not None:
-            patience.cancel()
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _refuse(self, kind: str, text: str) -> None:
         if not self._over:
@@ -286,35 +225,31 @@ class Talk(Protocol):
         if self._over:
             return
         self._over = True
-        self._patient()
+        self._stop_timer()
         if self._answering is not None:
             self._answering.cancel()
-        asked, self._asked = self._asked, deque()
-        for _, each in asked:
-            if not each.called:
-                each.errback(PeerGone("the connection has ended"))
+        self._questions.fail(PeerGone("the connection has ended"))
         if self._conversation is not None:
-            self._helper.over(self, self._conversation)
+            self._service.over(self, self._conversation)
 
     def _write(self, line: str) -> None:
         cast("Server", self.transport).write(octets(line))
 
     def _lose(self) -> None:
-        """Let the peer read the last line, and go.
+        """Close the connection, once the peer has read the last line.
 
         A peer that is writing when the connection is closed gets EPIPE, and some programs then do not read that line.
         """
         transport = cast("Server", self.transport)
         transport.unregisterProducer()
-        if len(self._helper.leaving) < self._helper.peers:
-            self._helper.leaving.add(self)
+        if self._service.may_linger(self):
             transport.loseWriteConnection()
         else:
             transport.loseConnection()
-        self._patience = self._helper.clock.callLater(PATIENCE, self._abort)  # if the peer does not close
+        self._timer = self._service.clock.callLater(TIMEOUT, self._abort)  # if the peer does not close
 
     def _abort(self) -> None:
-        self._patience = None
+        self._timer = None
         cast("Server", self.transport).abortConnection()
 
     def _close_sent(self) -> None:

@@ -21,7 +21,7 @@ class Reply:
 
 
 class IConversation(Interface):
-    """The service's side of a conversation with one peer, who is called by `torknock.service.conversation.Talk`."""
+    """The service's side of a conversation with one peer, called by `torknock.service.conversation.PeerConnection`."""
 
     def answer(line: str) -> Awaitable[Reply]:
         """The reply to a request; they come one at a time. Cancelled if the peer goes meanwhile.

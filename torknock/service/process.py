@@ -13,13 +13,13 @@ from twisted.python.failure import Failure
 from torknock.errors import TorknockError
 from torknock.kernel.capability import may_administer_network
 from torknock.kernel.interfaces import IReactor
-from torknock.service.conversation import Helper
+from torknock.service.factory import PeerFactory
 from torknock.service.listener import Accepting
 
 LACKS_CAPABILITY = "this service lacks CAP_NET_ADMIN in its network namespace; start it by the units of contrib/systemd"
 
 
-def serve(reactor: IReactor, helper: Helper, listening: socket.socket, log: TextIO) -> None:
+def serve(reactor: IReactor, peers: PeerFactory, listening: socket.socket, log: TextIO) -> None:
     """Serve the peers that connect to *listening* until a signal ends *reactor*; then end every conversation.
 
     What is worth it is said on *log*. Raises `TorknockError` if this process lacks the capability.
@@ -27,9 +27,9 @@ def serve(reactor: IReactor, helper: Helper, listening: socket.socket, log: Text
     globalLogBeginner.beginLoggingTo([FileLogObserver(log, _formatted)], redirectStandardIO=False)
     if not may_administer_network():
         raise TorknockError(LACKS_CAPABILITY)
-    accepting = Accepting(reactor, listening, helper)
+    accepting = Accepting(reactor, listening, peers)
     reactor.addSystemEventTrigger("before", "shutdown", accepting.stop)
-    reactor.addSystemEventTrigger("before", "shutdown", helper.hang_up)
+    reactor.addSystemEventTrigger("before", "shutdown", peers.hang_up)
     reactor.run()
 
 

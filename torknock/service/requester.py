@@ -33,11 +33,11 @@ class Answer:
     descriptors: tuple[socket.socket, ...]
 
 
-Heard = Callable[["HelperConnection", str], None]
-Lost = Callable[["HelperConnection"], None]
+Heard = Callable[["ServiceConnection", str], None]
+Lost = Callable[["ServiceConnection"], None]
 
 
-class HelperMissing(TorknockError):
+class ServiceMissing(TorknockError):
     """No service listens at *path*, or it does not let this user connect."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -45,14 +45,14 @@ class HelperMissing(TorknockError):
         self.reason = reason
 
 
-class HelperLost(TorknockError):
+class ServiceLost(TorknockError):
     """The connection ended before the answer came."""
 
     def __init__(self, path: str, why: str = "it has ended the connection") -> None:
         super().__init__(f"the torknock service at {path} is lost: {why}")
 
 
-class HelperRefused(TorknockError):
+class ServiceRefused(TorknockError):
     """The service answered `no`; *kind* is its word for the program.
 
     Of every service are `refused` (this user may not ask), `busy` (too many peers), `bad` (malformed, oversized, slow,
@@ -69,17 +69,17 @@ def connect(
     path: str,
     heard: Heard | None = None,
     lost: Lost | None = None,
-) -> Deferred[HelperConnection]:
-    """A connection to the service at *path*. Fails with `HelperMissing`.
+) -> Deferred[ServiceConnection]:
+    """A connection to the service at *path*. Fails with `ServiceMissing`.
 
     *heard* is called with the connection and each line that comes unasked (one that begins with neither `ok` nor `no`);
     without it such a line ends the connection. *lost* is called with it once, when it has ended, whichever side ended
     it. By then its owner may have made another.
     """
-    return Deferred.fromCoroutine(_connect(reactor, path, HelperConnection(path, heard, lost)))
+    return Deferred.fromCoroutine(_connect(reactor, path, ServiceConnection(path, heard, lost)))
 
 
-async def _connect(reactor: IReactor, path: str, connection: HelperConnection) -> HelperConnection:
+async def _connect(reactor: IReactor, path: str, connection: ServiceConnection) -> ServiceConnection:
     for tries_left in reversed(range(_TRIES)):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connecting:
             connecting.setblocking(False)
@@ -89,9 +89,9 @@ async def _connect(reactor: IReactor, path: str, connection: HelperConnection) -
                 return connection
             except BlockingIOError as error:
                 if not tries_left:
-                    raise HelperMissing(path, "it does not answer") from error
+                    raise ServiceMissing(path, "it does not answer") from error
             except OSError as error:
-                raise HelperMissing(path, error.strerror or type(error).__name__) from error
+                raise ServiceMissing(path, error.strerror or type(error).__name__) from error
         await deferLater(reactor, _BREATH)
     raise AssertionError("the last try returns or raises")
 
@@ -107,7 +107,7 @@ class _Factory(Factory):
 
 
 @implementer(IFileDescriptorReceiver)
-class HelperConnection(Protocol):
+class ServiceConnection(Protocol):
     """The asking side of a conversation; made by `connect`."""
 
     def __init__(self, path: str, heard: Heard | None, lost: Lost | None) -> None:
@@ -117,13 +117,13 @@ class HelperConnection(Protocol):
         self._waiting: Deferred[Answer] | None = None
         self._received: list[socket.socket] = []
         self._over = False
-        self._last_no: HelperRefused | None = None
+        self._last_no: ServiceRefused | None = None
 
     def ask(self, line: str) -> Deferred[Answer]:
         """The service's answer to *line*; one is asked after the other.
 
-        Fails with `HelperRefused` if it is `no`, with `HelperLost` if the connection ends or has ended. Cancelling ends
-        the connection, because the next answer could not be told from this one.
+        Fails with `ServiceRefused` if it is `no`, with `ServiceLost` if the connection ends or has ended. Cancelling
+        ends the connection, because the next answer could not be told from this one.
         """
         return self._turn.run(self._ask, line)
 
@@ -163,7 +163,7 @@ class HelperConnection(Protocol):
 
     def _ask(self, line: str) -> Deferred[Answer]:
         if self._over:
-            return fail(self._last_no or HelperLost(self._path))
+            return fail(self._last_no or ServiceLost(self._path))
         said = octets(line)
         self._waiting = Deferred(self._given_up)
         cast("Server", self.transport).write(said)
@@ -187,7 +187,7 @@ class HelperConnection(Protocol):
             each.close()
         if first == "ok":
             raise Malformed("an answer without a request")
-        refused = HelperRefused(words[0] if words else "bad", " ".join(words[1:]) or "it does not say why")
+        refused = ServiceRefused(words[0] if words else "bad", " ".join(words[1:]) or "it does not say why")
         if waiting is None:
             self._last_no = refused
         else:
@@ -202,4 +202,4 @@ class HelperConnection(Protocol):
         for each in received:
             each.close()
         if waiting is not None and not waiting.called:
-            waiting.errback(self._last_no or HelperLost(self._path))
+            waiting.errback(self._last_no or ServiceLost(self._path))

@@ -20,10 +20,11 @@ from zope.interface.verify import verifyObject
 from tests.unit.service.test_requester import descriptors, short_directory
 from torknock.client.remote_dialer import JOIN, RESTART, START, RemoteDialer, _error
 from torknock.interfaces import CannotKnock, IPrivilegedDialer, Slipped
-from torknock.service.conversation import Helper, Talk
+from torknock.service.conversation import PeerConnection
+from torknock.service.factory import PeerFactory
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.listener import Accepting, listener
-from torknock.service.requester import HelperRefused
+from torknock.service.requester import ServiceRefused
 
 reactor: Any = _reactor
 
@@ -34,17 +35,17 @@ HOST, PORT, ISN = "192.0.2.1", 443, 7
 class Scripted:
     """Says what it was told to; `(never)` is silence."""
 
-    def __init__(self, talk: Talk, script: list[str], heard: list[str]) -> None:
-        self.talk, self.script, self.heard = talk, script, heard
+    def __init__(self, connection: PeerConnection, script: list[str], heard: list[str]) -> None:
+        self.connection, self.script, self.heard = connection, script, heard
         self.ends = 0
 
     async def answer(self, line: str) -> Reply:
         self.heard.append(line)
         for said in self.script[:-1]:
             if said.startswith("tsval"):
-                self.heard.append(await self.talk.ask(said, "isn"))
+                self.heard.append(await self.connection.ask(said, "isn"))
             else:
-                self.talk.tell(said)
+                self.connection.tell(said)
         match self.script[-1]:
             case "(never)":
                 await Deferred()
@@ -70,14 +71,14 @@ class RemoteDialerTests(TestCase):
         self.script = ["(socket)"]
         self.heard: list[str] = []
         self.made: list[Scripted] = []
-        self.helper = Helper(reactor, lambda _: True, self.converse)
-        accepting = Accepting(reactor, listener(self.path, {}, 0), self.helper)
+        self.service = PeerFactory(reactor, lambda _: True, self.converse)
+        accepting = Accepting(reactor, listener(self.path, {}, 0), self.service)
         self.addCleanup(self.quiet)
         self.addCleanup(accepting.stop)
         self.dialer = RemoteDialer(reactor, self.path)
 
-    def converse(self, talk: Talk) -> Scripted:
-        self.made.append(Scripted(talk, self.script, self.heard))
+    def converse(self, connection: PeerConnection) -> Scripted:
+        self.made.append(Scripted(connection, self.script, self.heard))
         return self.made[-1]
 
     async def until(self, condition: Any) -> None:
@@ -86,7 +87,7 @@ class RemoteDialerTests(TestCase):
 
     async def quiet(self) -> None:
         """Everybody is gone, and the reactor has seen it."""
-        await self.until(lambda: not self.helper.talks)
+        await self.until(lambda: not self.service.connections)
         await deferLater(reactor, 0.01)
 
     async def failed(self, *script: str) -> Exception:
@@ -161,7 +162,7 @@ class RemoteDialerTests(TestCase):
 
     async def test_not_for_us(self) -> None:
         """It says how to become one of those who may ask."""
-        self.helper.may_ask = lambda _: False
+        self.service.may_ask = lambda _: False
         error = await self.failed("(never)")
         self.assertIsInstance(error, CannotKnock)
         self.assertIn(JOIN, str(error))
@@ -187,7 +188,7 @@ class RemoteDialerTests(TestCase):
         self.script = ["dialling", "(never)"]
         dialling = self.dialer.dial(HOST, PORT, ISN)
         await self.until(lambda: self.heard)
-        self.helper.hang_up()
+        self.service.hang_up()
         error = await self.assertFailure(dialling, ConnectError)
         self.assertEqual(getattr(error, "osError", None), errno.ECONNABORTED)
         self.script = ["(socket)"]
@@ -227,4 +228,4 @@ class ErrorTests(SynchronousTestCase):
     @given(st.sampled_from(["cannot", "failed", "slipped", "refused", "busy", "bad", "broken"]) | st.text(), st.text())
     def test_any_text(self, kind: str, text: str) -> None:
         """One of the three errors of a dialer."""
-        self.assertIsInstance(_error(HelperRefused(kind, text)), (CannotKnock, ConnectError, Slipped))
+        self.assertIsInstance(_error(ServiceRefused(kind, text)), (CannotKnock, ConnectError, Slipped))

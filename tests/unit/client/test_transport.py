@@ -44,7 +44,8 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.relay import Links, Single
-from pluggable.socks import SOCKSFactory, socks_error
+from pluggable.socks import socks_error
+from pluggable.socks_port import SOCKSFactory, SOCKSLimits
 from tests.support.dialers import MemoryDialer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
@@ -410,7 +411,7 @@ class SumTests(SynchronousTestCase):
             self.patch(transport_module, "choose_dialer", lambda reactor, *_: MemoryDialer(reactor))
             client = a_client(self.mktemp(), reactor=clock, now=time_from(clock))
             self.addCleanup(client.stop)
-            factory = SOCKSFactory(clock, "torknock", client, Links(), dial_limit=REQUEST_WITHIN)
+            factory = SOCKSFactory(clock, "torknock", client, Links(), SOCKSLimits(dial_limit=REQUEST_WITHIN))
             for dials in (3, 3, 1):
                 tor = factory.buildProtocol(None)
                 tor.makeConnection(StringTransport())

@@ -24,7 +24,7 @@ from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
 from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, read_cookie, user_address
-from pluggable.listeners import listeners
+from pluggable.listening_ports import listening_ports
 from pluggable.relay import EARLY_LIMIT, Half, Links
 from tests.support.strategies import pieces
 
@@ -305,7 +305,7 @@ class ORPortFactoryTests(SynchronousTestCase):
         other = self.server()
         probing = self.probed()
         self.refuse()
-        for _ in range(len(listeners("127.0.0.1", os.geteuid()))):
+        for _ in range(len(listening_ports("127.0.0.1", os.geteuid()))):
             if not probing.called:
                 self.refuse()
         self.failureResultOf(probing, ConnectionRefusedError)

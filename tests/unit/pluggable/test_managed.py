@@ -21,14 +21,14 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from pluggable.errors import MethodError
 from pluggable.interfaces import IClientTransport, IServerTransport, Request
-from pluggable.managed import STOP_LIMIT, _Life, _listen, run
+from pluggable.managed import run
 
 reactor: Any = _reactor
 _log = Logger()
@@ -281,56 +281,3 @@ class Answer:
         self.octets += data
         if len(self.octets) == 12:
             self.whole.callback(None)
-
-
-class LifeTests(SynchronousTestCase):
-    """`_Life`."""
-
-    def test_a_transport_that_does_not_stop_is_not_waited_for_long(self) -> None:
-        """tor's successors kill after five seconds."""
-        clock = Clock()
-        life = _Life(clock)
-        life.stops(lambda: Deferred())
-        living = Deferred.fromCoroutine(life.lead(nothing()))
-        life.terminate()
-        life.terminate()
-        self.assertNoResult(living)
-        clock.advance(STOP_LIMIT)
-        self.successResultOf(living)
-        self.assertEqual(len(self.flushLoggedErrors()), 1)
-
-
-async def nothing() -> None:
-    """A start that needs nothing."""
-
-
-class ListenTests(SynchronousTestCase):
-    """How long an address in use is waited for."""
-
-    def listen(self, *results: Any) -> tuple[Deferred[IListeningPort], Clock]:
-        clock = Clock()
-        endpoint = Server([*results])
-        return Deferred.fromCoroutine(_listen(clock, endpoint, Factory())), clock
-
-    def test_a_predecessor_is_waited_for(self) -> None:
-        """It leaves within seconds."""
-        port = Port()
-        listening, clock = self.listen(IN_USE, IN_USE, port)
-        clock.advance(0.25)
-        self.assertNoResult(listening)
-        clock.advance(0.25)
-        self.assertIs(self.successResultOf(listening), port)
-
-    def test_a_stranger_is_not(self) -> None:
-        """After five seconds it is somebody else's."""
-        listening, clock = self.listen(*[IN_USE] * 30)
-        clock.pump([0.25] * 19)
-        self.assertNoResult(listening)
-        clock.advance(0.25)
-        self.failureResultOf(listening, CannotListenError)
-
-    def test_what_will_not_change_is_said_at_once(self) -> None:
-        """No permission now is no permission later."""
-        listening, clock = self.listen(FORBIDDEN)
-        self.failureResultOf(listening, CannotListenError)
-        self.assertEqual(clock.getDelayedCalls(), [])

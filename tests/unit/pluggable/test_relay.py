@@ -159,10 +159,10 @@ class LinksTests(SynchronousTestCase):
     def test_the_last_one_is_waited_for(self) -> None:
         """And none is not waited for at all."""
         links, one, other = Links(), Half(), Half()
-        self.successResultOf(links.gone())
+        self.successResultOf(links.all_closed())
         links.add(one)
         links.add(other)
-        gone = links.gone()
+        gone = links.all_closed()
         links.discard(one)
         self.assertNoResult(gone)
         links.discard(other)

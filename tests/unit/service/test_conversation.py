@@ -18,10 +18,12 @@ from zope.interface import implementer
 
 from tests.support.strategies import pieces
 from torknock.service import conversation, descriptors
-from torknock.service.conversation import CONNECTIONS, PATIENCE, PER_USER, Helper, PeerGone, Talk
+from torknock.service.conversation import TIMEOUT, PeerConnection
+from torknock.service.factory import CONNECTIONS, PER_USER, PeerFactory
 from torknock.service.grammar import LINE_AT_MOST, Malformed
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.peers import Peer
+from torknock.service.questions import PeerGone
 
 REQUESTS = (b"one", b"later", b"malformed", b"sockets", b"last")
 
@@ -59,8 +61,8 @@ class Wire(StringTransport):
 class Echo:
     """Says what it hears, or does what it is told."""
 
-    def __init__(self, talk: Talk) -> None:
-        self.talk = talk
+    def __init__(self, connection: PeerConnection) -> None:
+        self.connection = connection
         self.later: Deferred[str] = Deferred()
         self.made: list[socket.socket] = []
         self.ends = 0
@@ -94,25 +96,25 @@ class Case(SynchronousTestCase):
         """Everything anew."""
         self.clock = Clock()
         self.made: list[Echo] = []
-        self.helper = Helper(self.clock, lambda _: True, self.converse)
+        self.service = PeerFactory(self.clock, lambda _: True, self.converse)
         self.near, far = socket.socketpair()
         self.addCleanup(self.near.close)
         self.addCleanup(far.close)
 
-    def converse(self, talk: Talk) -> Echo:
-        self.made.append(Echo(talk))
+    def converse(self, connection: PeerConnection) -> Echo:
+        self.made.append(Echo(connection))
         return self.made[-1]
 
-    def come(self) -> tuple[Talk, Wire]:
+    def come(self) -> tuple[PeerConnection, Wire]:
         """Another peer."""
-        talk = self.helper.buildProtocol(None)
-        assert isinstance(talk, Talk)
+        connection = self.service.buildProtocol(None)
+        assert isinstance(connection, PeerConnection)
         wire = Wire(self.near)
-        talk.makeConnection(wire)
-        return talk, wire
+        connection.makeConnection(wire)
+        return connection, wire
 
-    def goes(self, talk: Talk) -> None:
-        talk.connectionLost(Failure(ConnectionDone()))
+    def goes(self, connection: PeerConnection) -> None:
+        connection.connectionLost(Failure(ConnectionDone()))
 
 
 class RequestTests(Case):
@@ -120,90 +122,90 @@ class RequestTests(Case):
 
     def test_answers(self) -> None:
         """In order, as long as the peer stays."""
-        talk, wire = self.come()
-        talk.dataReceived(b"one\ntwo words\n")
-        talk.dataReceived(b"three\n")
+        connection, wire = self.come()
+        connection.dataReceived(b"one\ntwo words\n")
+        connection.dataReceived(b"three\n")
         self.clock.advance(1000)
         self.assertEqual(wire.said(), ["ok one", "ok two words", "ok three"])
-        self.goes(talk)
-        self.assertEqual((self.made[0].ends, self.helper.talks), (1, set()))
+        self.goes(connection)
+        self.assertEqual((self.made[0].ends, self.service.connections), (1, set()))
 
     def test_one_at_a_time(self) -> None:
         """Who does not wait for his answer is sent away, and what he asked for is given up."""
-        talk, wire = self.come()
-        talk.dataReceived(b"later\n")
-        talk.dataReceived(b"more\n")
+        connection, wire = self.come()
+        connection.dataReceived(b"later\n")
+        connection.dataReceived(b"more\n")
         self.assertEqual(wire.said(), ["no bad one request at a time"])
         self.assertTrue(wire.ended)
-        self.goes(talk)
+        self.goes(connection)
         self.assertEqual(self.made[0].ends, 1)
 
     def test_who_goes_is_forgotten(self) -> None:
         """His request is cancelled, nobody says anything to him."""
-        talk, wire = self.come()
+        connection, wire = self.come()
         cancelled: list[Deferred[str]] = []
         self.made[0].later = Deferred(cancelled.append)
-        talk.dataReceived(b"later\n")
-        self.goes(talk)
+        connection.dataReceived(b"later\n")
+        self.goes(connection)
         self.assertEqual(len(cancelled), 1)
-        self.assertEqual((wire.said(), self.made[0].ends, self.helper.talks), ([], 1, set()))
+        self.assertEqual((wire.said(), self.made[0].ends, self.service.connections), ([], 1, set()))
 
     def test_malformed(self) -> None:
         """No line, or none of the service's grammar: one line says so, and it is over."""
         for said in (b"\n", b"a  b\n", b"\xff\n", b"x" * LINE_AT_MOST, b"malformed\n"):
-            talk, wire = self.come()
-            talk.dataReceived(said + b"more\n")
+            connection, wire = self.come()
+            connection.dataReceived(said + b"more\n")
             [line] = wire.said()
             self.assertEqual(line[:7], "no bad ")
             self.assertTrue(wire.ended)
-        self.assertEqual(self.helper.talks, set())
+        self.assertEqual(self.service.connections, set())
 
     def test_a_fault_of_ours(self) -> None:
         """It is logged, the peer is told no more than that, and the service stays up."""
-        talk, wire = self.come()
-        talk.dataReceived(b"broken\n")
+        connection, wire = self.come()
+        connection.dataReceived(b"broken\n")
         self.assertEqual(wire.said(), ["no broken the service has a fault, which its log tells"])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        talk, wire = self.come()
-        talk.dataReceived(b"one\n")
+        connection, wire = self.come()
+        connection.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
 
     def test_last(self) -> None:
         """A reply may be the last."""
-        talk, wire = self.come()
-        talk.dataReceived(b"last\none\n")
+        connection, wire = self.come()
+        connection.dataReceived(b"last\none\n")
         self.assertEqual((wire.said(), wire.ended, self.made[0].ends), (["ok last"], True, 1))
 
     def test_sockets(self) -> None:
         """They stay open until they are sent for sure: with the next request, or the end."""
         for goes in (False, True):
-            talk, wire = self.come()
-            talk.dataReceived(b"sockets\n")
+            connection, wire = self.come()
+            connection.dataReceived(b"sockets\n")
             made = self.made[-1].made
             self.assertEqual(wire.passed, [each.fileno() for each in made])
             if goes:
-                self.goes(talk)
+                self.goes(connection)
             else:
-                talk.dataReceived(b"one\n")
+                connection.dataReceived(b"one\n")
             self.assertEqual([each.fileno() for each in made], [-1, -1])
 
     def test_who_does_not_read(self) -> None:
         """He is sent away before his answers fill the memory."""
-        talk, wire = self.come()
-        self.assertIs(wire.producer, talk)
-        talk.pauseProducing()
+        connection, wire = self.come()
+        self.assertIs(wire.producer, connection)
+        connection.pauseProducing()
         self.assertTrue(wire.aborted)
 
     def test_who_does_not_read_the_last_line(self) -> None:
         """His connection does not stay, and nothing more is heard of him."""
-        talk, wire = self.come()
-        talk.dataReceived(b"last\n")
-        talk.dataReceived(b"one\n")
-        self.clock.advance(PATIENCE - 0.1)
+        connection, wire = self.come()
+        connection.dataReceived(b"last\n")
+        connection.dataReceived(b"one\n")
+        self.clock.advance(TIMEOUT - 0.1)
         self.assertFalse(wire.aborted)
         self.clock.advance(0.1)
         self.assertEqual((wire.aborted, wire.said()), (True, ["ok last"]))
-        self.goes(talk)
+        self.goes(connection)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     @given(
@@ -215,17 +217,17 @@ class RequestTests(Case):
     def test_any_octets(self, heard: list[bytes]) -> None:
         """Each reply is one line; behind `no` it is over; the next peer is answered."""
         self.begin()
-        talk, wire = self.come()
+        connection, wire = self.come()
         for piece in heard:
-            talk.dataReceived(piece)
+            connection.dataReceived(piece)
         said = wire.said()
         self.assertEqual([line.split(" ")[0] for line in said[:-1]], ["ok"] * (len(said) - 1) if said else [])
-        self.goes(talk)
-        self.assertEqual((self.made[0].ends, self.clock.getDelayedCalls(), self.helper.talks), (1, [], set()))
-        talk, wire = self.come()
-        talk.dataReceived(b"one\n")
+        self.goes(connection)
+        self.assertEqual((self.made[0].ends, self.clock.getDelayedCalls(), self.service.connections), (1, [], set()))
+        connection, wire = self.come()
+        connection.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
-        self.goes(talk)
+        self.goes(connection)
 
 
 class PatienceTests(Case):
@@ -234,10 +236,10 @@ class PatienceTests(Case):
     def test_slow(self) -> None:
         """A line that was begun ends within 5 s, and so the first one, which may not have begun."""
         for begun in (b"", b"on"):
-            talk, wire = self.come()
-            talk.dataReceived(b"")
-            talk.dataReceived(begun)
-            self.clock.advance(PATIENCE - 0.1)
+            connection, wire = self.come()
+            connection.dataReceived(b"")
+            connection.dataReceived(begun)
+            self.clock.advance(TIMEOUT - 0.1)
             self.assertEqual(wire.said(), [])
             self.clock.advance(0.1)
             self.assertEqual(wire.said(), ["no bad no line came within 5 seconds"])
@@ -245,50 +247,51 @@ class PatienceTests(Case):
 
     def test_octet_by_octet(self) -> None:
         """Each octet of a line does not buy him another 5 s."""
-        talk, wire = self.come()
-        talk.dataReceived(b"one\n")
+        connection, wire = self.come()
+        connection.dataReceived(b"one\n")
         self.clock.advance(100)
         for _ in range(6):
-            talk.dataReceived(b"x")
+            connection.dataReceived(b"x")
             self.clock.advance(0.9)
         self.assertTrue(wire.ended)
 
-    def come_as(self, uid: int) -> tuple[Talk, Wire]:
+    def come_as(self, uid: int) -> tuple[PeerConnection, Wire]:
         """Another peer, of the user *uid*."""
         self.patch(conversation, "peer", lambda _: Peer(uid, frozenset()))
         return self.come()
 
     def test_too_many(self) -> None:
         """One more is told so; when one goes there is room again."""
-        talks = [self.come()[0] for _ in range(PER_USER)]
+        connections = [self.come()[0] for _ in range(PER_USER)]
         _, wire = self.come()
         self.assertEqual(wire.said(), ["no busy this service talks to 32 programs of a user at most"])
         self.assertTrue(wire.ended)
-        self.goes(talks[0])
-        talk, wire = self.come()
-        talk.dataReceived(b"one\n")
+        self.goes(connections[0])
+        connection, wire = self.come()
+        connection.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
 
     def test_too_many_of_one_user(self) -> None:
         """Others find the service free; when one of that user's goes there is room again."""
-        self.helper.a_user = 2
-        talks = [self.come()[0] for _ in range(2)]
+        self.service.a_user = 2
+        connections = [self.come()[0] for _ in range(2)]
         _, wire = self.come()
         self.assertEqual(wire.said(), ["no busy this service talks to 2 programs of a user at most"])
-        talks[1].peer = Peer(talks[0].peer.uid + 1, frozenset())
-        talk, wire = self.come()
-        talk.dataReceived(b"one\n")
+        connections[1].peer = Peer(connections[0].peer.uid + 1, frozenset())
+        connection, wire = self.come()
+        connection.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
 
     def test_no_user_keeps_others_out(self) -> None:
         """However many programs of others there are: who has more places than the newcomer gives one up."""
-        talks = [self.come_as(uid) for uid in range(1000, 1000 + CONNECTIONS // PER_USER) for _ in range(PER_USER)]
+        users = range(1000, 1000 + CONNECTIONS // PER_USER)
+        connections = [self.come_as(uid) for uid in users for _ in range(PER_USER)]
         for _ in range(3):
-            talk, wire = self.come_as(2000)
-            talk.dataReceived(b"one\n")
+            connection, wire = self.come_as(2000)
+            connection.dataReceived(b"one\n")
             self.assertEqual(wire.said(), ["ok one"])
-        self.assertEqual(len(self.helper.talks), CONNECTIONS)
-        self.assertEqual(sum(wire.ended for _, wire in talks), 3)
+        self.assertEqual(len(self.service.connections), CONNECTIONS)
+        self.assertEqual(sum(wire.ended for _, wire in connections), 3)
         _, wire = self.come_as(1000)
         self.assertEqual(wire.said()[0][:7], "no busy")
 
@@ -300,30 +303,30 @@ class PatienceTests(Case):
             asked.append(peer)
             return False
 
-        self.helper.may_ask = may_ask
-        talk, wire = self.come()
-        talk.dataReceived(b"one\n")
+        self.service.may_ask = may_ask
+        connection, wire = self.come()
+        connection.dataReceived(b"one\n")
         [line] = wire.said()
         self.assertEqual((line[:11], [peer.uid for peer in asked], self.made), ("no refused ", [os.getuid()], []))
         self.assertTrue(wire.ended)
 
     def test_too_many_who_do_not_go(self) -> None:
         """Those who were sent away may read why, as long as they are not more than are talked to."""
-        self.helper.may_ask = lambda _: False
-        talks, wires = zip(*(self.come() for _ in range(CONNECTIONS)), strict=True)
-        talk, wire = self.come()
+        self.service.may_ask = lambda _: False
+        connections, wires = zip(*(self.come() for _ in range(CONNECTIONS)), strict=True)
+        connection, wire = self.come()
         self.assertEqual(
             [(each.ended, each.disconnecting) for each in (*wires, wire)].count((True, False)), CONNECTIONS
         )
         self.assertEqual((wire.ended, wire.disconnecting, wire.said()[0][:11]), (False, True, "no refused "))
-        for each in (*talks, talk):
+        for each in (*connections, connection):
             self.goes(each)
-        self.assertEqual((self.helper.leaving, self.clock.getDelayedCalls()), (set(), []))
+        self.assertEqual((self.service.lingering, self.clock.getDelayedCalls()), (set(), []))
 
     def test_hang_up(self) -> None:
         """The service can end every conversation."""
         wires = [self.come()[1] for _ in range(3)]
-        self.helper.hang_up()
+        self.service.hang_up()
         self.assertEqual([wire.ended for wire in wires], [True] * 3)
         self.assertEqual([each.ends for each in self.made], [1] * 3)
 
@@ -333,51 +336,51 @@ class AskTests(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.talk, self.wire = self.come()
+        self.connection, self.wire = self.come()
 
     def test_answers(self) -> None:
         """In the order of what was asked, among requests, while a request waits."""
-        first, second = self.talk.ask("judge 1", "judged"), self.talk.ask("judge 2", "judged")
-        self.talk.dataReceived(b"later\njudged 0\njudged 1\n")
+        first, second = self.connection.ask("judge 1", "judged"), self.connection.ask("judge 2", "judged")
+        self.connection.dataReceived(b"later\njudged 0\njudged 1\n")
         self.assertEqual([self.successResultOf(each) for each in (first, second)], ["judged 0", "judged 1"])
         self.made[0].later.callback("then")
         self.assertEqual(self.wire.said(), ["judge 1", "judge 2", "ok then"])
 
     def test_late(self) -> None:
         """An answer that nobody waits for any more is not taken for the next."""
-        first: Deferred[Any] = self.talk.ask("judge 1", "judged").addTimeout(1.0, self.clock)
-        second = self.talk.ask("judge 2", "judged")
+        first: Deferred[Any] = self.connection.ask("judge 1", "judged").addTimeout(1.0, self.clock)
+        second = self.connection.ask("judge 2", "judged")
         self.clock.advance(1.0)
         self.failureResultOf(first, TimeoutError)
-        self.talk.dataReceived(b"judged 0\njudged 1\n")
+        self.connection.dataReceived(b"judged 0\njudged 1\n")
         self.assertEqual(self.successResultOf(second), "judged 1")
 
     def test_nobody_asked(self) -> None:
         """Such an answer is a request like any other."""
-        self.talk.dataReceived(b"judged 0\n")
+        self.connection.dataReceived(b"judged 0\n")
         self.assertEqual(self.wire.said(), ["ok judged 0"])
 
     def test_gone(self) -> None:
         """Who is gone does not answer, now or later."""
-        asked = self.talk.ask("judge 1", "judged")
-        self.goes(self.talk)
+        asked = self.connection.ask("judge 1", "judged")
+        self.goes(self.connection)
         self.failureResultOf(asked, PeerGone)
-        self.failureResultOf(self.talk.ask("judge 1", "judged"), PeerGone)
-        self.talk.tell("nothing")
+        self.failureResultOf(self.connection.ask("judge 1", "judged"), PeerGone)
+        self.connection.tell("nothing")
         self.assertEqual(self.wire.said(), ["judge 1"])
 
     def test_a_peer_that_never_answers(self) -> None:
         """He is not asked without end."""
-        asked = [self.talk.ask("judge", "judged") for _ in range(17)]
+        asked = [self.connection.ask("judge", "judged") for _ in range(17)]
         self.failureResultOf(asked[-1], PeerGone)
         self.assertNoResult(asked[0])
-        self.goes(self.talk)
+        self.goes(self.connection)
         for each in asked[:-1]:
             self.failureResultOf(each, PeerGone)
 
 
 class ExchangeTests(Case):
-    """`Talk.exchange`, which does not wait for the reactor."""
+    """`PeerConnection.exchange`, which does not wait for the reactor."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -385,29 +388,29 @@ class ExchangeTests(Case):
         self.addCleanup(self.near.close)
         self.addCleanup(self.far.close)
         self.near.setblocking(False)
-        self.talk, _ = self.come()
+        self.connection, _ = self.come()
 
     def test_answer(self) -> None:
         """It is the next line."""
         self.far.send(b"isn 7\n")
-        self.assertEqual(self.talk.exchange("tsval 5", 60), "isn 7")
+        self.assertEqual(self.connection.exchange("tsval 5", 60), "isn 7")
         self.assertEqual(self.far.recv(100), b"tsval 5\n")
 
     def test_silence(self) -> None:
         """Nothing, half a line, nobody: None."""
-        self.assertIsNone(self.talk.exchange("tsval 5", 0.001))
+        self.assertIsNone(self.connection.exchange("tsval 5", 0.001))
         self.far.send(b"isn")
-        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+        self.assertIsNone(self.connection.exchange("tsval 5", 60))
         self.far.close()
-        self.assertIsNone(self.talk.exchange("tsval 5", 60))
-        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+        self.assertIsNone(self.connection.exchange("tsval 5", 60))
+        self.assertIsNone(self.connection.exchange("tsval 5", 60))
 
     def test_descriptors(self) -> None:
         """An answer that brings some is none, and is not received: its close could wait."""
         reading, writing = os.pipe()
         socket.send_fds(self.far, [b"isn 7\n"], [writing])
         os.close(writing)
-        self.assertIsNone(self.talk.exchange("tsval 5", 60))
+        self.assertIsNone(self.connection.exchange("tsval 5", 60))
         self.assertIsNone(descriptors.readable(self.near))
         self.near.close()
         self.assertEqual(os.read(reading, 1), b"")
@@ -416,4 +419,4 @@ class ExchangeTests(Case):
     def test_no_line(self) -> None:
         """`Malformed`."""
         self.far.send(b"isn  7\n")
-        self.assertRaises(Malformed, self.talk.exchange, "tsval 5", 60)
+        self.assertRaises(Malformed, self.connection.exchange, "tsval 5", 60)

@@ -19,9 +19,10 @@ from twisted.trial.unittest import SkipTest, TestCase
 from tests.unit.service.test_conversation import Echo
 from tests.unit.service.test_requester import short_directory
 from torknock.service import descriptors
-from torknock.service.conversation import Helper, Talk
+from torknock.service.conversation import PeerConnection
+from torknock.service.factory import PeerFactory
 from torknock.service.listener import Accepting, listener
-from torknock.service.requester import HelperRefused, connect
+from torknock.service.requester import ServiceRefused, connect
 
 reactor: Any = _reactor
 
@@ -42,17 +43,17 @@ class PassedTests(TestCase):
         self.addCleanup(shutil.rmtree, directory)
         self.path = f"{directory}/socket"
         self.may_ask, self.began = may_ask, reactor.seconds()
-        self.helper = Helper(reactor, lambda _: self.may_ask, self.converse)
-        accepting = Accepting(reactor, listener(self.path, {}, 0), self.helper)
+        self.service = PeerFactory(reactor, lambda _: self.may_ask, self.converse)
+        accepting = Accepting(reactor, listener(self.path, {}, 0), self.service)
         self.addCleanup(self.quiet)
-        self.addCleanup(self.helper.hang_up)
+        self.addCleanup(self.service.hang_up)
         self.addCleanup(accepting.stop)
 
-    def converse(self, talk: Talk) -> Echo:
-        return Echo(talk)
+    def converse(self, connection: PeerConnection) -> Echo:
+        return Echo(connection)
 
     async def quiet(self) -> None:
-        while self.helper.talks or self.helper.leaving:
+        while self.service.connections or self.service.lingering:
             await deferLater(reactor, 0.01)
         await deferLater(reactor, 0.01)
 
@@ -174,6 +175,6 @@ class PassedTests(TestCase):
         """Without descriptors a peer that may not ask hears why at once, also of an older kernel."""
         self.begin(may_ask=False, older=True)
         connection = await connect(reactor, self.path)
-        with self.assertRaises(HelperRefused):
+        with self.assertRaises(ServiceRefused):
             await connection.ask("one")
         connection.close()

@@ -20,11 +20,12 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.unit.service.test_conversation import Echo
-from torknock.service.conversation import PER_USER, Helper, Talk
+from torknock.service.conversation import PeerConnection
+from torknock.service.factory import PER_USER, PeerFactory
 from torknock.service.grammar import Malformed
 from torknock.service.listener import Accepting, CannotServe, listener
 from torknock.service.peers import Guests, Peer, peer
-from torknock.service.requester import HelperConnection, HelperLost, HelperMissing, HelperRefused, connect
+from torknock.service.requester import ServiceConnection, ServiceLost, ServiceMissing, ServiceRefused, connect
 
 reactor: Any = _reactor
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -50,28 +51,28 @@ class ConversationTests(TestCase):
         self.addCleanup(shutil.rmtree, directory)
         self.path = f"{directory}/socket"
         self.made: list[Echo] = []
-        self.helper = Helper(reactor, lambda _: True, self.converse)
-        accepting = Accepting(reactor, listener(self.path, {}, 0), self.helper)
+        self.service = PeerFactory(reactor, lambda _: True, self.converse)
+        accepting = Accepting(reactor, listener(self.path, {}, 0), self.service)
         self.addCleanup(self.quiet)
         self.addCleanup(accepting.stop)
         self.heard: list[str] = []
         self.lost = 0
 
-    def converse(self, talk: Talk) -> Echo:
-        self.made.append(Echo(talk))
+    def converse(self, connection: PeerConnection) -> Echo:
+        self.made.append(Echo(connection))
         return self.made[-1]
 
-    def connect(self) -> Deferred[HelperConnection]:
-        def kept(connection: HelperConnection) -> HelperConnection:
+    def connect(self) -> Deferred[ServiceConnection]:
+        def kept(connection: ServiceConnection) -> ServiceConnection:
             self.addCleanup(connection.close)
             return connection
 
         return connect(reactor, self.path, self.hears, self.loses).addCallback(kept)
 
-    def hears(self, _connection: HelperConnection, line: str) -> None:
+    def hears(self, _connection: ServiceConnection, line: str) -> None:
         self.heard.append(line)
 
-    def loses(self, _connection: HelperConnection) -> None:
+    def loses(self, _connection: ServiceConnection) -> None:
         self.lost += 1
 
     async def until(self, condition: Any) -> None:
@@ -80,7 +81,7 @@ class ConversationTests(TestCase):
 
     async def quiet(self) -> None:
         """Everybody is gone, and the reactor has seen it."""
-        await self.until(lambda: not (self.helper.talks or self.helper.leaving))
+        await self.until(lambda: not (self.service.connections or self.service.lingering))
         await deferLater(reactor, 0.01)
 
     async def test_answers(self) -> None:
@@ -120,8 +121,8 @@ class ConversationTests(TestCase):
         """Lines that nobody asked for come to who listens to them."""
         connection = await self.connect()
         await connection.ask("one")
-        self.made[0].talk.tell("news 1")
-        asked = self.made[0].talk.ask("judge 1", "judged")
+        self.made[0].connection.tell("news 1")
+        asked = self.made[0].connection.ask("judge 1", "judged")
         await self.until(lambda: len(self.heard) == 2)
         connection.tell("judged 0")
         self.assertEqual(await asked, "judged 0")
@@ -131,42 +132,42 @@ class ConversationTests(TestCase):
         """Then such a line ends the connection."""
         connection = await connect(reactor, self.path)
         await connection.ask("one")
-        self.made[0].talk.tell("news 1")
+        self.made[0].connection.tell("news 1")
         await self.quiet()
-        await self.assertFailure(connection.ask("one"), HelperLost)
+        await self.assertFailure(connection.ask("one"), ServiceLost)
 
     async def test_an_answer_to_nothing(self) -> None:
         """It ends the connection, before it is taken for the next answer."""
         connection = await self.connect()
         await connection.ask("one")
-        self.made[0].talk.tell("ok then")
+        self.made[0].connection.tell("ok then")
         await self.until(lambda: self.lost)
-        await self.assertFailure(connection.ask("one"), HelperLost)
+        await self.assertFailure(connection.ask("one"), ServiceLost)
 
     async def test_no(self) -> None:
         """It is an error, with its word and its text; the next request finds the connection ended."""
         connection = await self.connect()
-        with self.assertRaises(HelperRefused) as refused:
+        with self.assertRaises(ServiceRefused) as refused:
             await connection.ask("malformed")
         self.assertEqual((refused.exception.kind, str(refused.exception)), ("bad", "not that"))
-        await self.assertFailure(connection.ask("one"), HelperLost)
+        await self.assertFailure(connection.ask("one"), ServiceLost)
         await self.until(lambda: self.lost)
         self.assertEqual(self.lost, 1)
 
     async def test_not_allowed(self) -> None:
         """What the service says before it was asked is the answer."""
-        self.helper.may_ask = lambda _: False
+        self.service.may_ask = lambda _: False
         for wait in (False, True):
             connection = await self.connect()
             if wait:
                 await self.until(lambda: self.lost == 2)
-            with self.assertRaises(HelperRefused) as refused:
+            with self.assertRaises(ServiceRefused) as refused:
                 await connection.ask("one")
             self.assertEqual(refused.exception.kind, "refused")
 
     async def test_not_allowed_while_it_writes(self) -> None:
         """What a peer writes after he was refused neither fails nor takes the reason from him."""
-        self.helper.may_ask = lambda _: False
+        self.service.may_ask = lambda _: False
         with socket.socket(socket.AF_UNIX) as guest:
             guest.connect(self.path)
             await self.until(lambda: select.select([guest], [], [], 0)[0])
@@ -179,9 +180,9 @@ class ConversationTests(TestCase):
         first = await self.connect()
         await first.ask("one")
         many = [await self.connect() for _ in range(PER_USER - 1)]
-        await self.until(lambda: len(self.helper.talks) == PER_USER)
+        await self.until(lambda: len(self.service.connections) == PER_USER)
         for _ in range(200):
-            with self.assertRaises(HelperRefused) as refused:
+            with self.assertRaises(ServiceRefused) as refused:
                 await (await self.connect()).ask("one")
             self.assertEqual(refused.exception.kind, "busy")
         self.assertEqual((await first.ask("one")).words, ("one",))
@@ -211,9 +212,9 @@ class ConversationTests(TestCase):
         connection = await self.connect()
         waiting = connection.ask("later")
         await self.until(lambda: self.made)
-        self.helper.hang_up()
-        await self.assertFailure(waiting, HelperLost)
-        await self.assertFailure(connection.ask("one"), HelperLost)
+        self.service.hang_up()
+        await self.assertFailure(waiting, ServiceLost)
+        await self.assertFailure(connection.ask("one"), ServiceLost)
         connection.tell("nothing")
         await self.until(lambda: self.lost)
         self.assertEqual(self.lost, 1)
@@ -235,18 +236,18 @@ class ConversationTests(TestCase):
 
     async def test_nobody_there(self) -> None:
         """No socket, no service behind it, one that does not take connections."""
-        await self.assertFailure(connect(reactor, f"{self.path}-none"), HelperMissing)
+        await self.assertFailure(connect(reactor, f"{self.path}-none"), ServiceMissing)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(f"{self.path}-dead")
-        await self.assertFailure(connect(reactor, f"{self.path}-dead"), HelperMissing)
+        await self.assertFailure(connect(reactor, f"{self.path}-dead"), ServiceMissing)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stopped:
             stopped.bind(f"{self.path}-stopped")
             stopped.listen(0)
-            with socket.socket(socket.AF_UNIX) as first, self.assertRaises(HelperMissing) as missing:
+            with socket.socket(socket.AF_UNIX) as first, self.assertRaises(ServiceMissing) as missing:
                 first.connect(f"{self.path}-stopped")
                 await connect(reactor, f"{self.path}-stopped")
             self.assertEqual(missing.exception.reason, "it does not answer")
-        await self.assertFailure(connect(reactor, "x" * 200), HelperMissing)
+        await self.assertFailure(connect(reactor, "x" * 200), ServiceMissing)
 
 
 class ListenerTests(SynchronousTestCase):

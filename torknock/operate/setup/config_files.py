@@ -23,11 +23,15 @@ def read(path: str) -> str | None:
         return None
 
 
-def write(path: str, text: str, mode: int, group: int | str = 0, owner: int = 0) -> None:
-    """Put *text*, as `read` gives it, at *path*: a whole file is there at any moment, also after a power cut."""
+def write(path: str, text: str, mode: int, group: int | str | None = None, owner: int | None = None) -> None:
+    """Put *text*, as `read` gives it, at *path*: a whole file is there at any moment, also after a power cut.
+
+    It belongs to *owner* and *group*; unless given, to those of this process, which are root's in a set-up.
+    """
     Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    gid = group if isinstance(group, int) else grp.getgrnam(group).gr_gid
-    replace_file(Path(path), text.encode("utf-8", "surrogateescape"), mode, (owner, gid))
+    gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
+    owned_by = (os.geteuid() if owner is None else owner, os.getegid() if gid is None else gid)
+    replace_file(Path(path), text.encode("utf-8", "surrogateescape"), mode, owned_by)
 
 
 def rewrite(path: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -65,7 +66,7 @@ class Door:
     def look(self, earlier: Sequence[Door]) -> None:
         """Note what the list has for this tor. Raises `AccessDenied` if it cannot be used with this door."""
         with suppress(FileNotFoundError):  # `make` makes the directory
-            check_directories(ACCESS)
+            check_directories(ACCESS, (0, os.geteuid()))
         there = _read(ACCESS) or _HEAD
         self.former = _of(there, self.owner)
         others = parse(there.replace(self.former, "", 1), str(ACCESS))

@@ -23,8 +23,8 @@ class File:
     path: str
     text: str
     mode: int = 0o644
-    group: int | str = 0
-    """Its number, or its name where a user of that name is made first."""
+    group: int | str | None = None
+    """Its number, or its name where a user of that name is made first; None for that of this process."""
     reader: Reader = field(default=Reader.NONE, converter=Reader)
     replaces: str | None = None
     """A text that may stand there, because torknock wrote it, though the record does not know."""

@@ -40,8 +40,6 @@ class Record:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Within this, no other set-up changes this host. Raises `CannotChange` if another is at work."""
-        if os.geteuid() != 0:
-            raise CannotChange("setup changes files of this host", "run it as root")
         with ExitStack() as stack:
             with _reasons():
                 os.fchmod(self._hold(stack), 0o700)  # who can open a directory can lock it
@@ -50,9 +48,9 @@ class Record:
             yield
 
     def _check_directories(self) -> None:
-        """Raise `CannotChange` if a user other than root could replace the record, by which root changes files."""
+        """Raise `CannotChange` if another user could replace the record, by which this one, root, changes files."""
         with _reasons():
-            place = directory_of_others(self._path)
+            place = directory_of_others(self._path, (0, os.geteuid()))
         if place is not None:
             raise CannotChange(
                 f"{place} can be written by others than root, who could replace {self._path}",
@@ -203,5 +201,5 @@ def _reasons() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "; be root" if error.errno in (errno.EACCES, errno.EPERM) else ""
-        raise CannotChange(f"{error.filename or 'a file'}: {error.strerror}{remedy}") from error
+        remedy = "run it as root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise CannotChange(f"cannot change {error.filename or 'a file'}: {error.strerror}", remedy) from error

@@ -34,8 +34,6 @@ class Host:
 
         *user* is whose tor starts the program, if not tor's own. Raises `CannotSetUp`.
         """
-        if os.geteuid() != 0:
-            raise CannotSetUp("setup changes files of this host", "run it as root")
         if " " in str(program):
             raise CannotSetUp(f"tor cannot start {program}, because of the space in it", "install torknock elsewhere")
         apparmor = APPARMOR_TOR.parent.is_dir() and read_or_empty(APPARMOR_ENABLED).strip() == "Y"
@@ -47,10 +45,12 @@ class Host:
 def _check_runs(program: Path, user: str) -> None:
     """Raise `CannotSetUp` unless *user*, if there is one of that name, can run *program*, which is tried."""
     try:
-        group = pwd.getpwnam(user).pw_gid
+        account = pwd.getpwnam(user)
     except KeyError:
         return
-    become = ("setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--no-new-privs")
+    become: tuple[str, ...] = ()
+    if account.pw_uid != os.geteuid():
+        become = ("setpriv", f"--reuid={user}", f"--regid={account.pw_gid}", "--init-groups", "--no-new-privs")
     if run(*become, str(program), "--version", check=False).status:
         raise CannotSetUp(
             f"{user} cannot run {program}, and so cannot its tor",

@@ -13,8 +13,9 @@ from torknock.kernel.interfaces import IReactor
 from torknock.privileged.dial.quotas import Quotas
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.tuples import Tuples
-from torknock.service.conversation import Helper, Talk
+from torknock.service.conversation import PeerConnection
 from torknock.service.dial_requests import ANSWER_WITHIN, DIALLING, Request, errno_and_text, parse, parse_isn, tsval
+from torknock.service.factory import PeerFactory
 from torknock.service.grammar import no
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.peers import Guests
@@ -23,29 +24,33 @@ EACH = 2_048
 """4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""
 
 
-def helper(reactor: IReactor, guests: Guests, peers: int) -> Helper:
+def dial_service(reactor: IReactor, guests: Guests, peers: int) -> PeerFactory:
     """The service for *guests*, *peers* of them at once, at most. Needs CAP_NET_ADMIN to be of use."""
     dialled, quotas = Tuples(each=EACH), Quotas()
-    return Helper(reactor, guests.may_ask, lambda talk: Dialling(reactor, talk, dialled, quotas), peers=peers)
+
+    def converse(connection: PeerConnection) -> Dialling:
+        return Dialling(reactor, connection, dialled, quotas)
+
+    return PeerFactory(reactor, guests.may_ask, converse, peers=peers)
 
 
 @implementer(IConversation)
 class Dialling:
     """One peer's dial. When the peer goes it is given up, and its socket closed."""
 
-    def __init__(self, reactor: IReactor, talk: Talk, dialled: Tuples, quotas: Quotas) -> None:
+    def __init__(self, reactor: IReactor, connection: PeerConnection, dialled: Tuples, quotas: Quotas) -> None:
         self._reactor = reactor
-        self._talk = talk
+        self._connection = connection
         self._dialled, self._quotas = dialled, quotas
 
     async def answer(self, line: str) -> Reply:
         """The socket, connected, or why there is none; with that the conversation is over."""
         request = parse(line)
-        if wait := self._quotas.wait(self._talk.peer.uid, self._reactor.seconds()):
+        if wait := self._quotas.wait(self._connection.peer.uid, self._reactor.seconds()):
             return Reply(no("busy", f"this user dials too often; the next dial is possible in {wait:.1f} s"), last=True)
         dialling = self._dial(request)
         if not dialling.called:
-            self._talk.tell(DIALLING)
+            self._connection.tell(DIALLING)
         try:
             return Reply("ok", (await dialling,), last=True)
         except CannotKnock as error:
@@ -59,7 +64,7 @@ class Dialling:
         """Whatever was dialled is given up already."""
 
     def _dial(self, request: Request) -> Deferred[socket.socket]:
-        dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled, self._talk.peer.uid)
+        dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled, self._connection.peer.uid)
         if request.isn is not None:
             return dialer.dial(request.host, request.port, request.isn)
         stamped = dialer.dial_stamped(request.host, request.port, self._ask)
@@ -67,5 +72,5 @@ class Dialling:
 
     def _ask(self, value: int) -> int:
         """The peer's ISN for a SYN with this TSval; 0 if it does not come in time."""
-        said = self._talk.exchange(tsval(value), ANSWER_WITHIN)
+        said = self._connection.exchange(tsval(value), ANSWER_WITHIN)
         return 0 if said is None else parse_isn(said)

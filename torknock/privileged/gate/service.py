@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from torknock.interfaces import DoorTaken, GateFailed
-from torknock.kernel.proc import is_served
 from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
@@ -28,12 +27,13 @@ from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load
 from torknock.privileged.gate.sources import sources_listing, sources_table
-from torknock.protocol.door import Door, Posture
+from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
 from torknock.service import gate_requests
 from torknock.service.access import DOORS_A_USER, AccessDenied, AccessList
-from torknock.service.claim import claim
-from torknock.service.conversation import Helper, Talk
+from torknock.service.claim import claim, fail_if_served
+from torknock.service.conversation import PeerConnection
+from torknock.service.factory import PeerFactory
 from torknock.service.gate_requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.service.grammar import Malformed, no
 from torknock.service.interfaces import IConversation, Reply
@@ -47,7 +47,7 @@ _A_USER = 2 * DOORS_A_USER
 """Connections of one user: others find the service free, and a transport may ask while its predecessor leaves."""
 
 
-def helper(kernel: IKernel, access: AccessList, claims: Path, peers: int) -> Helper:
+def gate_service(kernel: IKernel, access: AccessList, claims: Path, peers: int) -> PeerFactory:
     """The service for the users of the list *access*; doors are claimed in the directory *claims*.
 
     It talks to *peers* at once, at most. Needs CAP_NET_ADMIN to be of use, and `nft`.
@@ -65,10 +65,10 @@ def helper(kernel: IKernel, access: AccessList, claims: Path, peers: int) -> Hel
     kernel.reactor.callWhenRunning(silence.start)
     kernel.reactor.addSystemEventTrigger("before", "shutdown", silence.stop)
 
-    def converse(talk: Talk) -> Guarding:
-        return Guarding(kernel, talk, access, claims, guarding, removing)
+    def converse(connection: PeerConnection) -> Guarding:
+        return Guarding(kernel, connection, access, claims, guarding, removing)
 
-    return Helper(kernel.reactor, access.may_ask, converse, _A_USER, peers)
+    return PeerFactory(kernel.reactor, access.may_ask, converse, _A_USER, peers)
 
 
 @implementer(IConversation)
@@ -78,14 +78,14 @@ class Guarding:
     def __init__(
         self,
         kernel: IKernel,
-        talk: Talk,
+        connection: PeerConnection,
         access: AccessList,
         claims: Path,
         guarding: set[Guarding],
         removing: DeferredLock,
     ) -> None:
         self._kernel = kernel
-        self._talk = talk
+        self._connection = connection
         self._access = access
         self._claims = claims
         self._gate: DoorTable | None = None
@@ -121,7 +121,7 @@ class Guarding:
         except AccessDenied as error:
             _log.warn("a gate is closed: {reason}", reason=str(error))
             await self._closed(self._gate)
-            self._talk.hang_up()
+            self._connection.hang_up()
 
     def ended(self) -> Deferred[None] | None:
         """Close the gate; whatever is being done to it ends before."""
@@ -138,9 +138,8 @@ class Guarding:
         await self._removing.run(lambda: succeed(None))  # what is removed is claimed for a moment
         door = wanted.door
         self._check(door)
-        if door.posture is not Posture.DECOY and is_served(door.host, door.port):
-            raise GateFailed(served(door.port))
-        if uid := self._talk.peer.uid:
+        fail_if_served(door)
+        if uid := self._connection.peer.uid:
             await _whole(Deferred.fromCoroutine(load(self._kernel, replace(sources_table(uid), sources_listing(uid)))))
         listening = hidden_listeners(door.host, self._kernel.make_transparent)
         try:
@@ -152,7 +151,7 @@ class Guarding:
         return Reply("ok", listening)
 
     def _check(self, door: Door) -> None:
-        self._access.check(door, self._talk.peer.uid)
+        self._access.check(door, self._connection.peer.uid)
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, ...]) -> None:
         gate = DoorTable(self._kernel, wanted.door, hidden_ports(listening), self._ask, self._claims)
@@ -185,7 +184,7 @@ class Guarding:
         answers: list[bool] = []
         for start in range(0, len(syns), SYNS_A_LINE):
             some = syns[start : start + SYNS_A_LINE]
-            said = await self._talk.ask(gate_requests.judge(some), "judged")
+            said = await self._connection.ask(gate_requests.judge(some), "judged")
             answers += gate_requests.parse_judged(said, len(some))
         return answers
 
@@ -212,14 +211,6 @@ async def _remove_abandoned(kernel: IKernel, access: AccessList, claims: Path) -
                         os.close(held)
     except GateFailed as error:
         _log.warn("tables that no bridge uses are left: {reason}", reason=str(error))
-
-
-def served(port: int) -> str:
-    """Why *port* cannot be hidden."""
-    return (
-        f"another program listens on port {port}; end it, hide a port that nobody serves, or let it be the decoy "
-        "(posture=decoy)"
-    )
 
 
 def _count(number: int | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,8 +22,6 @@ DEBIANS, INSTANCE = Path("/etc/tor/torrc"), Path("/etc/tor/instances/b/torrc")
 PROGRAM = Path("/usr/local/bin/torknock")
 OPTIONS = "ServerTransportListenAddr torknock 0.0.0.0:8443\nServerTransportOptions torknock posture=closed\n"
 
-needs_root = None if os.geteuid() == 0 else "a set-up needs root"
-
 
 class Case(SynchronousTestCase):
     """With a directory for records."""
@@ -43,8 +40,6 @@ class Case(SynchronousTestCase):
 
 class NameTests(Case):
     """Each tor has names of its own."""
-
-    skip = needs_root
 
     def test_the_first(self) -> None:
         """Debian's, with the names that all versions have; another, if an earlier version has set that one up."""
@@ -106,8 +101,6 @@ class PlanTests(Case):
 
 class SharedTests(Case):
     """What both tors need is the second's when the first is taken back."""
-
-    skip = needs_root
 
     def test_an_undo(self) -> None:
         """The user stays, and is in the other record; the undo of that removes it."""

@@ -18,15 +18,16 @@ from torknock.operate.setup.changes import CannotChange, Change, Reader
 from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.record import Record
 
-needs_root = None if os.geteuid() == 0 else "a set-up needs root"
+needs_root = None if os.geteuid() == 0 else "giving files away needs root"
+
+OWNER = (4711, 4712) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+"""Whose torrc is: another user's, where this process can give it away."""
 
 _TOUCHES = ("os.mkdir", "os.rmdir", "os.rename", "os.remove", "os.chmod", "os.chown")
 
 
 class Case(SynchronousTestCase):
     """With a directory in the place of a host."""
-
-    skip = needs_root
 
     def setUp(self) -> None:
         self.host = Path(tempfile.mkdtemp(prefix="torknock-"))
@@ -68,22 +69,46 @@ class Case(SynchronousTestCase):
 class DirectoryTests(Case):
     """Where the record is: who can replace it has root write files."""
 
-    def test_a_directory_of_others(self) -> None:
-        """No set-up and no undo begins, and nothing is changed; once it is root's alone, both do."""
+    def test_no_set_up_and_no_undo_begins_while_others_can_write_its_directory(self) -> None:
+        """Nothing is changed meanwhile; once it is this user's alone, both begin."""
         self.make("a")
-        lib = self.host / "lib"
-        for directory, uid, mode in ((lib, 12345, 0o700), (self.host, 0, 0o777), (self.host, 12345, 0o755)):
-            os.chown(directory, uid, 0)
-            directory.chmod(mode)
-            before = self.state()
-            for command in (lambda: self.make("b"), self.undo):
-                with self.assertRaisesRegex(CannotChange, f"^{directory} can be written by others than root"):
-                    command()
-            self.assertEqual(self.state(), before)
-            os.chown(directory, 0, 0)
-            directory.chmod(0o700)
+        self.host.chmod(0o777)
+        self.refused(self.host)
+        self.host.chmod(0o700)
         self.assertEqual(self.undo(), [])
         self.assertEqual(self.state(), self.before)
+
+    def test_no_set_up_and_no_undo_begins_in_a_directory_of_another_user(self) -> None:
+        """Neither in the record's own, nor in one above it."""
+        self.make("a")
+        for directory, mode in ((self.host / "lib", 0o700), (self.host, 0o755)):
+            os.chown(directory, 12345, 0)
+            directory.chmod(mode)
+            self.refused(directory)
+            os.chown(directory, 0, 0)
+        self.assertEqual(self.undo(), [])
+        self.assertEqual(self.state(), self.before)
+
+    test_no_set_up_and_no_undo_begins_in_a_directory_of_another_user.skip = needs_root  # type: ignore[attr-defined]
+
+    def refused(self, directory: Path) -> None:
+        """A set-up and an undo are, for *directory*, and change nothing."""
+        before = self.state()
+        for command in (lambda: self.make("b"), self.undo):
+            with self.assertRaisesRegex(CannotChange, f"^{directory} can be written by others than root"):
+                command()
+        self.assertEqual(self.state(), before)
+
+    def test_a_directory_that_this_user_may_not_make_is_named_with_the_remedy(self) -> None:
+        """`torknock setup` of an ordinary user ends so, before anything is changed."""
+        self.host.chmod(0o500)
+        self.addCleanup(self.host.chmod, 0o700)
+        if os.geteuid() == 0:  # whom no mode keeps out
+            os.seteuid(65534)
+            self.addCleanup(os.seteuid, 0)
+        told = f"^cannot change {self.host}/lib: Permission denied; run it as root$"
+        with self.assertRaisesRegex(CannotChange, told):
+            self.make("a")
 
 
 class ChangesTests(Case):
@@ -109,7 +134,7 @@ class ChangesTests(Case):
             self.torrc.unlink()
             target.write_bytes(text)
             target.chmod(0o604)
-            os.chown(target, 4711, 4712)
+            os.chown(target, *OWNER)
             self.torrc.symlink_to(target)
             before, told = self.state(), self.dumped()
             wishes: list[Change] = [File(str(snippet), "ORPort 127.0.0.1:4711\n", reader=Reader.TOR),
@@ -119,7 +144,7 @@ class ChangesTests(Case):
             self.assertEqual(self.undo(), [])
             status = target.stat()
             self.assertEqual((self.state(), self.torrc.is_symlink()), (before, True), text)
-            self.assertEqual((status.st_mode & 0o7777, status.st_uid, status.st_gid), (0o604, 4711, 4712))
+            self.assertEqual((status.st_mode & 0o7777, status.st_uid, status.st_gid), (0o604, *OWNER))
 
     def dumped(self) -> set[str]:
         """What tor reads in torrc."""
@@ -198,7 +223,7 @@ class ChangesTests(Case):
         target = self.host / "elsewhere"
         self.torrc.rename(target)
         target.chmod(0o604)
-        os.chown(target, 4711, 4712)
+        os.chown(target, *OWNER)
         self.torrc.symlink_to(target)
         before = target.read_bytes()
         self.make("a")
@@ -207,7 +232,7 @@ class ChangesTests(Case):
         self.undo()
         status = target.stat()
         self.assertEqual((target.read_bytes(), status.st_mode & 0o777, status.st_uid, status.st_gid),
-                         (before, 0o604, 4711, 4712))  # fmt: skip
+                         (before, 0o604, *OWNER))  # fmt: skip
 
 
 class BrokenOffTests(Case):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.strategies import pieces
 from tests.unit.service.test_conversation import Wire
-from torknock.privileged.dial.service import helper
+from torknock.privileged.dial.service import dial_service
 from torknock.service.dial_requests import parse
 from torknock.service.grammar import Malformed
 from torknock.service.peers import Guests, peer
@@ -48,13 +48,13 @@ class FuzzTests(SynchronousTestCase):
     def test_any_octets(self, heard: list[bytes]) -> None:
         """One line says that they are no request, and the connection ends; the next peer is heard."""
         clock = Clock()
-        service = helper(cast(Any, clock), Guests(frozenset({self.me}), frozenset()), 16)
+        service = dial_service(cast(Any, clock), Guests(frozenset({self.me}), frozenset()), 16)
         for said in (heard, [b"dial here\n"]):
-            talk, wire = service.buildProtocol(None), Wire(self.near)
-            talk.makeConnection(wire)
+            connection, wire = service.buildProtocol(None), Wire(self.near)
+            connection.makeConnection(wire)
             for piece in said:
-                talk.dataReceived(piece)
+                connection.dataReceived(piece)
             [line] = wire.said()
             self.assertEqual((line[:7], wire.ended), ("no bad ", True))
-            talk.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual((service.talks, clock.getDelayedCalls()), (set(), []))
+            connection.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual((service.connections, clock.getDelayedCalls()), (set(), []))

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.memory_kernel import MemoryKernel, MemoryTable
 from tests.unit.service.test_conversation import Wire
-from torknock.privileged.gate.service import Guarding, helper, served
+from torknock.privileged.gate.service import Guarding, gate_service
 from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
@@ -52,7 +52,7 @@ class Refusing(MemoryKernel):
             raise self.transparent_refused
 
 
-class MemoryTalk:
+class MemoryConnection:
     """A peer of whom only the answers are there."""
 
     def __init__(self, uid: int) -> None:
@@ -87,11 +87,11 @@ class ServiceCase(SynchronousTestCase):
         path.write_text("\n".join(str(Entry(each.host, each.port, each.posture, user)) for each in doors))
         path.chmod(0o644)
 
-    def come(self, uid: int = NOBODY.pw_uid) -> tuple[Guarding, MemoryTalk]:
-        talk = MemoryTalk(uid)
-        made = Guarding(self.kernel, cast(Any, talk), self.access, self.claims, self.all, DeferredLock())
+    def come(self, uid: int = NOBODY.pw_uid) -> tuple[Guarding, MemoryConnection]:
+        connection = MemoryConnection(uid)
+        made = Guarding(self.kernel, cast(Any, connection), self.access, self.claims, self.all, DeferredLock())
         self.addCleanup(made.ended)
-        return made, talk
+        return made, connection
 
     def reply(self, to: Guarding, line: str) -> Reply:
         reply = self.successResultOf(Deferred.fromCoroutine(cast(Any, to.answer(line))))
@@ -158,8 +158,9 @@ class GuardTests(ServiceCase):
         with socket.create_server(("127.0.0.1", 0)) as program:
             port = program.getsockname()[1]
             self.write_list(Door("127.0.0.1", port), user="nobody")
-            self.assertEqual(
-                self.told(self.come()[0], f"guard 127.0.0.1 {port} closed tokens"), [f"no failed {served(port)}"]
+            self.assertIn(
+                f"no failed another program listens on port {port}",
+                self.told(self.come()[0], f"guard 127.0.0.1 {port} closed tokens")[0],
             )
             self.write_list(Door("127.0.0.1", port, Posture.DECOY), user="nobody")
             self.assertEqual(self.told(self.come()[0], f"guard 127.0.0.1 {port} decoy tokens"), ["ok"])
@@ -183,12 +184,12 @@ class GuardTests(ServiceCase):
 
     def test_the_peer_judges(self) -> None:
         """In as many lines as the grammar takes."""
-        guarding, talk = self.come()
+        guarding, connection = self.come()
         self.assertEqual(self.told(guarding, JUDGE), ["ok"])
         syns = [SYN("198.51.100.1", 5000, bytes([192, 0, 2, 7]), 444, isn, None) for isn in range(1, 201)]
         judged = self.successResultOf(Deferred.fromCoroutine(cast(Any, guarding._ask(syns))))
         self.assertEqual(judged, [syn.isn % 2 == 0 for syn in syns])
-        self.assertEqual([line.count(" ") for line in talk.asked], [128, 72])
+        self.assertEqual([line.count(" ") for line in connection.asked], [128, 72])
 
 
 class EndTests(ServiceCase):
@@ -205,7 +206,7 @@ class EndTests(ServiceCase):
 
     def test_it_ends_when_root_takes_the_door_from_the_list(self) -> None:
         """And the peer is hung up on; another change is none of its business."""
-        guarding, talk = self.come()
+        guarding, connection = self.come()
         other, _ = self.come()
         self.told(guarding, GUARD)
         self.write_list(DOOR)
@@ -216,7 +217,7 @@ class EndTests(ServiceCase):
         with capturedLogs() as logged:
             self.successResultOf(Deferred.fromCoroutine(guarding.follow()))
         self.assertIn("does not list it", logged[0]["reason"])
-        self.assertTrue(talk.hung_up)
+        self.assertTrue(connection.hung_up)
         self.assertNotIn(DOOR.table, self.kernel.tables)
 
     def test_a_gate_that_cannot_be_closed_is_logged(self) -> None:
@@ -233,7 +234,7 @@ class HelperTests(ServiceCase):
     """The service as a whole."""
 
     def started(self) -> Any:
-        made = helper(self.kernel, self.access, self.claims, 16)
+        made = gate_service(self.kernel, self.access, self.claims, 16)
         self.addCleanup(lambda: [each() for each in self.kernel.time.at_end])
         return made
 
@@ -244,12 +245,12 @@ class HelperTests(ServiceCase):
         near, far = socket.socketpair()
         self.addCleanup(near.close)
         self.addCleanup(far.close)
-        talk, wire = service.buildProtocol(None), Wire(near)
-        talk.makeConnection(wire)
-        talk.dataReceived(f"{GUARD}\nadmit 300 7\n".encode())
+        connection, wire = service.buildProtocol(None), Wire(near)
+        connection.makeConnection(wire)
+        connection.dataReceived(f"{GUARD}\nadmit 300 7\n".encode())
         self.assertEqual((wire.said(), len(wire.passed) in (1, 2)), (["ok", "ok"], True))
         self.assertTrue(self.kernel.syn(DOOR.table, 7))
-        talk.connectionLost(Failure(ConnectionDone()))
+        connection.connectionLost(Failure(ConnectionDone()))
         self.assertNotIn(DOOR.table, self.kernel.tables)
 
     def test_what_a_killed_service_left_is_removed(self) -> None:

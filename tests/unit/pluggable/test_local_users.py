@@ -1,4 +1,4 @@
-"""Tests of `pluggable.peers`: whose a TCP connection over loopback is, as the kernel says."""
+"""Tests of `pluggable.local_users`: whose a TCP connection over loopback is, as the kernel says."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from pluggable import peers
+from pluggable import local_users
 from pluggable.errors import MethodError
-from pluggable.peers import LocalUsers, Owners
+from pluggable.local_users import ConnectionOwners, LocalUsers
 from tests.support.transports import EXAMPLE, PATIENCE, Echo, Transport, read, socks
 
 NOBODY = 65534
@@ -52,11 +52,11 @@ def request(port: int) -> bytes:
     return b"\x05\x01\x00" + b"\x05\x01\x00\x01\x7f\x00\x00\x01" + port.to_bytes(2, "big")
 
 
-class OwnersTests(SynchronousTestCase):
+class ConnectionOwnersTests(SynchronousTestCase):
     """What the kernel says of connections, over IPv4 and IPv6."""
 
     def setUp(self) -> None:
-        self.owners = Owners()
+        self.owners = ConnectionOwners()
         self.addCleanup(self.owners.close)
 
     def listener(self, host: str) -> socket.socket:
@@ -130,9 +130,9 @@ class LocalUsersTests(SynchronousTestCase):
     def lets_in(self, says: int | OSError | None) -> bool:
         self.says = says
         here, there = IPv4Address("TCP", "127.0.0.1", 1), IPv4Address("TCP", "127.0.0.1", 2)
-        return self.users.let_in(there, here)
+        return self.users.may_connect(there, here)
 
-    def test_who_is_let_in(self) -> None:
+    def test_who_is_may_connect(self) -> None:
         """Our own user, root, and who is named; nobody else, and nobody of whom the kernel does not say."""
         for uid in (os.geteuid(), 0, 1234):
             self.assertTrue(self.lets_in(uid))
@@ -156,8 +156,8 @@ class LocalUsersTests(SynchronousTestCase):
     def test_other_kinds_of_addresses(self) -> None:
         """IPv6 is asked for as it is; what is no TCP connection at all is nobody's."""
         self.says = 0
-        self.assertTrue(self.users.let_in(IPv6Address("TCP", "::1", 2), IPv6Address("TCP", "::1", 1)))
-        self.assertFalse(self.users.let_in(None, None))
+        self.assertTrue(self.users.may_connect(IPv6Address("TCP", "::1", 2), IPv6Address("TCP", "::1", 1)))
+        self.assertFalse(self.users.may_connect(None, None))
 
     def test_a_kernel_that_does_not_say(self) -> None:
         """There is no transport then, and tor is told why."""
@@ -165,7 +165,7 @@ class LocalUsersTests(SynchronousTestCase):
         def unable(*_: object) -> None:
             raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
 
-        self.patch(peers, "Owners", unable)
+        self.patch(local_users, "ConnectionOwners", unable)
         with self.assertRaises(MethodError) as caught:
             LocalUsers(self.clock, [], self.told.append)
         self.assertIn("Protocol not supported", str(caught.exception))

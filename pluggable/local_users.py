@@ -1,7 +1,6 @@
-"""Whose a TCP connection from this host is, as the kernel says (sock_diag(7), linux/inet_diag.h).
+"""Which local user owns a TCP connection, from the kernel (sock_diag(7), linux/inet_diag.h).
 
-A SOCKS port on loopback can be reached by every local user, and what a transport connects to for tor, it would connect
-to for each of them.
+Every local user can reach a SOCKS port on loopback, and a transport would connect for each of them as it does for tor.
 """
 
 from __future__ import annotations
@@ -32,11 +31,12 @@ _ID = struct.Struct("!HH16s16s")  # struct inet_diag_sockid, up to its interface
 _REST_OF_ID = struct.Struct("=III")
 _OWNER = struct.Struct("=IIIII")  # the end of struct inet_diag_msg: expires, queues, uid, inode
 
-_SAID_EVERY = 60.0
+_WARNING_INTERVAL = 60.0
+"""Seconds without a further warning."""
 
 
-class Owners:
-    """Asks the kernel whose a connection is, for exactly one connection at a time, in microseconds.
+class ConnectionOwners:
+    """Asks the kernel for the owner of one connection at a time; it takes microseconds.
 
     Raises `OSError` where the kernel cannot be asked.
     """
@@ -47,27 +47,28 @@ class Owners:
         self._asked = 0
 
     def owner(self, end: Address, other: Address) -> int | None:
-        """The uid of the process whose end *end* of the TCP connection with *other* is; None if there is no process.
+        """The uid of the process that has the end *end* of the TCP connection with *other*; None without a process.
 
         A connection that was closed, and one that no process has accepted yet, have none. Raises `OSError` if the
-        kernel does not say.
+        kernel does not answer.
         """
         found = self._ask(end, other)
         if found is None:
             return None
         state, known_end, known_other, uid, inode = found
-        # Where no connection is, the kernel looks for a listener; what no process has, it says to be of uid 0.
-        return uid if inode and state != _LISTEN and (known_end, known_other) == (_plain(end), _plain(other)) else None
+        # Where no connection is, the kernel looks for a listener; a socket without a process has uid 0.
+        is_this = (known_end, known_other) == (_unmapped(end), _unmapped(other))
+        return uid if inode and state != _LISTEN and is_this else None
 
     def check(self) -> None:
-        """See to it that the kernel answers, by asking for a listener of this process. Raises `OSError`."""
+        """Ask for a listener of this process. Raises `OSError` if the kernel does not answer, or wrongly."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             found = self._ask(listening.getsockname(), ("0.0.0.0", 0))  # noqa: S104  no address, not bound
         if found is None or found[0] != _LISTEN or found[3] != os.geteuid():
-            raise OSError("sock_diag knows nothing of this process' own sockets")
+            raise OSError("sock_diag does not show this process' own sockets")
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the socket to the kernel."""
         self._netlink.close()
 
     def _ask(self, end: Address, other: Address) -> tuple[int, Any, Any, int, int] | None:
@@ -101,32 +102,32 @@ def _read(answer: bytes) -> tuple[int, Any, Any, int, int] | None:
     *_, uid, inode = _OWNER.unpack_from(answer, at)
     size = 4 if family == socket.AF_INET else 16
     end, other = ((str(ip_address(each[:size])), number) for each, number in ((here, port), (there, other_port)))
-    return state, _plain(end), _plain(other), uid, inode
+    return state, _unmapped(end), _unmapped(other), uid, inode
 
 
 def _padded(address: IPv4Address | IPv6Address) -> bytes:
     return address.packed.ljust(16, b"\0")
 
 
-def _plain(address: Address) -> tuple[IPv4Address | IPv6Address, int]:
-    """*address* with IPv4 undressed of IPv6's clothes."""
+def _unmapped(address: Address) -> tuple[IPv4Address | IPv6Address, int]:
+    """*address*, in which an IPv4-mapped IPv6 address is IPv4 (RFC 4291 §2.5.5.2)."""
     host = ip_address(address[0])
     return (host.ipv4_mapped or host if isinstance(host, IPv6Address) else host), address[1]
 
 
 class LocalUsers:
-    """Who may use a port on loopback: this process' own user, root, and those of the uids *others*.
+    """Which users may connect to a port on loopback: this process' own, root, and those of the uids *others*.
 
-    *tell* is told, at most once a minute, that a user was refused; *clock* measures the minute. Raises `MethodError`
-    where the kernel does not say whose a connection is.
+    *warn* is called, at most once a minute, with the reason of a refusal; *clock* measures the minute. Raises
+    `MethodError` where the kernel does not tell the owner of a connection.
     """
 
-    def __init__(self, clock: Any, others: Collection[int], tell: Callable[[str], object]) -> None:
-        self._clock, self._tell = clock, tell
+    def __init__(self, clock: Any, others: Collection[int], warn: Callable[[str], object]) -> None:
+        self._clock, self._warn = clock, warn
         self._uids = frozenset({os.geteuid(), 0, *others})
-        self._quiet_until, self._untold = 0.0, 0
+        self._quiet_until, self._suppressed = 0.0, 0
         try:
-            self._owners = Owners()
+            self._owners = ConnectionOwners()
             self._owners.check()
         except OSError as error:
             raise MethodError(
@@ -134,26 +135,26 @@ class LocalUsers:
                 "netlink sockets (AF_NETLINK, sock_diag) in its sandbox, and load the kernel module tcp_diag"
             ) from error
 
-    def let_in(self, peer: Any, here: Any) -> bool:
-        """Whether the TCP connection from *peer* to *here*, addresses of Twisted's, may be served."""
+    def may_connect(self, peer: Any, here: Any) -> bool:
+        """Whether to serve the TCP connection from *peer* to *here*, two addresses of Twisted's."""
         try:
             owner = self._owners.owner((peer.host, peer.port), (here.host, here.port))
         except (OSError, AttributeError, ValueError) as error:
-            self._refused(f"the kernel does not say whose it is: {getattr(error, 'strerror', None) or 'no address'}")
+            self._refused(f"the kernel does not tell its owner: {getattr(error, 'strerror', None) or 'no address'}")
             return False
         if owner in self._uids:
             return True
-        self._refused("its process has gone" if owner is None else f"it is of another user, uid {owner}")
+        self._refused("its process has gone" if owner is None else f"its owner is another user, uid {owner}")
         return False
 
     def close(self) -> None:
         """Ask the kernel no more."""
         self._owners.close()
 
-    def _refused(self, why: str) -> None:
+    def _refused(self, reason: str) -> None:
         if self._clock.seconds() < self._quiet_until:
-            self._untold += 1
+            self._suppressed += 1
             return
-        more = f" ({self._untold} more since the last such line)" if self._untold else ""
-        self._quiet_until, self._untold = self._clock.seconds() + _SAID_EVERY, 0
-        self._tell(f"connection to the SOCKS port refused: {why}{more}")
+        more = f" ({self._suppressed} more since the last such line)" if self._suppressed else ""
+        self._quiet_until, self._suppressed = self._clock.seconds() + _WARNING_INTERVAL, 0
+        self._warn(f"connection to the SOCKS port refused: {reason}{more}")

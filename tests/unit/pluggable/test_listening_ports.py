@@ -1,4 +1,4 @@
-"""`pluggable.listeners`."""
+"""`pluggable.listening_ports`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pluggable.listeners import listeners
+from pluggable.listening_ports import listening_ports
 
 TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:EAA5 00000000:0000 0A 00000000:00000000 00:00000000 00000000   104        0 4279223 1 0 100 0 0 10 0
@@ -17,18 +17,18 @@ TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when re
 """
 
 
-class ListenersTests(SynchronousTestCase):
-    """`listeners`."""
+class ListeningPortsTests(SynchronousTestCase):
+    """`listening_ports`."""
 
     def test_those_of_one_user_at_one_address(self) -> None:
         """No other user's, no connection, no other address."""
-        self.assertEqual(listeners("127.0.0.1", 104, TABLE), {4279223: 0xEAA5})
+        self.assertEqual(listening_ports("127.0.0.1", 104, TABLE), {4279223: 0xEAA5})
 
     def test_this_kernels_own(self) -> None:
         """A socket of this process is there, as long as it listens."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             inode, port = os.fstat(listening.fileno()).st_ino, listening.getsockname()[1]
-            self.assertEqual(listeners("127.0.0.1", os.geteuid())[inode], port)
-            self.assertNotIn(inode, listeners("127.0.0.1", os.geteuid() + 1))
-            self.assertNotIn(inode, listeners("::1", os.geteuid()))
-        self.assertNotIn(inode, listeners("127.0.0.1", os.geteuid()))
+            self.assertEqual(listening_ports("127.0.0.1", os.geteuid())[inode], port)
+            self.assertNotIn(inode, listening_ports("127.0.0.1", os.geteuid() + 1))
+            self.assertNotIn(inode, listening_ports("::1", os.geteuid()))
+        self.assertNotIn(inode, listening_ports("127.0.0.1", os.geteuid()))

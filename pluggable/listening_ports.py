@@ -1,4 +1,4 @@
-"""Where this user's programs listen, as the kernel tells it (proc(5), /proc/net/tcp)."""
+"""The TCP ports on which one user's programs listen, from the kernel's table (proc(5), /proc/net/tcp)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 _LISTEN = "0A"
 
 
-def listeners(host: str, user: int, table: str | None = None) -> dict[int, int]:
-    """The ports of *host*, an IP literal, where sockets of the uid *user* listen, by the inodes of the sockets.
+def listening_ports(host: str, uid: int, table: str | None = None) -> dict[int, int]:
+    """The ports of *host*, an IP literal, on which sockets of *uid* listen, by the inodes of the sockets.
 
-    *table* is the kernel's for the version of *host*; empty where it cannot be read.
+    *table* is the kernel's table for the IP version of *host*; without it, it is read, and empty if it cannot be read.
     """
     address = ip_address(host)
     if table is None:
@@ -21,17 +21,17 @@ def listeners(host: str, user: int, table: str | None = None) -> dict[int, int]:
             table = Path("/proc/net/tcp" if address.version == 4 else "/proc/net/tcp6").read_text("ascii")
         except OSError:
             return {}
-    wanted = _written(address)
-    found = {}
+    local_address = _in_hexadecimal(address)
+    ports = {}
     for line in table.splitlines()[1:]:
         words = line.split()
-        where, _, port = words[1].partition(":")
-        if words[3] == _LISTEN and where == wanted and int(words[7]) == user:
-            found[int(words[9])] = int(port, 16)
-    return found
+        host_here, _, port = words[1].partition(":")
+        if words[3] == _LISTEN and host_here == local_address and int(words[7]) == uid:
+            ports[int(words[9])] = int(port, 16)
+    return ports
 
 
-def _written(address: IPv4Address | IPv6Address) -> str:
+def _in_hexadecimal(address: IPv4Address | IPv6Address) -> str:
     """*address* as the kernel prints it: words of 32 bits, each a number of this machine's byte order."""
     octets = socket.inet_pton(socket.AF_INET if address.version == 4 else socket.AF_INET6, str(address))
     words = [octets[at : at + 4] for at in range(0, len(octets), 4)]

@@ -1,4 +1,4 @@
-"""`pluggable.memory`, as the links of a relay use it."""
+"""`pluggable.heap`, as the links of a relay use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pluggable.relay import GIVE_BACK_AFTER, Half, Links
+from pluggable.relay import TRIM_AFTER, Half, Links
 
 BLOCK = 40_000
 """Octets: few enough for malloc to take them from its heap, and not each from the kernel."""
@@ -26,7 +26,7 @@ class GiveBackTests(SynchronousTestCase):
     """What is free below what is in use, which no C library gives back by itself."""
 
     def test_links_that_went_give_memory_back(self) -> None:
-        """After `GIVE_BACK_AFTER` of them, and not one earlier."""
+        """After `TRIM_AFTER` of them, and not one earlier."""
         blocks = [ctypes.c_void_p(_libc.malloc(BLOCK)) for _ in range(1000)]
         for block in blocks:
             ctypes.memset(block, 1, BLOCK)
@@ -35,7 +35,7 @@ class GiveBackTests(SynchronousTestCase):
         for block in blocks:
             _libc.free(block)
         links = Links()
-        for _ in range(GIVE_BACK_AFTER - 1):
+        for _ in range(TRIM_AFTER - 1):
             links.discard(Half())
         kept = resident()
         links.discard(Half())
