@@ -39,6 +39,7 @@ from torknock.bridge.publish import Publication
 from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream
 from torknock.bridge.usage import UsageRecord
+from torknock.channel.shapes import exchanges_in
 from torknock.channel.tls_server import ServerTLS
 from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
@@ -140,7 +141,8 @@ async def run_bridge(
         lines = KnownLines(queue, partial(_cut, counts), entrance.no_knocks)
         keeper = Keeper(lines, spending, entrance.make_gate(spending.judge), lambda: upstream.refusing)
         parts.push_async_callback(keeper.stop)
-        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom())
+        site = exchanges_in(options.directory)
+        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), site)
         met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream)
         Deferred.fromCoroutine(accept_all(listener, met))
         await _take_over(reactor, keeper)

@@ -19,8 +19,10 @@ from zope.interface import implementer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.peer_certificate import wrong_peer
 from torknock.channel.pump import TLSPump
+from torknock.channel.shapes import Shapes
 from torknock.channel.tls import ALPN, Chance, tls_1_3
 from torknock.protocol.bridge_line import Line
+from torknock.protocol.exchanges import Site
 from torknock.protocol.proof import EXPORTED, EXPORTER_LABEL, PAD_AT_MOST, exporter_context, hello, proof
 from torknock.protocol.token import proof_key
 
@@ -39,16 +41,17 @@ class Dialled:
 
 @implementer(IClientChannel)
 class ClientTLS:
-    """The client's end of channel `tls`."""
+    """The client's end of channel `tls`. Streams that are to be shaped have the exchanges of *site* (`Shapes`)."""
 
-    def __init__(self, clock: IReactorTime, chance: Chance) -> None:
+    def __init__(self, clock: IReactorTime, chance: Chance, site: Site | None = None) -> None:
         self._clock = clock
         self._chance = chance
+        self._shapes = Shapes(clock, chance, site)
 
     def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
         """See `IClientChannel.open`. Nothing is written before the bridge's certificate has been verified."""
-        padding = self._chance.randbytes(self._chance.randint(0, PAD_AT_MOST))
-        side = _Client(self._begin, Dialled(line, isn, host), padding, upper)
+        dialled = Dialled(line, isn, host)
+        side = _Client(self._begin, dialled, self._carry_shaped if line.shape else self._carry_plain, upper)
         return side.pump, side.opened.addTimeout(HANDSHAKE_WITHIN, self._clock, _too_late)
 
     def _begin(self, line: Line) -> SSL.Connection:
@@ -58,6 +61,15 @@ class ClientTLS:
         if line.sni is not None:
             connection.set_tlsext_host_name(line.sni.encode("ascii"))
         return connection
+
+    def _carry_plain(self, pump: TLSPump, proved: bytes, upper: IProtocol) -> None:
+        """Say the hello with the proof *proved*; what follows is *upper*'s."""
+        pump.write(hello(proved, self._chance.randbytes(self._chance.randint(0, PAD_AT_MOST))))
+        pump.carry(upper)
+
+    def _carry_shaped(self, pump: TLSPump, proved: bytes, upper: IProtocol) -> None:
+        """The same, with the hello in the first request of a plan (protocol.md §3.5)."""
+        pump.carry(self._shapes.client(upper, self._shapes.plan(), hello(proved, b"")))
 
     @cached_property
     def _pinning(self) -> SSL.Context:
@@ -77,11 +89,15 @@ class _Client:
     says_alerts = False
 
     def __init__(
-        self, begin: Callable[[Line], SSL.Connection], dialled: Dialled, padding: bytes, upper: IProtocol
+        self,
+        begin: Callable[[Line], SSL.Connection],
+        dialled: Dialled,
+        carry: Callable[[TLSPump, bytes, IProtocol], None],
+        upper: IProtocol,
     ) -> None:
         self.pump = TLSPump(self)
         self.opened: Deferred[None] = Deferred(lambda _: self.pump.abortConnection())
-        self._begin, self._dialled, self._padding = begin, dialled, padding
+        self._begin, self._dialled, self._carry = begin, dialled, carry
         self._waiting: IProtocol | None = upper
 
     def begin(self) -> SSL.Connection:
@@ -96,10 +112,9 @@ class _Client:
             return
         exported = ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._dialled.isn))
         key = proof_key(line.secret, line.bridge_name)
-        self.pump.write(hello(proof(key, exported), self._padding))
         upper, self._waiting = self._waiting, None
         assert upper is not None  # noqa: S101  a handshake is done once
-        self.pump.carry(upper)
+        self._carry(self.pump, proof(key, exported), upper)
         self.opened.callback(None)
 
     def received(self, octets: bytes) -> None:

@@ -29,9 +29,11 @@ from torknock.channel.alpn import choose_protocol
 from torknock.channel.certificate import certificate, certified
 from torknock.channel.interfaces import IServerChannel, NotProved
 from torknock.channel.pump import TLSPump
+from torknock.channel.shapes import Shapes
 from torknock.channel.tickets import TicketsSent, sends_tickets
 from torknock.channel.tls import ALPN, Chance, tls_1_3
 from torknock.protocol.bridge_line import Line
+from torknock.protocol.exchanges import Site
 from torknock.protocol.proof import EXPORTED, EXPORTER_LABEL, HelloReader, WrongHello, exporter_context, whose
 from torknock.protocol.token import proof_key
 
@@ -62,17 +64,18 @@ class Refusal(StrEnum):
 
 @implementer(IServerChannel)
 class ServerTLS:
-    """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER.
+    """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER; streams are shaped as *site* says (`Shapes`).
 
     Raises `TicketsSent` where OpenSSL would send session tickets.
     """
 
-    def __init__(self, clock: IReactorTime, private_key: bytes, chance: Chance) -> None:
+    def __init__(self, clock: IReactorTime, private_key: bytes, chance: Chance, site: Site | None = None) -> None:
         key = load_der_private_key(private_key, None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101  the keyring makes no others
         self._key = key
         self.clock = clock
         self.chance = chance
+        self.shapes = Shapes(clock, chance, site)
         self._contexts: dict[frozenset[str], SSL.Context] = {}
         self._unproven: dict[_Server, None] = {}
         if sends_tickets(self._own_context(frozenset())):
@@ -182,6 +185,8 @@ class _Server:
         assert upper is not None  # noqa: S101  it is judged once
         self._settle(None)
         self._channel.left(self)
+        if self._lines[index].shape:
+            upper = self._channel.shapes.bridge(upper)
         self.pump.carry(upper, self._reader.rest)
         self.proved.callback(index)
 

@@ -111,6 +111,7 @@ class KnockNeedsSilence(TorknockError):
 @click.option(
     "--channel", type=WordChoice(Channel), help="The channel behind the knock.  [tls; raw with --scheme knock]"
 )
+@click.option("--shape", is_flag=True, help="Shape the stream, so that it looks like a web site's (--channel tls).")
 @click.option(
     "--integrity",
     type=click.IntRange(1, 65535),
@@ -130,8 +131,8 @@ class KnockNeedsSilence(TorknockError):
 @click.pass_context
 def add(
     ctx: click.Context, name: str, expires: int | None, n: int, note: str, sni: str | None, scheme: Scheme,
-    channel: Channel | None, integrity: int | None, secret_file: BinaryIO | None, qr: bool, png: Path | None,
-    svg: Path | None, address: Address | None, fingerprint: str | None, keyring: Path,
+    channel: Channel | None, shape: bool, integrity: int | None, secret_file: BinaryIO | None, qr: bool,
+    png: Path | None, svg: Path | None, address: Address | None, fingerprint: str | None, keyring: Path,
 ) -> None:  # fmt: skip
     """Issue a line called NAME and print it, ready for torrc.
 
@@ -151,7 +152,7 @@ def add(
         who = find_fingerprint(opened, keyring, fingerprint)
         issued = opened.add(
             name, expires=expires, now=now, n=n, sni=sni, scheme=scheme, channel=channel, integrity=integrity or 0,
-            secret=secret, note=note,
+            shape=shape, secret=secret, note=note,
         )  # fmt: skip
         with printed_or_withdrawn(keyring, name):
             opened.make_known_at(name, str(where[0]))

@@ -19,10 +19,11 @@ from torknock.client.stealth import StealthKnocker
 from torknock.interfaces import IPrivilegedDialer
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Channel, Line, Scheme
+from torknock.protocol.exchanges import Site
 
 
 class Bridges:
-    """The bridges of lines, reached through *dialer*."""
+    """The bridges of lines, reached through *dialer*. Shaped streams have the exchanges of *site* (`Shapes`)."""
 
     def __init__(
         self,
@@ -31,11 +32,15 @@ class Bridges:
         now: Callable[[], float],
         chance: SystemRandom,
         memory: Memory,
+        site: Site | None = None,
     ) -> None:
         self._reactor = reactor
         self._knocker = Knocker(dialer, reactor, now, chance, memory)
         self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
-        self._channels: dict[Channel, IClientChannel] = {Channel.TLS: ClientTLS(reactor, chance), Channel.RAW: Raw()}
+        self._channels: dict[Channel, IClientChannel] = {
+            Channel.TLS: ClientTLS(reactor, chance, site),
+            Channel.RAW: Raw(),
+        }
 
     def endpoint(self, line: Line, host: str, port: int, deadline: float = inf) -> IStreamClientEndpoint:
         """The bridge of *line* at *host*, an IP literal, and *port*; *deadline* see `Rounds.run`.

@@ -24,6 +24,7 @@ from pluggable.errors import (
 )
 from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
+from torknock.channel.shapes import exchanges_in
 from torknock.client.choose_dialer import choose_dialer
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
@@ -34,6 +35,7 @@ from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import LineError, parse_arguments
+from torknock.protocol.exchanges import BadExchanges
 from torknock.protocol.token import epoch_at
 from torknock.service import DIAL_SOCKET
 
@@ -88,8 +90,12 @@ class KnockClient:
             self._dialer = choose_dialer(reactor, helper, *bind)
         except CannotKnock as error:
             raise MethodError(str(error)) from error
+        try:
+            site = exchanges_in(environment.state_location)
+        except BadExchanges as error:
+            raise MethodError(str(error)) from error
         self._memory = Memory(environment.state_location)
-        self._bridges = Bridges(self._dialer, reactor, now, secrets.SystemRandom(), self._memory)
+        self._bridges = Bridges(self._dialer, reactor, now, secrets.SystemRandom(), self._memory, site)
         self._forgetting = LoopingCall(lambda: self._memory.forget(epoch_at(now())))
         self._forgetting.clock = reactor
 

@@ -21,7 +21,7 @@ from torknock.kernel.lock import alone_in
 
 FILE = "keyring.sqlite"
 
-_VERSION = 4
+_VERSION = 5
 PATIENCE = 10.0
 """Seconds for which a command waits while another program holds the file."""
 
@@ -45,7 +45,8 @@ _SCHEMA = """
         note TEXT NOT NULL DEFAULT '',
         last_used INTEGER,
         connections INTEGER NOT NULL DEFAULT 0,
-        cut INTEGER NOT NULL DEFAULT 0
+        cut INTEGER NOT NULL DEFAULT 0,
+        shape INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
@@ -67,6 +68,7 @@ _FROM_VERSION_1 = """
     ALTER TABLE line ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE line ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
 """
+_FROM_VERSION_4 = "ALTER TABLE line ADD COLUMN shape INTEGER NOT NULL DEFAULT 0"
 
 
 _FROM_BACKUP = "restore it from a backup, or name another with --keyring"
@@ -221,9 +223,11 @@ def _migrate(database: sqlite3.Connection) -> None:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         for statement in _FROM_VERSION_1.strip().splitlines() if version == 1 else ():
             database.execute(statement)
-        if version < _VERSION:
+        if version < 4:
             database.execute(_PRINTED_WITH)
             _fill_printed_with(database)
+        if version < _VERSION:
+            database.execute(_FROM_VERSION_4)
             database.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -98,6 +98,7 @@ class Keyring:
         scheme: Scheme = Scheme.TOKEN,
         channel: Channel | None = None,
         integrity: int = 0,
+        shape: bool = False,
         secret: bytes | None = None,
         note: str = "",
     ) -> Issued:
@@ -108,14 +109,16 @@ class Keyring:
         check_name(name)
         check_note(note)
         pin = self.pin if scheme is Scheme.TOKEN else None
-        line = Line(secret or _new_secret(scheme, now), pin, n, sni, scheme, channel or USUAL[scheme], integrity)
+        secret = secret or _new_secret(scheme, now)
+        line = Line(secret, pin, n, sni, scheme, channel or USUAL[scheme], integrity, shape)
         line = parse_arguments(arguments(line))
         row = (
             name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
+            line.shape,
         )  # fmt: skip
         with self._refusals(), writing(self._database):
             done = self._database.execute(
-                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, 0)"
+                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, 0, ?)"
                 " ON CONFLICT (name) DO NOTHING",
                 row,
             )

@@ -13,13 +13,14 @@ from torknock.protocol.bridge_line import Channel, Line, LineError, Scheme, argu
 
 COLUMNS = (
     "name, secret, n, sni, scheme, channel, integrity, created, expires, revoked, note, last_used, connections, cut,"
+    " shape,"
     " coalesce((SELECT group_concat(address, ' ') FROM"
     " (SELECT address FROM printed_with WHERE printed_with.line = line.name ORDER BY printed_with.rowid)), '')"
 )
 """What `issued_of` reads, as part of a SELECT from `line`."""
 
 _TYPES = (
-    str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int, str,
+    str, bytes, int, str | None, str, str, int, int, int | None, int | None, str, int | None, int, int, int, str,
 )  # fmt: skip
 
 DAY = 86_400
@@ -37,14 +38,14 @@ def issued_of(row: tuple[Any, ...], pin: bytes) -> Issued | None:
     if not all(map(isinstance, row, _TYPES)):
         return None
     name, secret, n, sni, scheme, channel, integrity = row[:7]
-    created, expires, revoked, note, last_used, connections, cut, addresses = row[7:]
+    created, expires, revoked, note, last_used, connections, cut, shape, addresses = row[7:]
     times = (created, expires or 0, revoked or 0, (last_used or 0) * DAY)
     if not note.isprintable() or not all(0 <= at <= _LAST_TIME for at in times):
         return None
     with suppress(BadName, LineError, ValueError):
         check_name(name)
         named = pin if scheme == Scheme.TOKEN else None
-        line = Line(secret, named, n, sni, Scheme(scheme), Channel(channel), integrity)
+        line = Line(secret, named, n, sni, Scheme(scheme), Channel(channel), integrity, bool(shape))
         valid = parse_arguments(arguments(replace(line, secret=secret or _ERASED)))
         known = tuple(str(ip_address(each)) for each in addresses.split())
         line = replace(valid, secret=secret)

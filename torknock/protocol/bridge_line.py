@@ -24,7 +24,7 @@ _MOST_N = 1024
 _MOST_ARGUMENTS = 510
 """Octets of arguments that tor passes over SOCKS5 (protocol.md §4)."""
 
-_KNOWN = ("key", "epoch", "pin", "n", "sni", "scheme", "channel", "integrity")
+_KNOWN = ("key", "epoch", "pin", "n", "sni", "scheme", "channel", "shape", "integrity")
 _KEY = 64
 """Octets of `key=` where an `epoch=` stands beside it: a link and a day's key."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,4}")
@@ -78,6 +78,8 @@ class Line:
     channel: Channel = Channel.TLS
     integrity: int = 0
     """Scheme `knock` only: octets of payload that the integrity code covers; 0 is authentication only."""
+    shape: bool = False
+    """Channel `tls` only: whether the stream is shaped (protocol.md §3.5)."""
 
     @property
     def bridge_name(self) -> bytes:
@@ -136,19 +138,23 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
         raise LineError("the argument integrity belongs to scheme=knock alone", "leave it out")
     if "pin" not in given and "sni" not in given:
         raise LineError("the bridge line lacks the argument pin", "copy the whole line")
+    channel = _one_of(given, "channel", Channel)
+    if "shape" in given and (given["shape"] != "1" or channel is not Channel.TLS):
+        raise LineError("the argument shape is 1, and belongs to channel=tls alone", "leave it out")
     return Line(
         secret=_secret(given),
         pin=_octets(given, "pin") if "pin" in given else None,
         n=_n(given["n"]) if "n" in given else DEFAULT_N,
         sni=_host(given["sni"]) if "sni" in given else None,
         scheme=scheme,
-        channel=_one_of(given, "channel", Channel),
+        channel=channel,
+        shape="shape" in given,
     )
 
 
 def _knock_line(given: dict[str, str]) -> Line:
     """A line of scheme `knock`: its secret is of any length up to 64, and its channel is `raw` (knock.md)."""
-    for name in ("epoch", "pin", "n", "sni"):
+    for name in ("epoch", "pin", "n", "sni", "shape"):
         if name in given:
             raise LineError(f"the argument {name} belongs to scheme=token alone", "leave it out")
     if given.get("channel", Channel.RAW) != Channel.RAW:
@@ -174,6 +180,7 @@ def arguments(line: Line) -> tuple[tuple[str, str], ...]:
         ("sni", line.sni or ""),
         ("scheme", line.scheme if line.scheme is not Scheme.TOKEN else ""),
         ("channel", line.channel if line.channel is not USUAL[line.scheme] else ""),
+        ("shape", "1" if line.shape else ""),
         ("integrity", str(line.integrity) if line.integrity else ""),
     )
     return tuple((name, value) for name, value in written if value)

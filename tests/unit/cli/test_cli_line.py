@@ -238,6 +238,12 @@ class AddTests(CommandCase):
         self.assertTrue(written.startswith(f"Bridge torknock [2001:db8::7]:8443 {FINGERPRINT} key="))
         self.assertTrue(written.endswith(" n=20 sni=a.example channel=raw\n"))
 
+    def test_a_shaped_line(self) -> None:
+        """The option is in the line, and in the line that is shown later."""
+        written = self.said(self.line("add", "alice", "--shape", *WHERE))
+        self.assertTrue(written.endswith(" shape=1\n"))
+        self.assertEqual(self.said(self.line("show", "alice")), written)
+
     def test_it_expires_when_it_was_told_to(self) -> None:
         """The time counts from now."""
         before = int(time.time())

@@ -523,7 +523,7 @@ class FileTests(KeyringCase):
         """Who goes back to an older torknock is told."""
         self.open().close()
         database = sqlite3.connect(self.directory / "keyring.sqlite")
-        database.execute("PRAGMA user_version = 5")
+        database.execute("PRAGMA user_version = 6")
         database.close()
         self.assertIn("newer torknock", self.refused())
 
@@ -630,7 +630,7 @@ class MigrationTests(KeyringCase):
         keyring = self.open(create=False)
         self.check(keyring)
         self.check(self.open())
-        self.assertEqual(self.version(), 4)
+        self.assertEqual(self.version(), 5)
         self.assertEqual(keyring.changes(), 0)
         keyring.set_note("alice", "hers")
         keyring.count({"alice": 1}, now=NOW)
@@ -666,7 +666,20 @@ class MigrationTests(KeyringCase):
         self.assertEqual(keyring.get("bob").addresses, ())
         self.assertEqual(keyring.get("carol").addresses, ("192.0.2.7",))
         self.assertIsNone(keyring.setting("known_at alice"))
-        self.assertEqual(self.version(), 4)
+        self.assertEqual(self.version(), 5)
+
+    def test_the_lines_of_version_4_are_not_shaped(self) -> None:
+        """A line that is issued from now on may be."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+            for statement in torknock.keyring.file._FROM_VERSION_1.strip().splitlines():
+                database.execute(statement)
+            database.execute(torknock.keyring.file._PRINTED_WITH)
+            database.execute("INSERT INTO printed_with VALUES ('alice', '192.0.2.8')")
+            database.execute("PRAGMA user_version = 4")
+        keyring = self.open(create=False)
+        keyring.add("dave", expires=None, now=NOW, shape=True)
+        self.assertEqual({each.name for each in keyring.lines() if each.line.shape}, {"dave"})
+        self.assertEqual((keyring.get("alice").addresses, self.version()), (("192.0.2.8",), 5))
 
     def test_an_earlier_versions_free_pages_are_emptied(self) -> None:
         """It left what it erased where it was."""
@@ -710,7 +723,7 @@ class MigrationTests(KeyringCase):
                 break
             self.assertEqual((process.returncode, self.version()), (-signal.SIGKILL, 1))
         self.assertGreater(statements, 6)
-        self.assertEqual(self.version(), 4)
+        self.assertEqual(self.version(), 5)
         self.check(self.open(create=False))
 
     def test_two_processes_at_once(self) -> None:

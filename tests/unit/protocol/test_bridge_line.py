@@ -42,6 +42,8 @@ LINES = st.builds(
     n=st.integers(1, 1024),
     sni=st.none() | HOSTS,
     channel=st.sampled_from(["tls", "raw"]),
+) | st.builds(
+    Line, secret=st.binary(min_size=32, max_size=32), pin=st.binary(min_size=32, max_size=32), shape=st.booleans()
 )
 BRIDGE_LINES = st.builds(
     BridgeLine,
@@ -95,6 +97,11 @@ class ArgumentTests(SynchronousTestCase):
             (("key", KEY), ("pin", PIN_TEXT), ("n", "20"), ("sni", "a.example"), ("channel", "raw")),
         )
 
+    def test_a_shaped_line(self) -> None:
+        """It says so, and a line that says nothing is not shaped."""
+        self.assertEqual(arguments(Line(SECRET, PIN, shape=True)), (("key", KEY), ("pin", PIN_TEXT), ("shape", "1")))
+        self.assertTrue(parse_arguments([("pin", PIN_TEXT), ("key", KEY), ("shape", "1")]).shape)
+
     @given(LINES, st.randoms())
     def test_the_order_does_not_matter(self, line: Line, random: object) -> None:
         """Arguments that were written are read in any order."""
@@ -125,6 +132,8 @@ class ArgumentTests(SynchronousTestCase):
             ),
             *(("scheme", {"scheme": scheme}) for scheme in ("", "Token", "spa")),
             *(("channel", {"channel": channel}) for channel in ("", "TLS", "quic")),
+            *(("shape", {"shape": shape}) for shape in ("", "0", "2", "yes")),
+            ("shape", {"shape": "1", "channel": "raw"}),
             ("integrity", {"integrity": "0"}),
         ]:  # fmt: skip
             self.assertIn(f" {faulty} ", self.refused(**pairs), pairs)
@@ -143,7 +152,7 @@ class ArgumentTests(SynchronousTestCase):
             ("key", {"key": ""}), ("key", {"key": "A"}), ("key", {"key": "A" * 87}), ("key", {"key": "AB"}),
             ("key", {"key": "A+"}), ("key", {"key": "A" * 5}), ("key", {"key": "A" * 85}),
             ("pin", {"pin": PIN_TEXT}), ("n", {"n": "8"}), ("sni", {"sni": "a.example"}),
-            ("channel", {"channel": "tls"}),
+            ("channel", {"channel": "tls"}), ("shape", {"shape": "1"}),
             *(("integrity", {"integrity": text}) for text in ("", "0", "65536", "-1", "08", "8.0")),
         ]:  # fmt: skip
             given = {"key": "c2VjcmV0", "scheme": "knock"} | pairs
