@@ -128,11 +128,11 @@ def _torrc(octets: bytes) -> None:
     with _file("torrc", octets) as path:
         place.includes(path, Path("/etc/tor/torrc.d/torknock.conf"))
         block = Block(str(path), _ADDED)
-        if not block.wanted():
+        if not block.is_needed():
             return
-        block.look([])
+        block.inspect([])
         block.make()
-        if block.wanted():
+        if block.is_needed():
             raise Fault("what was added to torrc is not there")
         if told := block.undo():
             raise Fault(told)

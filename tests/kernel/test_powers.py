@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from tests.kernel.test_gate import wait_for
 from tests.kernel.test_gate_service import Case
 from tests.support.bridge import connected
-from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, Entry
+from torknock.service.sources_table import sources_table
 
 USER = pwd.getpwnam("nobody")
 """A user without any privilege, as tor's."""

@@ -79,7 +79,6 @@ MAY_LOAD = {
         "torknock.privileged.gate.ruleset",
         "torknock.privileged.gate.service",
         "torknock.privileged.gate.silence",
-        "torknock.privileged.gate.sources",
         "torknock.privileged.gate.xtables",
         "torknock.protocol",
         "torknock.protocol.door",
@@ -89,6 +88,7 @@ MAY_LOAD = {
         "torknock.service.claim",
         "torknock.service.gate_requests",
         "torknock.service.posture_table",
+        "torknock.service.sources_table",
     },
     "dial": _SERVICE | {
         "torknock.cli.dial",

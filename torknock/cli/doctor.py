@@ -17,7 +17,7 @@ from torknock.cli.options import control_option, control_password, keyring_optio
 from torknock.operate.finding import Finding, exit_status
 
 if TYPE_CHECKING:
-    from torknock.operate.doctor.examine import Patient
+    from torknock.operate.doctor.examine import Target
 
 
 @click.command(epilog="Example: torknock doctor bridge")
@@ -39,14 +39,14 @@ def doctor(
     Changes nothing, and prints nothing secret. The exit status is 0 if everything is ok, 1 if something is not, 2 if
     something could not be checked.
     """
-    from torknock.operate.doctor.examine import Patient
+    from torknock.operate.doctor.examine import Target
 
     if user is not None and role == "bridge":
         raise click.UsageError("--user goes with client")
     if user is None and role == "client" and os.geteuid() != 0:
         usual = ctx.get_parameter_source("control") is ParameterSource.DEFAULT
         user = _caller() if usual else None
-    findings = run(Patient(keyring, role, control, control_password(asks), user))
+    findings = run(Target(keyring, role, control, control_password(asks), user))
     say(in_json(findings) if as_json else in_text(findings))
     raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
 
@@ -58,12 +58,12 @@ def _caller() -> str | None:
         return None
 
 
-def run(patient: Patient) -> list[Finding]:
-    """What is found at *patient*, in the reactor, so once in a process. Raises `KeyboardInterrupt` on Ctrl-C."""
+def run(target: Target) -> list[Finding]:
+    """What is found at *target*, in the reactor, so once in a process. Raises `KeyboardInterrupt` on Ctrl-C."""
     from torknock.operate.doctor.examine import examine
 
     reactor = installed()
-    findings = in_reactor(reactor, examine(reactor, patient, time.time))
+    findings = in_reactor(reactor, examine(reactor, target, time.time))
     if findings is None:
         raise KeyboardInterrupt
     return findings

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import click
 
+from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import WordChoice, keyring_option, read_secret, say
-from torknock.cli.waiting import open_keyring
 from torknock.errors import TorknockError
 from torknock.keyring.line_errors import LineErased, LineRevoked
 from torknock.operate.pasted import LONGEST, read

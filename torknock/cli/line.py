@@ -10,8 +10,8 @@ from shutil import get_terminal_size
 import click
 
 from torknock.cli.line_printed import add, card, show
+from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import keyring_option, say, until
-from torknock.cli.waiting import open_keyring
 from torknock.operate.line_table import as_json, as_table, minute
 
 
@@ -80,7 +80,7 @@ def expire(name: str, when: int | None, keyring: Path) -> None:
     """
     with open_keyring(keyring) as opened:
         opened.set_expiry(name, when)
-    say(f"{name} opens for ever" if when is None else f"{name} opens until {minute(when)} UTC")
+    say(f"{name} never expires" if when is None else f"{name} expires at {minute(when)} UTC")
 
 
 @line.command(epilog="Example: torknock line note alice 'moved in June'")

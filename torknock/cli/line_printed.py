@@ -12,6 +12,8 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
+from torknock.cli.bridge_address import Address, find_address, find_fingerprint, remember
+from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import (
     WordChoice,
     address,
@@ -23,8 +25,6 @@ from torknock.cli.options import (
     say_code,
     until,
 )
-from torknock.cli.waiting import open_keyring
-from torknock.cli.whereabouts import Address, find_address, find_fingerprint, remember
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
 from torknock.keyring.issued import Issued

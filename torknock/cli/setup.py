@@ -47,9 +47,9 @@ def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:
     from torknock.operate.setup.record import Record
 
     password = control_password(asks)
-    with Record(RECORD).alone():
+    with Record(RECORD).locked():
         place = place_at(control, password)
-        if place.record.others() and not place.record.changes():
+        if place.record.other_records() and not place.record.changes():
             raise click.UsageError("this tor is not set up, but another tor of this host is: name it with --control")
         client = is_client(place.record) or (direct and not place.name and debian_tor.HOLD.exists())
         if client:

@@ -13,7 +13,7 @@ from torknock.kernel.places import keyring_within
 from torknock.operate.addresses import is_broadcast
 
 if TYPE_CHECKING:
-    from torknock.cli.whereabouts import Address
+    from torknock.cli.bridge_address import Address
     from torknock.tor.inspect import TorFacts
 
 

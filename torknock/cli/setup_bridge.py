@@ -23,13 +23,14 @@ from torknock.cli.setup_address import parse_public_address, public_address, whe
 from torknock.cli.setup_steps import agreed, configure, group_of, program, yes_option
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.operate.addresses import warning
-from torknock.protocol.door import Posture
+from torknock.protocol.door import Door, Posture
+from torknock.service.access import EVERYWHERE
 
 if TYPE_CHECKING:
-    from torknock.cli.whereabouts import Address
+    from torknock.cli.bridge_address import Address
     from torknock.operate.setup.changes import Change
     from torknock.operate.setup.this_host import Host
-    from torknock.operate.setup.torrc_options import BridgeWishes
+    from torknock.operate.setup.torrc_options import BridgeSettings
     from torknock.tor.inspect import TorFacts
 
 
@@ -83,22 +84,22 @@ def _set_up(asked: _Asked, control: str, password: str | None) -> str:
 
     named = None
     with ExitStack() as stack:
-        stack.enter_context(Record(RECORD).alone())
+        stack.enter_context(Record(RECORD).locked())
         if debian_tor.is_at_rest(control):
             host = Host.of(None, program())
-            changes, wishes = _changes(host, debian_tor.resting_facts(), None, asked, None)
+            changes, settings = _changes(host, debian_tor.resting_facts(), None, asked, None)
             configure(changes, host.place.record, asked.yes, operate.verify)
-            asked, named = asked._replace(address=wishes.address), wishes.named
+            asked, named = asked._replace(address=settings.address), settings.line_address
         tor = stack.enter_context(tor_at(control, password))
         host, facts = Host.of(tor, program()), tor.facts()
-        changes, wishes = _changes(host, facts, tor.address, asked, named)
-        if ignored := operate.ignored_lines(facts, wishes.posture, time.time()):
-            _warn_of_ignored(ignored, wishes.posture)
+        changes, settings = _changes(host, facts, tor.address, asked, named)
+        if ignored := operate.ignored_lines(facts, settings.door.posture, time.time()):
+            _warn_of_ignored(ignored, settings.door.posture)
         if agreed(changes, asked.yes):
             stack.enter_context(operate.applying(changes, tor, host.place.record, "bridge"))
         elif not operate.transport_runs(tor, "bridge"):
             operate.start_transport(tor, "bridge")
-        line = operate.first_line(tor, wishes, time.time())
+        line = operate.first_line(tor, settings, time.time())
     with printed_or_withdrawn(line.keyring, line.name) if line.made else nullcontext():
         say(line.text)
     return line.text
@@ -106,25 +107,25 @@ def _set_up(asked: _Asked, control: str, password: str | None) -> str:
 
 def _changes(
     host: Host, facts: TorFacts, guess: str | None, asked: _Asked, named: Address | None
-) -> tuple[list[Change], BridgeWishes]:
-    """What is to be changed on *host*, and for which wishes; *guess* is the address that tor takes for its own.
+) -> tuple[list[Change], BridgeSettings]:
+    """What is to be changed on *host*, and for which settings; *guess* is the address that tor takes for its own.
 
     *named* is the address and port that lines are to have, if that is decided.
     """
     from torknock.operate.setup.plan import plan, plan_by_hand
-    from torknock.operate.setup.torrc_options import BridgeWishes, bridge_options, known_options, port_and_posture
+    from torknock.operate.setup.torrc_options import BridgeSettings, bridge_options, known_options, port_and_posture
 
     address = asked.address or public_address(facts.option("Address"), guess, asked.yes)
     if named is None and (doubt := warning(address)):
         click.echo(f"torknock: {doubt}", err=True)
     port, posture = port_and_posture(facts, asked.port, asked.posture, _proposed_posture)
     named = named or where_lines_point(facts, address, port, asked.yes)
-    wishes = BridgeWishes(address, port, posture, asked.name, named)
+    settings = BridgeSettings(address, Door(EVERYWHERE, port, Posture(posture)), asked.name, named)
     known = known_options(host.place.snippet)
     if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
-        return plan_by_hand(facts, host), wishes
-    options = bridge_options(facts, wishes, known, host)
-    return plan("bridge", options, host, group_of(host.tor_user)), wishes
+        return plan_by_hand(facts, host), settings
+    options = bridge_options(facts, settings, known, host)
+    return plan("bridge", options, host, group_of(host.tor_user)), settings
 
 
 def _proposed_posture() -> str:
@@ -135,9 +136,9 @@ def _proposed_posture() -> str:
     return proposed.posture.value
 
 
-def _warn_of_ignored(names: list[str], posture: str) -> None:
+def _warn_of_ignored(names: list[str], posture: Posture) -> None:
     click.echo(
-        f"warning: with posture {posture} these lines of scheme knock open nothing: {', '.join(names)}; keep "
+        f"warning: with posture {posture.value} these lines of scheme knock open nothing: {', '.join(names)}; keep "
         "--posture filtered, or give their holders new lines",
         err=True,
     )
@@ -147,10 +148,10 @@ def _conclude(line: str, name: str, control: str, password: str | None) -> None:
     """Show what the doctor finds, and what to do next. A line that opens nothing yet is not drawn."""
     from torknock.cli.doctor import run
     from torknock.cli.findings import in_text
-    from torknock.operate.doctor.examine import Patient
+    from torknock.operate.doctor.examine import Target
     from torknock.operate.finding import State
 
-    findings = run(Patient(KEYRING, "bridge", control, password))
+    findings = run(Target(KEYRING, "bridge", control, password))
     wanting = [finding for finding in findings if finding.state is not State.OK]
     if wanting:
         click.echo(in_text(wanting), err=True)

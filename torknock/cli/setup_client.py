@@ -48,7 +48,7 @@ def _use(bridge_line: BridgeLine, control: str, password: str | None, yes: bool)
     from torknock.operate.setup.torrc_options import client_options, known_options
     from torknock.tor.control import tor_at
 
-    with Record(RECORD).alone():
+    with Record(RECORD).locked():
         if debian_tor.is_at_rest(control):
             host = Host.of(None, program())
             known = known_options(host.place.snippet)
@@ -71,7 +71,7 @@ def _let_knock(user: str, yes: bool) -> None:
     from torknock.operate.setup.this_host import Host
 
     record = Record(RECORD)
-    with record.alone():
+    with record.locked():
         host = Host.of(None, program(), user)
         changes = plan_for_user(user, host)
         if agreed(changes, yes, reloads=False):

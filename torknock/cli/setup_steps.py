@@ -26,7 +26,7 @@ def agreed(changes: list[Change], yes: bool, reloads: bool = True) -> bool:
         click.echo("nothing is to be changed", err=True)
         return False
     for change in changes:
-        click.echo(change.told(), err=True)
+        click.echo(change.describe(), err=True)
     if reloads:
         click.echo("reload tor", err=True)
     if not (yes or click.confirm("Change this?", err=True)):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torknock.cli.waiting import open_keyring
+from torknock.cli.open_keyring import open_keyring
 from torknock.errors import TorknockError
 
 

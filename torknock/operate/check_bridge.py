@@ -252,7 +252,7 @@ def clocks(minutes_slow: int) -> list[Finding]:
 
 
 def _not_asked() -> Finding:
-    return unknown("tor", "not asked, because the line did not open the bridge", "mend that first")
+    return unknown("tor", "not asked, because the line did not open the bridge", "fix that first")
 
 
 def whose(relay: Relay, bridge_line: BridgeLine, ms: int) -> Finding:

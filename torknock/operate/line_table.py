@@ -95,7 +95,7 @@ def as_table(lines: Iterable[Issued], now: float, width: int | None) -> str:
 
 def _table(lines: Iterable[Issued], now: float, room: int | None) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "STATE", "CREATED", "UNTIL (UTC)", "LAST USED"):
+    for heading in ("NAME", "STATE", "CREATED", "ENDS (UTC)", "LAST USED"):
         table.add_column(heading, no_wrap=True)
     table.add_column("USES", justify="right", no_wrap=True)
     table.add_column("NOTE", overflow="fold", max_width=room)
@@ -105,7 +105,7 @@ def _table(lines: Iterable[Issued], now: float, room: int | None) -> Table:
             issued.name,
             state(issued, now),
             day(issued.created),
-            "for ever" if until is None else minute(until),
+            "never" if until is None else minute(until),
             "never" if issued.last_used is None else day(issued.last_used * DAY),
             str(issued.connections),
             Text(issued.note),

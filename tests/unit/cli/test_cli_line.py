@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-import torknock.cli.waiting
+import torknock.cli.open_keyring
 import torknock.keyring.file
 from torknock import cli
 from torknock.cli import line_printed
@@ -378,14 +378,14 @@ class ShowTests(CommandCase):
         self.assertIn("erased", self.refused(self.line("expire", "carol", "90d")))
         before = int(time.time())
         self.assertRegex(
-            self.said(self.line("expire", "bob", "90d")), r"\Abob opens until \d{4}-\d\d-\d\d \d\d:\d\d UTC\n\Z"
+            self.said(self.line("expire", "bob", "90d")), r"\Abob expires at \d{4}-\d\d-\d\d \d\d:\d\d UTC\n\Z"
         )
         with Keyring.open(self.keyring, create=False) as keyring:
             expires = keyring.get("bob").expires
             assert expires is not None
         self.assertGreaterEqual(expires, before + 90 * 86_400)
         self.assertIn("Bridge", self.said(self.line("show", "bob", *WHERE)))
-        self.assertEqual(self.said(self.line("expire", "bob", "never")), "bob opens for ever\n")
+        self.assertEqual(self.said(self.line("expire", "bob", "never")), "bob never expires\n")
         for time_ in ("", "0d", "for ever", "2020-01-01"):
             self.assertEqual(self.line("expire", "bob", time_).exit_code, 2)
         self.said(self.line("revoke", "bob"))
@@ -409,7 +409,7 @@ class ShowTests(CommandCase):
         written = self.said(self.line("add", "alice", *WHERE))
         usual = torknock.keyring.file._MOMENT
         self.patch(torknock.keyring.file, "_MOMENT", 0.01)
-        self.patch(torknock.cli.waiting, "PATIENCE", 0.5)
+        self.patch(torknock.cli.open_keyring, "PATIENCE", 0.5)
         with closing(sqlite3.connect(self.keyring / "keyring.sqlite", isolation_level=None)) as holder:
             for begin, verbs in (
                 ("BEGIN EXCLUSIVE", (["list"], ["show", "alice"], ["add", "bob", *WHERE], ["revoke", "alice"])),

@@ -66,8 +66,8 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(
             as_table([ALICE, BOB, CAROL], NOW, None).splitlines(),
             [
-                "NAME                  STATE    CREATED     UNTIL (UTC)       LAST USED   USES  NOTE",
-                "alice                 live     2022-01-08  for ever          2024-10-03  1234  für Alice",
+                "NAME                  STATE    CREATED     ENDS (UTC)        LAST USED   USES  NOTE",
+                "alice                 live     2022-01-08  never             2024-10-03  1234  für Alice",
                 "bob-with-a-long-name  expired  1970-01-01  1970-01-02 00:00  never          0",
                 "carol                 revoked  1970-01-01  2024-10-03 00:01  never          0  lost",
             ],

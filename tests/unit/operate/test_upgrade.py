@@ -56,7 +56,7 @@ class UnitsTests(Case):
         for name in UNITS:
             shutil.copy(FIRST / name, self.directory)
         service = self.unit("torknock-gate.service")
-        service.look([])
+        service.inspect([])
         self.assertEqual(service.before, (FIRST / service.key[0].rpartition("/")[2]).read_text())
         self.assertEqual(service.reader, Reader.SYSTEMD)
         self.assertIsInstance(self.planned()["torknock-gate.socket"], (File, Unit))
@@ -68,14 +68,14 @@ class UnitsTests(Case):
         text = (FIRST / "torknock-gate.service").read_text().replace("debian-tor", "tor")
         (self.directory / "torknock-gate.service").write_text(text.replace("/usr/local/bin/", "/opt/torknock/bin/"))
         change = self.planned(host)["torknock-gate.service"]
-        change.look([])
+        change.inspect([])
 
     def test_what_a_person_has_changed(self) -> None:
         """It stays, and the set-up is refused."""
         (self.directory / "torknock-gate.service").write_text(
             (FIRST / "torknock-gate.service").read_text() + "Nice=1\n"
         )
-        self.assertRaises(CannotChange, self.unit("torknock-gate.service").look, [])
+        self.assertRaises(CannotChange, self.unit("torknock-gate.service").inspect, [])
 
     def test_every_unit_will_be_known(self) -> None:
         """The next version must recognise what this one writes."""
@@ -105,7 +105,7 @@ class RecordTests(Case):
         for name in UNITS:
             shutil.copy(FIRST / name, self.directory)
         replaced = File(str(self.directory / UNITS[0]), "[Unit]\n")
-        with record.alone(), record.making([replaced]):
+        with record.locked(), record.making([replaced]):
             pass
         kept = next(change for change in record.changes() if change.key == replaced.key)
         assert isinstance(kept, File)

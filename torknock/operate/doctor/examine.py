@@ -55,8 +55,8 @@ class RoleUnknown(TorknockError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
-    """What the doctor examines."""
+class Target:
+    """Which tor is examined, and how it is reached."""
 
     keyring: Path
     """Where a bridge's keyring is, unless tor's configuration names another."""
@@ -68,19 +68,19 @@ class Patient:
     """Whose own tor it is, as in `torknock.operate.doctor.own`; None for this host's."""
 
 
-async def examine(reactor: IReactor, patient: Patient, now: Callable[[], float]) -> list[Finding]:
+async def examine(reactor: IReactor, target: Target, now: Callable[[], float]) -> list[Finding]:
     """What holds and what does not. Raises `RoleUnknown`."""
-    if patient.user is not None:
-        return [*own_tor(patient.user), await host.clock(reactor, now, None)]
+    if target.user is not None:
+        return [*own_tor(target.user), await host.clock(reactor, now, None)]
     facts: TorFacts | None = None
     findings: list[Finding] = []
     try:
-        facts = await deferToThread(ask_tor, patient.control, patient.password)
+        facts = await deferToThread(ask_tor, target.control, target.password)
         findings.append(tor.version(facts))
     except TorUnreachable as error:
-        findings.append(_unreachable(error, patient))
-    role = patient.role or _guess(patient, facts)
-    if facts is not None and patient.control == CONTROL:
+        findings.append(_unreachable(error, target))
+    role = target.role or _guess(target, facts)
+    if facts is not None and target.control == CONTROL:
         findings += torrc_file.included(role)
     tor_process = _process(facts)
     if tor_process is not None and not _is_here(tor_process):
@@ -88,22 +88,22 @@ async def examine(reactor: IReactor, patient: Patient, now: Callable[[], float])
         findings.append(unknown("network", why, f"nsenter --net=/proc/{tor_process.pid}/ns/net torknock doctor"))
     if role == "client":
         return findings + await _client(reactor, facts, tor_process, now)
-    return findings + await _bridge(reactor, patient, facts, tor_process, now)
+    return findings + await _bridge(reactor, target, facts, tor_process, now)
 
 
-def _unreachable(error: TorUnreachable, patient: Patient) -> Finding:
-    held = torrc_file.held(patient.role) if error.missing and patient.control == CONTROL else None
+def _unreachable(error: TorUnreachable, target: Target) -> Finding:
+    held = torrc_file.held(target.role) if error.missing and target.control == CONTROL else None
     start = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
     return held or (not_ok if error.missing else unknown)("tor", error.what, error.remedy or start)
 
 
-def _guess(patient: Patient, facts: TorFacts | None) -> str:
+def _guess(target: Target, facts: TorFacts | None) -> str:
     if facts is not None and facts.of_torknock("ServerTransportPlugin") is not None:
         return "bridge"
     if facts is not None and facts.of_torknock("ClientTransportPlugin") is not None:
         return "client"
     try:
-        if patient.keyring.exists():
+        if target.keyring.exists():
             return "bridge"
     except OSError:
         pass
@@ -133,14 +133,14 @@ async def _client(
 
 
 async def _bridge(
-    reactor: IReactor, patient: Patient, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
+    reactor: IReactor, target: Target, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
     if facts is not None and facts.of_torknock("ServerTransportPlugin") is None:
         findings = [*host.kernel(), host.nf_tables(), *await host.gate_programs(reactor, Posture.CLOSED, False)]
         exposed = [tor.or_port(facts, None)] if tor.is_exposed(facts) else []
         return [*findings, await host.clock(reactor, now, facts.consensus), *exposed, tor.not_set_up("bridge")]
     options = _options(facts)
-    directory = Path(options["keyring"]) if "keyring" in options else _keyring(patient, facts)
+    directory = Path(options["keyring"]) if "keyring" in options else _keyring(target, facts)
     transport = _transport(tor_process, "server")
     knocks = bridge_keyring.has_knocks(directory, now())
     powered = host.power(
@@ -229,9 +229,9 @@ def _helper(facts: TorFacts | None, side: str, usual: str) -> str:
     return words[words.index("--helper") + 1] if "--helper" in words[:-1] else usual
 
 
-def _keyring(patient: Patient, facts: TorFacts | None) -> Path:
+def _keyring(target: Target, facts: TorFacts | None) -> Path:
     data = facts.data_directory if facts is not None else None
-    return patient.keyring if data is None else keyring_within(data)
+    return target.keyring if data is None else keyring_within(data)
 
 
 def _process(facts: TorFacts | None) -> Process | None:

@@ -44,22 +44,22 @@ def bridge_options(facts: TorFacts) -> list[Finding]:
     ]  # fmt: skip
     if facts.option("ExtORPort") in (None, "0"):
         why = "tor has no Extended ORPort, so it takes every client for a local one"
-        findings.append(not_ok("ExtORPort", why, _mended("ExtORPort auto")))
+        findings.append(not_ok("ExtORPort", why, _torrc_remedy("ExtORPort auto")))
     else:
         findings.append(ok("ExtORPort", "the transport can tell tor of its clients"))
     if facts.of_torknock("ServerTransportPlugin") is None:
-        findings.append(not_ok("transport", "torrc names no transport torknock", _mended(_HOW_IT_RUNS[0])))
+        findings.append(not_ok("transport", "torrc names no transport torknock", _torrc_remedy(_HOW_IT_RUNS[0])))
     return findings
 
 
 def _option(facts: TorFacts, name: str, wanted: str, well: str, ill: str) -> Finding:
     if facts.option(name) == wanted:
         return ok(name, well)
-    return not_ok(name, ill, _mended(f"{name} {wanted}"))
+    return not_ok(name, ill, _torrc_remedy(f"{name} {wanted}"))
 
 
-def _mended(line: str) -> str:
-    """How torrc gets *line*."""
+def _torrc_remedy(line: str) -> str:
+    """What to do so that torrc has *line*."""
     side = "client" if line.partition(" ")[0] in _OF_CLIENTS else "bridge"
     return f"as root: torknock setup {side}; by hand, torrc: {line}"
 
@@ -77,7 +77,7 @@ def client_options(facts: TorFacts) -> list[Finding]:
     """Whether torrc says what a client of a hidden bridge needs."""
     findings = [_option(facts, "UseBridges", "1", "tor uses bridges", "tor does not use bridges")]
     if facts.of_torknock("ClientTransportPlugin") is None:
-        findings.append(not_ok("transport", "torrc names no transport torknock", _mended(_HOW_IT_RUNS[1])))
+        findings.append(not_ok("transport", "torrc names no transport torknock", _torrc_remedy(_HOW_IT_RUNS[1])))
     proxies = [name for name in ("Socks4Proxy", "Socks5Proxy", "HTTPSProxy") if facts.option(name)]
     if proxies:
         why = f"{' and '.join(proxies)} is set, and a knock does not pass a proxy"
@@ -151,7 +151,7 @@ def or_port(facts: TorFacts, theirs: Iterable[Listening] | None) -> Finding:
     if not facts.or_listeners and facts.refusing:
         return unknown(name, "tor has closed its ORPort for as long as it takes no clients", "ask again after that")
     if not facts.or_listeners:
-        return not_ok(name, "tor has no ORPort, which a bridge needs", _mended("ORPort 127.0.0.1:auto"))
+        return not_ok(name, "tor has no ORPort, which a bridge needs", _torrc_remedy("ORPort 127.0.0.1:auto"))
     return ok(name, "tor listens on loopback alone")
 
 

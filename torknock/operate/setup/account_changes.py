@@ -23,11 +23,11 @@ class User:
         """Its name."""
         return (self.name,)
 
-    def told(self) -> str:
-        """Its name."""
+    def describe(self) -> str:
+        """The name of the user."""
         return f"make the system user and group {self.name}"
 
-    def wanted(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether there is none."""
         try:
             pwd.getpwnam(self.name)
@@ -35,17 +35,17 @@ class User:
             return True
         return False
 
-    def look(self, earlier: Sequence[User]) -> None:
-        """There is none."""
+    def inspect(self, earlier: Sequence[User]) -> None:
+        """Nothing to note: there is no such user."""
 
     def make(self) -> None:
-        """Make it: no home, no shell, no password."""
+        """Create it, without a home, a shell or a password."""
         run("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
             "--shell", "/usr/sbin/nologin", self.name)  # fmt: skip
 
     def undo(self) -> str:
         """Remove it, unless a process still runs as it."""
-        if self.wanted():
+        if self.is_needed():
             return ""
         try:
             run("userdel", self.name)
@@ -53,14 +53,14 @@ class User:
             return f"the user {self.name} stays: {error}"
         return ""
 
-    def since(self, earlier: User) -> User:
+    def merged_with(self, earlier: User) -> User:
         """The same user."""
         return self
 
 
 @define
 class Member:
-    """A user who is in a group."""
+    """Membership of a user in a group."""
 
     user: str
     group: str
@@ -70,19 +70,19 @@ class Member:
         """Both names."""
         return (self.user, self.group)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Both names."""
         return f"add {self.user} to the group {self.group}"
 
-    def wanted(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether the user is not in it."""
         try:
             return self.user not in grp.getgrnam(self.group).gr_mem
         except KeyError:
             return True
 
-    def look(self, earlier: Sequence[Member]) -> None:
-        """The user is not in it."""
+    def inspect(self, earlier: Sequence[Member]) -> None:
+        """Nothing to note: the user is not in it."""
 
     def make(self) -> None:
         """Add the user. It holds from the next login on."""
@@ -90,10 +90,10 @@ class Member:
 
     def undo(self) -> str:
         """Take the user out."""
-        if not self.wanted():
+        if not self.is_needed():
             run("gpasswd", "--delete", self.user, self.group)
         return ""
 
-    def since(self, earlier: Member) -> Member:
+    def merged_with(self, earlier: Member) -> Member:
         """The same membership."""
         return self

@@ -24,17 +24,17 @@ from torknock.keyring.line_errors import LineUnknown
 from torknock.keyring.lines import Keyring
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.daemons import is_outdated
-from torknock.operate.setup.doors import Door as ListedDoor
+from torknock.operate.setup.doors import ListedDoor
 from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.programs import run
 from torknock.operate.setup.record import Record
-from torknock.operate.setup.torrc_options import BridgeWishes, known_options
-from torknock.privileged.gate.sources import sources_table
+from torknock.operate.setup.torrc_options import BridgeSettings, known_options
 from torknock.protocol.bridge_line import BridgeLine, Scheme, parse_fingerprint, write_address, write_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import ACCESS, EVERYWHERE, AccessDenied, read, uid_of
 from torknock.service.posture_table import posture_table
+from torknock.service.sources_table import sources_table
 from torknock.tor.control import RunningTor, tor_at
 from torknock.tor.inspect import TorFacts, TorUnreachable
 from torknock.tor.reasons import why_refused
@@ -116,8 +116,8 @@ class FirstLine:
     """It is a new one."""
 
 
-def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
-    """The bridge line called as *wishes* says, made if it is not there. Raises `TorknockError`."""
+def first_line(tor: RunningTor, settings: BridgeSettings, now: float) -> FirstLine:
+    """The first bridge line of *settings*, issued if it does not exist. Raises `TorknockError`."""
     until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
@@ -125,11 +125,11 @@ def first_line(tor: RunningTor, wishes: BridgeWishes, now: float) -> FirstLine:
     directory = keyring_within(facts.data_directory)
     with Keyring.open(directory, create=True) as keyring:
         before = {issued.name for issued in keyring.lines()}
-        issued = _first_living(keyring, wishes.name, now)
-        keyring.make_known_at(issued.name, str(wishes.named[0]))
-        keyring.set_setting("address", write_address(*wishes.named))
+        issued = _first_living(keyring, settings.line_name, now)
+        keyring.make_known_at(issued.name, str(settings.line_address[0]))
+        keyring.set_setting("address", write_address(*settings.line_address))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
-    text = write_bridge_line(BridgeLine(*wishes.named, parse_fingerprint(fingerprint), issued.line))
+    text = write_bridge_line(BridgeLine(*settings.line_address, parse_fingerprint(fingerprint), issued.line))
     return FirstLine(issued.name, text, directory, issued.name not in before)
 
 
@@ -146,9 +146,9 @@ def _first_living(keyring: Keyring, name: str, now: float) -> Issued:
     raise AssertionError
 
 
-def ignored_lines(facts: TorFacts, posture: str, now: float) -> list[str]:
+def ignored_lines(facts: TorFacts, posture: Posture, now: float) -> list[str]:
     """The names of the live lines of scheme `knock` that open nothing with *posture*, as far as is known."""
-    if Posture(posture).hides_judging or facts.data_directory is None:
+    if posture.hides_judging or facts.data_directory is None:
         return []
     directory = keyring_within(facts.data_directory)
     with suppress(KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as keyring:

@@ -1,7 +1,7 @@
 """A tor that uses a hidden bridge and connects to nothing else, whatever it was connected to before; and the way back.
 
 tor's network is off (DisableNetwork) before anything is changed, and on again when tor reads a configuration that has
-the bridge. The option is never in torrc. So a set-up that is broken off leaves tor without a network, or with the
+the bridge. The option is never in torrc. So an interrupted set-up leaves tor without a network, or with the
 bridge.
 """
 

@@ -19,34 +19,34 @@ class CannotChange(TorknockError):
 
 
 class CannotSetUp(TorknockError):
-    """Something stands in the way of a set-up; nothing was changed, or what was changed is undone."""
+    """A set-up cannot be done; nothing was changed, or what was changed is undone."""
 
 
 class Reader(enum.StrEnum):
-    """Who must read a file again once it is another one."""
+    """The program that must read a file again when it has changed."""
 
     NONE = ""
     TOR = "tor"
-    """The set-up tells it, when all files are as they should be."""
+    """The set-up reloads it once all files are written."""
     SYSTEMD = "systemd"
     APPARMOR = "apparmor"
 
 
 class Change(Protocol):
-    """One thing that is different afterwards. Its attributes are what `Record` keeps."""
+    """One change to a host. Its attributes are what `Record` keeps."""
 
     @property
     def key(self) -> tuple[str, ...]:
         """What it changes: a later change with the same key continues this one."""
 
-    def told(self) -> str:
-        """What it is, for a person; further lines are indented."""
+    def describe(self) -> str:
+        """The change in words, for the operator; further lines are indented."""
 
-    def wanted(self) -> bool:
-        """Whether it is not so already."""
+    def is_needed(self) -> bool:
+        """Whether it is still to be made."""
 
-    def look(self, earlier: Sequence[Any]) -> None:
-        """Note what is there now; *earlier* are the recorded changes of its kind and key, oldest first.
+    def inspect(self, earlier: Sequence[Any]) -> None:
+        """Note what is there before the change; *earlier* are recorded changes of its kind and key, oldest first.
 
         Raises `CannotChange` if what is there must stay.
         """
@@ -55,7 +55,7 @@ class Change(Protocol):
         """Make it. Raises `CannotChange`."""
 
     def undo(self) -> str:
-        """Give back what `look` has noted; what could not be given back, or ""."""
+        """Restore what `inspect` noted; returns what could not be restored, or ""."""
 
-    def since(self, earlier: Any) -> Self:
-        """The change that this one and *earlier* are together: its undo gives back what was there before both."""
+    def merged_with(self, earlier: Any) -> Self:
+        """The change that *earlier* and this one make together: its undo restores what was there before both."""

@@ -1,4 +1,4 @@
-"""Services that are started without systemd: in a container, mostly."""
+"""Starts and ends services on hosts without systemd, such as containers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pathlib import Path
 import torknock
 from torknock.kernel.proc import booted_at, command_line, started_at
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _ANSWERS_WITHIN = 2.0
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred, unix(7)
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """A process: its id, and when it began in the kernel's ticks, for ids are used again."""
+class StartedProcess:
+    """A process: its id, and its start time in the kernel's ticks, because ids are used again."""
 
     pid: int
     since: int
 
 
-def holder(path: str) -> int | None:
+def listener_pid(path: str) -> int | None:
     """The process that listens on the Unix socket at *path*; None if nothing answers there."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_ANSWERS_WITHIN)
@@ -45,12 +45,12 @@ def holder(path: str) -> int | None:
 
 
 def is_outdated(pid: int) -> bool:
-    """Whether *pid* is a process of torknock's that began before what is installed now was put there."""
+    """Whether *pid* is a torknock process that started before the installed version was installed."""
     began = started_at(pid)
     if began is None or not _is_ours(pid):
         return False
     seconds = began / os.sysconf("SC_CLK_TCK")
-    return booted_at() + 1 + seconds < _installed_at()  # the time of the boot is told in whole seconds
+    return booted_at() + 1 + seconds < _installed_at()  # the kernel gives the time of the boot in whole seconds
 
 
 def has_arguments(pid: int, arguments: list[str]) -> bool:
@@ -60,7 +60,7 @@ def has_arguments(pid: int, arguments: list[str]) -> bool:
 
 
 def _installed_at() -> float:
-    """When the newest source file of what is installed came to where it is, in seconds since the Epoch."""
+    """When torknock was installed: the newest ctime of its source files, in seconds since 1970."""
     packages = Path(torknock.__file__).parent, Path(torknock.__file__).parents[1] / "pluggable"
     return max(file.stat().st_ctime for package in packages for file in package.rglob("*.py"))
 
@@ -69,11 +69,10 @@ def _is_ours(pid: int) -> bool:
     return any(b"torknock" in word for word in command_line(pid))
 
 
-def start(command: list[str], path: str, user: str, group: int, log: Path) -> Started | None:
-    """Start *command* for good, and let *group* open its socket at *path*, or everybody if that is 0.
+def start(command: list[str], path: str, user: str, group: int, log: Path) -> StartedProcess | None:
+    """Start *command* in the background, and let *group* open its socket at *path*, or all users if that is 0.
 
-    *user* is the one that it will be, to whom the socket's directory is given. None if it does not listen there within
-    seconds.
+    It runs as *user*, who gets the socket's directory. None if it does not listen there within 10 s.
     """
     Path(path).parent.mkdir(mode=0o755, exist_ok=True)
     shutil.chown(Path(path).parent, user)
@@ -82,18 +81,18 @@ def start(command: list[str], path: str, user: str, group: int, log: Path) -> St
         process = subprocess.Popen(  # noqa: S603  ours
             command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, start_new_session=True, cwd="/"
         )
-    gives_up = time.monotonic() + _PATIENCE
-    while holder(path) is None:
+    gives_up = time.monotonic() + _TIMEOUT
+    while listener_pid(path) is None:
         if process.poll() is not None or time.monotonic() > gives_up:
             process.kill()
             return None
         time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
     _open_to(path, group)
-    return Started(process.pid, started_at(process.pid) or 0)
+    return StartedProcess(process.pid, started_at(process.pid) or 0)
 
 
 def _open_to(path: str, group: int) -> None:
-    """Let *group* open the socket at *path*, or everybody if that is 0. Follows no link. Raises `OSError`."""
+    """Let *group* open the socket at *path*, or all users if that is 0. Follows no link. Raises `OSError`."""
     found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(found).st_mode):
@@ -104,16 +103,16 @@ def _open_to(path: str, group: int) -> None:
         os.close(found)
 
 
-def end_holder(path: str) -> None:
-    """End the service of torknock's that listens at *path*, if there is one."""
-    pid = holder(path)
+def end_listener(path: str) -> None:
+    """End the torknock service that listens at *path*, if there is one."""
+    pid = listener_pid(path)
     if pid is not None and _is_ours(pid):
-        end(Started(pid, started_at(pid) or 0))
+        end(StartedProcess(pid, started_at(pid) or 0))
 
 
-def end(started: Started) -> None:
+def end(started: StartedProcess) -> None:
     """End the process, unless another has its id by now."""
-    gives_up = time.monotonic() + _PATIENCE
+    gives_up = time.monotonic() + _TIMEOUT
     while started_at(started.pid) == started.since and time.monotonic() < gives_up:
         with contextlib.suppress(ProcessLookupError):
             os.kill(started.pid, signal.SIGTERM)

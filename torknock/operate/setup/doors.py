@@ -1,4 +1,4 @@
-"""What root lets the gate service guard, and what has a filtered port silent from boot on, as changes to a host."""
+"""Changes to the access list, and to the rules that keep filtered ports silent from boot on."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ _FILTERED_HEAD = (
 
 
 @define
-class Door:
-    """What the access list has for one tor; with it, the rules that keep the filtered doors of all silent."""
+class ListedDoor:
+    """The door of one tor in the access list, with the rules that keep every filtered door silent."""
 
     address: str
     port: int
     posture: str
     user: str
     owner: str
-    """What the list calls the tor."""
+    """The name of the tor in the list."""
     group: str
     """Whose members may read the files, besides root."""
     former: str = ""
-    """What the list had for this tor before."""
+    """The text that the list had for this tor before."""
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The tor, which has one."""
+        """The list, and the tor: each tor has one door."""
         return (str(ACCESS), self.owner)
 
-    def told(self) -> str:
-        """The door."""
+    def describe(self) -> str:
+        """The door as it will be listed."""
         lines = "".join(f"    {line}\n" for line in self._text.strip().splitlines())
         return f"write to {ACCESS}, and the rules of filtered doors to {FILTERED}:\n{lines}".rstrip("\n")
 
-    def wanted(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether the list has another door for this tor, or none, or the rules are of another list."""
         there = _read(ACCESS) or ""
         rules = _read(FILTERED)
         return self._text not in there or (rules or "") != _rules(there)
 
-    def look(self, earlier: Sequence[Door]) -> None:
+    def inspect(self, earlier: Sequence[ListedDoor]) -> None:
         """Note what the list has for this tor. Raises `AccessDenied` if it cannot be used with this door."""
         with suppress(FileNotFoundError):  # `make` makes the directory
             check_directories(ACCESS, (0, os.geteuid()))
@@ -77,12 +77,12 @@ class Door:
             )
 
     def make(self) -> None:
-        """List it in the place of what there was for this tor."""
+        """List it, in place of the tor's former door."""
         there = _read(ACCESS) or _HEAD
         self._write(there.replace(_of(there, self.owner), "", 1) + self._text)
 
     def undo(self) -> str:
-        """Give back what the list had for this tor; other tors' doors stay. A list without any is removed."""
+        """Restore the tor's former door; other doors stay. An empty list is removed."""
         there = _read(ACCESS)
         if there is None:
             return ""
@@ -92,7 +92,7 @@ class Door:
             return f"the door of {self.owner} stays listed: {error}"
         return ""
 
-    def since(self, earlier: Door) -> Door:
+    def merged_with(self, earlier: ListedDoor) -> ListedDoor:
         """What the list had before both."""
         return evolve(self, former=earlier.former)
 
@@ -121,7 +121,7 @@ def access_changes(door: Entry, owner: str, group: str, unit: File | None) -> li
 
     The files are for root and *group*. *unit* is `FILTERED_UNIT`, None on a host without systemd.
     """
-    changes: list[Change] = [Door(door.address, door.port, door.posture.value, door.user, owner, group)]
+    changes: list[Change] = [ListedDoor(door.address, door.port, door.posture.value, door.user, owner, group)]
     if door.posture is Posture.FILTERED and unit is not None:
         changes += [unit, Unit(FILTERED_UNIT)]
     return changes

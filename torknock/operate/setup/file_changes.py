@@ -18,7 +18,7 @@ from torknock.operate.setup.programs import run
 
 @define
 class File:
-    """A file of ours, whole."""
+    """A whole file that torknock writes."""
 
     path: str
     text: str
@@ -38,15 +38,15 @@ class File:
         """Its path."""
         return (self.path,)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Its name and its text."""
         return f"write {self.path}:\n" + _indented(self.text)
 
-    def wanted(self) -> bool:
-        """Whether it is another one, or none."""
+    def is_needed(self) -> bool:
+        """Whether the file is missing or has another text."""
         return read(self.path) != self.text
 
-    def look(self, earlier: Sequence[File]) -> None:
+    def inspect(self, earlier: Sequence[File]) -> None:
         """Refuse to replace a file that torknock has not written."""
         there = read(self.path)
         if there is not None and there not in {self.text, self.replaces, *(each.text for each in earlier)}:
@@ -60,7 +60,7 @@ class File:
         _read_again(self.reader, self.path)
 
     def undo(self) -> str:
-        """Write what was there, or remove it."""
+        """Restore the former text, or remove the file."""
         there = read(self.path)
         draft_of(Path(self.path)).unlink(missing_ok=True)
         if there not in (None, self.text, self.before):
@@ -75,14 +75,14 @@ class File:
         _read_again(self.reader, self.path)
         return ""
 
-    def since(self, earlier: File) -> File:
-        """Between them the file was ours."""
+    def merged_with(self, earlier: File) -> File:
+        """What was there before the earlier one."""
         return evolve(self, before=earlier.before, made=earlier.made + self.made)
 
 
 @define
 class Block:
-    """Some lines at the end of a file that may have others."""
+    """Lines at the end of a file that the host owns."""
 
     path: str
     text: str
@@ -97,16 +97,16 @@ class Block:
         """Its file, in which there is one such block."""
         return (self.path,)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The file and the lines."""
         return f"add to {self.path}:\n" + _indented(self.text)
 
-    def wanted(self) -> bool:
-        """Whether they are not there."""
+    def is_needed(self) -> bool:
+        """Whether the file lacks them."""
         return _found(self.text, read(self.path) or "") is None
 
-    def look(self, earlier: Sequence[Block]) -> None:
-        """Find the earlier lines, and whether the last line of the file is a whole one."""
+    def inspect(self, earlier: Sequence[Block]) -> None:
+        """Find the earlier lines, and whether the file ends in the middle of a line."""
         there = read(self.path) or ""
         for each in reversed(earlier):
             if _found(each._added, there) is not None:
@@ -140,7 +140,7 @@ class Block:
         _read_again(self.reader, self.path)
         return ""
 
-    def since(self, earlier: Block) -> Block:
+    def merged_with(self, earlier: Block) -> Block:
         """What was there before the earlier one, unless a person has taken that out."""
         return evolve(self, former=earlier.former if self.former else "")
 

@@ -86,7 +86,7 @@ def place_at(control: str, password: str | None) -> Place:
     Raises `CannotChange` if it cannot be told.
     """
     usual = Place.of(first())
-    others = usual.record.others()
+    others = usual.record.other_records()
     if control == CONTROL and usual.record.changes():
         return usual
     with suppress(TorUnreachable), tor_at(control, password) as tor:

@@ -22,7 +22,7 @@ _SERVICE_USER = "torknock"
 def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     """What must be changed on *host* for *options* in torrc; *side* is "bridge" or "client".
 
-    *group* is tor's, who alone may read the options besides root. Raises `CannotSetUp`.
+    *group* is tor's, which alone may read the options besides root. Raises `CannotSetUp`.
     """
     service = _service("gate" if side == "bridge" else "dial", host, group)
     if side == "bridge":
@@ -40,15 +40,15 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     )
     if not includes(place.config_file, place.snippet):
         changes.append(Block(str(place.config_file), f"%include {place.snippet}\n", Reader.TOR))
-    # a client that is broken off has its bridge in torrc: whatever starts tor, it connects to nothing else
-    return _wanted([*service, *changes] if side == "bridge" else [*changes, *service])
+    # torrc first: if this is interrupted, a client's tor connects to the bridge alone
+    return _needed([*service, *changes] if side == "bridge" else [*changes, *service])
 
 
 def plan_by_hand(facts: TorFacts, host: Host) -> list[Change]:
     """What must be changed for a bridge whose lines in torrc are a person's: what its service may guard."""
     names = ("ServerTransportListenAddr", "ServerTransportOptions")
     options = "".join(f"{name} torknock {facts.of_torknock(name) or ''}\n" for name in names)
-    return _wanted([User(_SERVICE_USER), *_doors(options, host)])
+    return _needed([User(_SERVICE_USER), *_doors(options, host)])
 
 
 def plan_for_user(user: str, host: Host) -> list[Change]:
@@ -61,19 +61,19 @@ def plan_for_user(user: str, host: Host) -> list[Change]:
     if profile_of(APPARMOR_TOR_BROWSER).exists():
         rules = profile(APPARMOR_TOR_BROWSER.name, host.program)
         changes.append(Block(str(APPARMOR_TOR_BROWSER), rules, Reader.APPARMOR))
-    return _wanted(changes)
+    return _needed(changes)
 
 
-def _wanted(changes: list[Change]) -> list[Change]:
-    """Those of *changes* that are not so already; with a file of systemd's, the units that it may be of."""
-    wanted = [change.wanted() for change in changes]
+def _needed(changes: list[Change]) -> list[Change]:
+    """Those of *changes* that are still to be made; with a unit file, also the units."""
+    needed = [change.is_needed() for change in changes]
     files = any(it and isinstance(change, File) and change.reader is Reader.SYSTEMD
-                for it, change in zip(wanted, changes, strict=True))  # fmt: skip
-    return [change for it, change in zip(wanted, changes, strict=True) if it or (files and isinstance(change, Unit))]
+                for it, change in zip(needed, changes, strict=True))  # fmt: skip
+    return [change for it, change in zip(needed, changes, strict=True) if it or (files and isinstance(change, Unit))]
 
 
 def _service(service: str, host: Host, group: int) -> list[Change]:
-    """What has a privileged service run."""
+    """The changes that have a privileged service run."""
     changes: list[Change] = [User(_SERVICE_USER)]
     if not host.systemd:
         return [*changes, _process(service, host.place.socket(service), host, group)]

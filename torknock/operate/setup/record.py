@@ -1,4 +1,4 @@
-"""What a set-up has changed, in a file: written before each change, so that one that was broken off can be undone.
+"""What a set-up has changed, in a file: written before each change, so that an interrupted set-up can be undone.
 
 A set-up that fails takes back what it changed and leaves the record as it was. One that was killed leaves its changes
 in the record, whether it made them or not; the next set-up continues from there, and `undo` takes back all of them.
@@ -22,13 +22,15 @@ from torknock.kernel.lock import alone_in
 from torknock.operate.setup.account_changes import Member, User
 from torknock.operate.setup.changes import CannotChange, Change, Reader
 from torknock.operate.setup.config_files import read, write
-from torknock.operate.setup.doors import FILTERED_UNIT, Door
+from torknock.operate.setup.doors import FILTERED_UNIT, ListedDoor
 from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.service_changes import Process, Unit
 
 _FORMAT = 2
 
-_KINDS: dict[str, Any] = {each.__name__: each for each in (File, Block, User, Member, Unit, Process, Door)}
+_KINDS: dict[str, Any] = {each.__name__: each for each in (File, Block, User, Member, Unit, Process)}
+_KINDS["Door"] = ListedDoor
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 class Record:
@@ -38,8 +40,8 @@ class Record:
         self._path = path
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within this, no other set-up changes this host. Raises `CannotChange` if another is at work."""
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of all set-ups on this host. Raises `CannotChange` if another set-up holds it."""
         with ExitStack() as stack:
             with _reasons():
                 os.fchmod(self._hold(stack), 0o700)  # who can open a directory can lock it
@@ -65,11 +67,11 @@ class Record:
             try:
                 held = stack.enter_context(alone_in(directory, wait=False))
             except BlockingIOError:
-                raise CannotChange("another torknock setup is at work on this host", "wait until it ends") from None
+                raise CannotChange("another torknock setup runs on this host", "wait until it ends") from None
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(held), os.stat(directory)):
                     return held
-            stack.close()  # the set-up that held it has removed it
+            stack.close()  # the set-up that held it removed the directory
 
     def _leave(self) -> None:
         for left in self._path.parent.glob(".setup*.torknock"):
@@ -78,12 +80,12 @@ class Record:
             self._path.parent.rmdir()
 
     def changes(self) -> list[Change]:
-        """All of it. Raises `CannotChange` if the file is damaged."""
+        """The recorded changes, oldest first. Raises `CannotChange` if the file is damaged."""
         try:
-            told = json.loads(read(str(self._path)) or "[]")
-            if isinstance(told, list):
-                return [_made(_of_the_first_format(each)) for each in told]
-            return [_made(each) for each in told["changes"]]
+            recorded = json.loads(read(str(self._path)) or "[]")
+            if isinstance(recorded, list):
+                return [_change(_of_the_first_format(each)) for each in recorded]
+            return [_change(each) for each in recorded["changes"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CannotChange(f"{self._path} is damaged, and does not say what was changed", "move it away") from None
 
@@ -98,7 +100,7 @@ class Record:
         try:
             for change in changes:
                 with _reasons():
-                    change.look([each for each in [*earlier, *made] if _same(each, change)])
+                    change.inspect([each for each in [*earlier, *made] if _same(each, change)])
                     made.append(change)
                     self._write([*earlier, *made])
                     change.make()
@@ -113,69 +115,69 @@ class Record:
         with _reasons():
             self._write(_merged([*earlier, *made]))
 
-    def others(self) -> list[Record]:
-        """Those of the other tors of this host that are set up."""
+    def other_records(self) -> list[Record]:
+        """The records of the other tors of this host that are set up."""
         paths = sorted(self._path.parent.glob("setup*.json"))
         return [Record(path) for path in paths if path != self._path]
 
     def undo(self) -> Iterator[str]:
-        """Take everything back, newest first; what could not be is told.
+        """Undo every change, newest first; yields what could not be undone.
 
-        What other tors that are set up need as well is theirs from then on. Raises `CannotChange`.
+        A change that another tor needs, too, passes to that tor's record. Raises `CannotChange`.
         """
-        changes, heirs = self.changes(), self.others()
+        changes, heirs = self.changes(), self.other_records()
         while changes:
             with _reasons():
                 if heirs and _is_shared(changes[-1]):
                     heirs[0].adopt(changes[-1])
-                elif told := changes[-1].undo():
-                    yield told
+                elif left := changes[-1].undo():
+                    yield left
                 changes.pop()
                 self._write(changes)
 
     def adopt(self, change: Change) -> None:
-        """Have *change*, which another record had, undone with this one, after all else."""
+        """Take over *change* from another record: it is undone with this one, last."""
         changes = self.changes()
         if not any(_same(each, change) for each in changes):
             self._write([change, *changes])
 
     def _write(self, changes: list[Change]) -> None:
-        """Keep *changes*; no file is left for none."""
+        """Write *changes*, or remove the file if there are none."""
         if changes:
-            told = [{"kind": type(each).__name__, **asdict(each)} for each in changes]  # type: ignore[arg-type]  # attrs'
-            write(str(self._path), json.dumps({"format": _FORMAT, "changes": told}, indent=1) + "\n", 0o600)
+            recorded = [{"kind": _NAMES[type(each)], **asdict(each)} for each in changes]  # type: ignore[arg-type]  # attrs'
+            write(str(self._path), json.dumps({"format": _FORMAT, "changes": recorded}, indent=1) + "\n", 0o600)
         else:
             self._path.unlink(missing_ok=True)
             sync_directory(self._path.parent)
 
 
 def _is_shared(change: Change) -> bool:
-    """Whether *change* is for every tor of the host that is set up."""
+    """Whether every tor of the host that is set up needs *change*."""
     if isinstance(change, (File, Unit)):
         return change.key[0].endswith(FILTERED_UNIT)
     return isinstance(change, User) or (isinstance(change, Block) and change.reader is Reader.APPARMOR)
 
 
-def _made(told: dict[str, Any]) -> Change:
-    change: Change = _KINDS[told.pop("kind")](**told)
+def _change(recorded: dict[str, Any]) -> Change:
+    change: Change = _KINDS[recorded.pop("kind")](**recorded)
     return change
 
 
-def _of_the_first_format(told: dict[str, Any]) -> dict[str, Any]:
-    """A change as version 0.1.0 wrote it down: a list, with the readers to be told from the paths.
+def _of_the_first_format(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A change as version 0.1.0 recorded it: the readers follow from the paths.
 
-    There `before` was a text of torknock's own.
+    Its `before` was an earlier text of torknock.
     """
-    path = told.get("path", "")
-    if told["kind"] in ("File", "Block"):
+    path = recorded.get("path", "")
+    if recorded["kind"] in ("File", "Block"):
         folders = {"/etc/tor/": "tor", "/etc/systemd/": "systemd", "/etc/apparmor.d/": "apparmor"}
-        told["reader"] = next((reader for folder, reader in folders.items() if path.startswith(folder)), "")
-    if told["kind"] == "Block" and not told["reader"]:
-        told["reader"] = "tor"  # a torrc that is elsewhere
-    if told["kind"] == "File":
-        told["before"] = None
-        told["made"] = ["/etc/tor/torrc.d"] if path.startswith("/etc/tor/torrc.d/") else []
-    return told
+        recorded["reader"] = next((reader for folder, reader in folders.items() if path.startswith(folder)), "")
+    if recorded["kind"] == "Block" and not recorded["reader"]:
+        recorded["reader"] = "tor"  # a torrc that is elsewhere
+    if recorded["kind"] == "File":
+        recorded["before"] = None
+        recorded["made"] = ["/etc/tor/torrc.d"] if path.startswith("/etc/tor/torrc.d/") else []
+    return recorded
 
 
 def _same(one: Change, other: Change) -> bool:
@@ -183,12 +185,12 @@ def _same(one: Change, other: Change) -> bool:
 
 
 def _merged(changes: list[Change]) -> list[Change]:
-    """*changes*, of which each that continues an earlier one stands in its place."""
+    """*changes*, with each that continues an earlier one merged into it."""
     merged: list[Change] = []
     for change in changes:
         for at, earlier in enumerate(merged):
             if _same(earlier, change):
-                merged[at] = change.since(earlier)
+                merged[at] = change.merged_with(earlier)
                 break
         else:
             merged.append(change)
@@ -197,7 +199,7 @@ def _merged(changes: list[Change]) -> list[Change]:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """An `OSError` within this is a `CannotChange`."""
+    """Turn an `OSError` into a `CannotChange`."""
     try:
         yield
     except OSError as error:

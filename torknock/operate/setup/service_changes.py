@@ -9,29 +9,29 @@ from attrs import define, evolve, field
 
 from torknock.operate.setup import daemons
 from torknock.operate.setup.changes import CannotChange
-from torknock.operate.setup.daemons import Started
+from torknock.operate.setup.daemons import StartedProcess
 from torknock.operate.setup.programs import run
 
 
 @define
 class Unit:
-    """A unit of systemd's that is started now and at every boot: a service, or a socket with its service."""
+    """A systemd unit that is enabled and started: a service, or a socket with its service."""
 
     name: str
     before: bool = False
-    """It was started at boot already."""
+    """It was enabled before."""
 
     @property
     def key(self) -> tuple[str, ...]:
         """Its name."""
         return (self.name,)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Its name."""
         return f"enable {self.name}, and start it with what is installed now"
 
-    def wanted(self) -> bool:
-        """Whether it is not, or runs as it was before its file or torknock was replaced."""
+    def is_needed(self) -> bool:
+        """Whether it is disabled or stopped, or runs an older unit file or version of torknock."""
         for verb in ("is-enabled", "is-active"):
             if run("systemctl", "--quiet", verb, self.name, check=False).status:
                 return True
@@ -39,7 +39,7 @@ class Unit:
         told = run("systemctl", "show", *asked, check=False).output.split()
         return "yes" in told or any(daemons.is_outdated(int(word)) for word in told if word.isdecimal())
 
-    def look(self, earlier: Sequence[Unit]) -> None:
+    def inspect(self, earlier: Sequence[Unit]) -> None:
         """Whether it is enabled."""
         self.before = not run("systemctl", "--quiet", "is-enabled", self.name, check=False).status
 
@@ -58,7 +58,7 @@ class Unit:
         run("systemctl", "stop", self._service, check=False)
         return ""
 
-    def since(self, earlier: Unit) -> Unit:
+    def merged_with(self, earlier: Unit) -> Unit:
         """Enabled before both."""
         return evolve(self, before=earlier.before)
 
@@ -69,13 +69,13 @@ class Unit:
 
 @define
 class Process:
-    """A service that is started here and now, where there is no systemd."""
+    """A service that is started directly, on a host without systemd."""
 
     command: list[str]
     user: str
     socket: str
     group: int
-    """Whose members may open the socket; 0 for everybody."""
+    """The group whose members may open the socket; 0 for all users."""
     log: str
     started: dict[str, int] = field(factory=dict)
 
@@ -84,38 +84,38 @@ class Process:
         """Where it listens."""
         return (self.socket,)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The command, which must be started at boot too."""
         command = " ".join(self.command)
         return f"start, as there is no systemd here (see to it that it is started at boot):\n    {command}"
 
-    def wanted(self) -> bool:
-        """Whether nothing listens, or a process with other arguments, or older than what is installed now."""
-        holder = daemons.holder(self.socket)
-        if holder is None or daemons.is_outdated(holder):
+    def is_needed(self) -> bool:
+        """Whether nothing listens, or a process with other arguments or of an older version."""
+        pid = daemons.listener_pid(self.socket)
+        if pid is None or daemons.is_outdated(pid):
             return True
         program = next(at for at, word in enumerate(self.command) if at and not word.startswith("-"))
-        return not daemons.has_arguments(holder, self.command[program + 1 :])
+        return not daemons.has_arguments(pid, self.command[program + 1 :])
 
-    def look(self, earlier: Sequence[Process]) -> None:
-        """Nothing to give back: what listens is replaced."""
+    def inspect(self, earlier: Sequence[Process]) -> None:
+        """Nothing to note: what listens is replaced."""
 
     def make(self) -> None:
-        """Start it in the place of what listens, and wait until it does."""
-        daemons.end_holder(self.socket)
+        """End what listens, start the service, and wait until it listens."""
+        daemons.end_listener(self.socket)
         started = daemons.start(self.command, self.socket, self.user, self.group, Path(self.log))
         if started is None:
             raise CannotChange(f"the service that listens on {self.socket} does not start", f"see {self.log}")
         self.started = {"pid": started.pid, "since": started.since}
 
     def undo(self) -> str:
-        """End it, if it is still the one."""
+        """End it, unless another process has its id by now."""
         if self.started:
-            daemons.end(Started(**self.started))
-        else:  # broken off before its id was written down
-            daemons.end_holder(self.socket)
+            daemons.end(StartedProcess(**self.started))
+        else:  # interrupted before its id was recorded
+            daemons.end_listener(self.socket)
         return ""
 
-    def since(self, earlier: Process) -> Process:
+    def merged_with(self, earlier: Process) -> Process:
         """The earlier one was ended."""
         return self

@@ -14,6 +14,7 @@ from torknock.operate.setup.config_files import read_or_empty
 from torknock.operate.setup.this_host import Host
 from torknock.privileged.gate.translation import taken
 from torknock.protocol.bridge_line import BridgeLine, write_address, write_bridge_line
+from torknock.protocol.door import Door
 from torknock.tor.inspect import TorFacts
 
 HEAD = "# Written by torknock setup; torknock setup --undo takes it away.\n"
@@ -22,19 +23,19 @@ _OR_PORT, _EXT_OR_PORT = "ORPort 127.0.0.1:auto", "ExtORPort auto"
 
 
 @frozen
-class BridgeWishes:
-    """What an operator wants."""
+class BridgeSettings:
+    """What an operator has chosen for a bridge."""
 
     address: IPv4Address | IPv6Address
-    port: int
-    posture: str
-    name: str
-    """Of the first line."""
-    named: tuple[IPv4Address | IPv6Address, int]
-    """Where lines say that the bridge is: behind address translation the port may be another."""
+    """Its public address."""
+    door: Door
+    line_name: str
+    """The name of its first line."""
+    line_address: tuple[IPv4Address | IPv6Address, int]
+    """The address and port in its lines: behind address translation the port may be another than the door's."""
 
 
-def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host) -> str:
+def bridge_options(facts: TorFacts, settings: BridgeSettings, known: str, host: Host) -> str:
     """The lines of torrc that hide the bridge; *known* are those of a former set-up. Raises `CannotSetUp`. Pure."""
     _check_version(facts)
     exposed = [where for where in facts.or_listeners if not _is_loopback(where)]
@@ -47,7 +48,7 @@ def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host
     wanted = {
         "BridgeRelay": "1",
         "AssumeReachable": "1",
-        "Address": str(wishes.address),
+        "Address": str(settings.address),
         "PublishServerDescriptor": "0",
         "BridgeDistribution": "none",
     }
@@ -58,8 +59,8 @@ def bridge_options(facts: TorFacts, wishes: BridgeWishes, known: str, host: Host
         lines.append(_EXT_OR_PORT)
     lines += [
         f"ServerTransportPlugin torknock exec {host.program} server{host.place.helper('gate')}",
-        f"ServerTransportListenAddr torknock 0.0.0.0:{wishes.port}",
-        f"ServerTransportOptions torknock posture={wishes.posture}",
+        f"ServerTransportListenAddr torknock {settings.door.host}:{settings.door.port}",
+        f"ServerTransportOptions torknock posture={settings.door.posture.value}",
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -86,7 +87,7 @@ def known_options(snippet: Path) -> str:
 
 
 def configured_port(facts: TorFacts) -> int | None:
-    """The port that torrc hides."""
+    """The port of the door in torrc; None if torrc has none."""
     listening = (facts.of_torknock("ServerTransportListenAddr") or "").rpartition(":")[2]
     return int(listening) if listening.isdecimal() else None
 
@@ -94,9 +95,9 @@ def configured_port(facts: TorFacts) -> int | None:
 def port_and_posture(
     facts: TorFacts, port: int | None, posture: str | None, usual: Callable[[], str]
 ) -> tuple[int, str]:
-    """What was wished for, else what torrc has, else 443 and what *usual* says.
+    """The given port and posture, else those of torrc, else 443 and what *usual* returns.
 
-    Raises `CannotSetUp` if it cannot be had.
+    Raises `CannotSetUp` if the port cannot be used.
     """
     there = configured_port(facts)
     options = dict(word.partition("=")[::2] for word in (facts.of_torknock("ServerTransportOptions") or "").split())

@@ -26,7 +26,6 @@ from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load
-from torknock.privileged.gate.sources import sources_listing, sources_table
 from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
 from torknock.service import gate_requests
@@ -38,6 +37,7 @@ from torknock.service.gate_requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.service.grammar import Malformed, no
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.posture_table import FAMILY, replace
+from torknock.service.sources_table import sources_listing, sources_table
 
 _log = Logger()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.operate.setup import doors
-from torknock.operate.setup.doors import Door, door_of
+from torknock.operate.setup.doors import ListedDoor, door_of
 from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, AccessDenied, Entry, parse
 
@@ -30,17 +30,17 @@ class ListTests(SynchronousTestCase):
         self.patch(doors, "ACCESS", self.access)
         self.patch(doors, "FILTERED", self.filtered)
 
-    def door(self, entry: Entry, owner: str = "debian-tor") -> Door:
+    def door(self, entry: Entry, owner: str = "debian-tor") -> ListedDoor:
         group = grp.getgrgid(os.getgid()).gr_name
-        return Door(entry.address, entry.port, entry.posture.value, entry.user, owner, group)
+        return ListedDoor(entry.address, entry.port, entry.posture.value, entry.user, owner, group)
 
-    def put(self, entry: Entry, owner: str = "debian-tor") -> Door:
+    def put(self, entry: Entry, owner: str = "debian-tor") -> ListedDoor:
         """List the door of *entry*, as a set-up does."""
         door = self.door(entry, owner)
-        if door.wanted():
-            door.look([])
+        if door.is_needed():
+            door.inspect([])
             door.make()
-        self.assertFalse(self.door(entry, owner).wanted())
+        self.assertFalse(self.door(entry, owner).is_needed())
         return door
 
     def listed(self) -> tuple[Entry, ...]:
@@ -88,7 +88,7 @@ class ListTests(SynchronousTestCase):
         before = self.access.read_text()
         for address in (EVERYWHERE, "192.0.2.7"):
             entry = Entry(address, 443, Posture.CLOSED, "_tor-b")
-            error = self.assertRaises(AccessDenied, self.door(entry, "_tor-b").look, [])
+            error = self.assertRaises(AccessDenied, self.door(entry, "_tor-b").inspect, [])
             self.assertIn("name another port", str(error))
         self.assertEqual(self.access.read_text(), before)
 
@@ -97,7 +97,7 @@ class ListTests(SynchronousTestCase):
         self.access.parent.mkdir()
         self.access.parent.chmod(0o777)
         with self.assertRaisesRegex(AccessDenied, f"^{self.access.parent} can be written by others than root"):
-            self.door(DOOR).look([])
+            self.door(DOOR).inspect([])
         self.assertFalse(self.access.exists())
 
     def test_a_list_that_was_broken_since(self) -> None:

@@ -34,7 +34,7 @@ class Case(SynchronousTestCase):
     def record(self, *changes: Change) -> None:
         """Have *changes* made for the first tor."""
         record = Record(place.RECORD)
-        with record.alone():
+        with record.locked():
             record._write(list(changes))
 
 
@@ -107,10 +107,10 @@ class SharedTests(Case):
         own, theirs = self.directory / "own", self.directory / "theirs"
         first, second = Record(place.RECORD), Record(place.RECORD.with_name("setup-b.json"))
         user = User("torknock-nobody-has-this-name")  # which an undo finds gone
-        with first.alone(), first.making([File(str(own), "a\n")]):
+        with first.locked(), first.making([File(str(own), "a\n")]):
             first._write([user])
         first._write([user, File(str(own), "a\n")])
-        with second.alone(), second.making([File(str(theirs), "b\n")]):
+        with second.locked(), second.making([File(str(theirs), "b\n")]):
             pass
         self.assertEqual(list(first.undo()), [])
         self.assertFalse(own.exists())

@@ -57,12 +57,12 @@ class Case(SynchronousTestCase):
         return f"%include torrc.d/{word}\n"
 
     def make(self, word: str, fails: Exception | None = None) -> None:
-        with self.record.alone(), self.record.making([each for each in self.wishes(word) if each.wanted()]):
+        with self.record.locked(), self.record.making([each for each in self.wishes(word) if each.is_needed()]):
             if fails is not None:
                 raise fails
 
     def undo(self) -> list[str]:
-        with self.record.alone():
+        with self.record.locked():
             return list(self.record.undo())
 
 
@@ -139,7 +139,7 @@ class ChangesTests(Case):
             before, told = self.state(), self.dumped()
             wishes: list[Change] = [File(str(snippet), "ORPort 127.0.0.1:4711\n", reader=Reader.TOR),
                                     Block(str(self.torrc), f"%include {snippet}\n", Reader.TOR)]  # fmt: skip
-            with self.record.alone(), self.record.making(wishes):
+            with self.record.locked(), self.record.making(wishes):
                 self.assertEqual(self.dumped(), {*told, "ORPort 127.0.0.1:4711"}, text)
             self.assertEqual(self.undo(), [])
             status = target.stat()
@@ -318,7 +318,7 @@ class RecordTests(Case):
 
     def test_two_at_once(self) -> None:
         """The second is refused at once, and the first goes on."""
-        with self.record.alone():
+        with self.record.locked():
             error = self.assertRaises(CannotChange, self.make, "b")
             self.assertIn("another torknock setup", str(error))
             with self.record.making(self.wishes("a")):
@@ -368,7 +368,7 @@ class RecordTests(Case):
     def test_some_lines_are_left(self) -> None:
         """They stay, and it is said."""
         block = Block(str(self.torrc), "one\ntwo\n")
-        with self.record.alone(), self.record.making([block]):
+        with self.record.locked(), self.record.making([block]):
             pass
         self.torrc.write_text("one\n2\n")
         self.assertEqual(self.undo(), [f"{self.torrc} has only some of the lines that were added to it; they are kept"])
