@@ -44,7 +44,7 @@ class OwnTor:
         """Start it, and wait until it can be asked."""
         prefix = _WITHOUT_CAPABILITY if os.geteuid() == 0 else []
         command = [*prefix, "tor", "-f", str(self.torrc), "--defaults-torrc", "/dev/null", "--hush"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         gives_up = time.monotonic() + _OPENS_WITHIN
         while not Path(self.control).exists():
             if self._process.poll() is not None or time.monotonic() > gives_up:

@@ -97,7 +97,8 @@ def _open_to(path: str, group: int) -> None:
     try:
         if not stat.S_ISSOCK(os.fstat(found).st_mode):
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
-        os.chown(f"/proc/self/fd/{found}", -1, group)
+        if group:
+            os.chown(f"/proc/self/fd/{found}", -1, group)
         os.chmod(f"/proc/self/fd/{found}", 0o660 if group else 0o666)
     finally:
         os.close(found)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from tests.support.host_tree import HostTreeCase
 from tests.support.own_tor import TORKNOCK, free_port
-from tests.unit.operate.setup.host_tree import HostTreeCase
 from torknock.kernel.places import keyring_within
 from torknock.kernel.proc import transport_of
 from torknock.keyring.lines import POSTURE, Keyring
