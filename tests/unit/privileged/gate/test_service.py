@@ -20,7 +20,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.memory_kernel import MemoryKernel, MemoryTable
 from tests.unit.service.test_conversation import Wire
 from torknock.privileged.gate.service import Guarding, gate_service
-from torknock.privileged.gate.sources import sources_table
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 from torknock.service import gate_requests
@@ -30,6 +29,7 @@ from torknock.service.grammar import Malformed
 from torknock.service.interfaces import Reply
 from torknock.service.peers import Peer
 from torknock.service.posture_table import posture_table
+from torknock.service.sources_table import sources_table
 
 NOBODY = pwd.getpwnam("nobody")
 DOOR = Door("192.0.2.7", 443, Posture.CLOSED)

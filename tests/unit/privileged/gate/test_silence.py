@@ -13,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.memory_kernel import MemoryKernel
 from torknock.privileged.gate.silence import Silence
-from torknock.privileged.gate.sources import sources_listing, sources_table
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import AccessList, Entry, uid_of
 from torknock.service.posture_table import posture_listing, posture_table
+from torknock.service.sources_table import sources_listing, sources_table
 
 CLOSED = Entry("0.0.0.0", 443, Posture.CLOSED, "nobody")  # noqa: S104  a name, not a socket
 FILTERED = Entry("192.0.2.7", 444, Posture.FILTERED, "root")

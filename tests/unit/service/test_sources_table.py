@@ -1,10 +1,10 @@
-"""Tests of torknock.privileged.gate.sources: the text; `tests.kernel` shows with packets what it does."""
+"""Tests of torknock.service.sources_table: the text; `tests.kernel` shows with packets what it does."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.privileged.gate.sources import sources_listing, sources_table
+from torknock.service.sources_table import sources_listing, sources_table
 
 
 class SourcesTests(SynchronousTestCase):
