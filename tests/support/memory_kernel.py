@@ -31,11 +31,12 @@ _COMMAND = re.compile(
 
 
 class MemoryReactor(Clock):
-    """A clock whose threads are done at once. It notes which readers it has, and what is to be called at its end."""
+    """A clock whose threads are done at once. It notes its readers and writers, and what is called at its end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.readers: list[Any] = []
+        self.writers: list[Any] = []
         self.at_end: list[Callable[[], Any]] = []
 
     def addReader(self, reader: Any) -> None:
@@ -43,6 +44,12 @@ class MemoryReactor(Clock):
 
     def removeReader(self, reader: Any) -> None:
         self.readers = [each for each in self.readers if each is not reader]
+
+    def addWriter(self, writer: Any) -> None:
+        self.writers.append(writer)
+
+    def removeWriter(self, writer: Any) -> None:
+        self.writers = [each for each in self.writers if each is not writer]
 
     def callWhenRunning(self, call: Callable[[], Any]) -> None:
         call()

@@ -61,6 +61,10 @@ class RepairDialer:
         self._dialled = Tuples() if dialled is None else dialled
         self._user = user
 
+    def open_socket(self, family: socket.AddressFamily) -> socket.socket:
+        """A TCP socket, which the kernel repairs for this process; tests have one whose repair is in memory."""
+        return socket.socket(family, socket.SOCK_STREAM)
+
     def ready(self) -> Deferred[None]:
         """See `IPrivilegedDialer.ready`. Nothing else is needed than the capability."""
         return succeed(None)
@@ -75,7 +79,7 @@ class RepairDialer:
         """See `IStampedDialer.dial_stamped`. Stops the reactor for up to 4 ms before the SYN leaves."""
 
         def stamped(source: Name, target: Name) -> tuple[int, Stamp]:
-            with closing(Foresight(source, target)) as foresight:
+            with closing(Foresight(source, target, self.open_socket)) as foresight:
                 return isn(foresight.tsval), foresight.reached()
 
         return self._dial(host, port, stamped)
@@ -116,10 +120,10 @@ class RepairDialer:
         with ExitStack() as rehearsals:
             pair = self._rehearsed(rehearsals, target, bind)
             if _stays_here(pair):  # its ISN does not leave this host
-                return _bound(pair)
+                return self._bound(pair)
             if pair not in self._dialled:
                 self._dialled.take(pair, self._reactor.seconds(), self._user)
-                return _bound(pair)
+                return self._bound(pair)
         return self._drawn(pair, self._reactor.seconds())
 
     def _rehearsed(self, rehearsals: ExitStack, target: Name, bind: Name | None) -> Pair:
@@ -130,7 +134,7 @@ class RepairDialer:
         seen: list[Pair] = []
         while len(seen) < _REHEARSALS:
             try:
-                rehearsal = rehearsals.enter_context(_socket(target))
+                rehearsal = rehearsals.enter_context(self._socket(target))
                 if bind is not None:
                     rehearsal.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
                     rehearsal.bind(bind)
@@ -153,7 +157,7 @@ class RepairDialer:
         ports, dialled = local_ports(), self._dialled.ports(used)
         never = (port for port in ports.drawn(like=source[1]) if port not in dialled)
         longest = (port for port, at in dialled.items() if now - at >= SAME_TUPLE_AFTER and port in ports)
-        drawn = _socket(target, repair=False)
+        drawn = self._socket(target, repair=False)
         try:
             for port in chain(never, longest):
                 pair = (source[0], port, *source[2:]), target
@@ -165,6 +169,29 @@ class RepairDialer:
             raise
         drawn.close()
         raise _none_free(ports, dialled, now)
+
+    def _socket(self, target: Name, repair: bool = True) -> socket.socket:
+        """A non-blocking socket of the family of *target*, in repair mode or not."""
+        made = self.open_socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6)
+        try:
+            made.setblocking(False)
+            if repair:
+                made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    def _bound(self, pair: Pair) -> socket.socket:
+        """A socket in repair mode, bound to the source of *pair*, whose send queue waits for its sequence number."""
+        source, target = pair
+        knocking = self._socket(target)
+        try:
+            knocking.bind(source)  # in repair mode its port may be the rehearsal's, and of connections to elsewhere
+            return _prepare(knocking)
+        except OSError:
+            knocking.close()
+            raise
 
 
 def _none_free(ports: Ports, dialled: Mapping[int, float], now: float) -> NoneFree:
@@ -195,31 +222,6 @@ def _name(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> 
         raise OSError(errno.EINVAL, "a link-local address needs its interface, as in fe80::1%eth0")
     scope = 0 if address.scope_id is None else socket.if_nametoindex(address.scope_id)
     return str(address).partition("%")[0], port, 0, scope
-
-
-def _socket(target: Name, repair: bool = True) -> socket.socket:
-    """A non-blocking socket of the family of *target*, in repair mode or not."""
-    made = socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM)
-    try:
-        made.setblocking(False)
-        if repair:
-            made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def _bound(pair: Pair) -> socket.socket:
-    """A socket in repair mode, bound to the source of *pair*, whose send queue waits for its sequence number."""
-    source, target = pair
-    knocking = _socket(target)
-    try:
-        knocking.bind(source)  # in repair mode a port is shared with the rehearsal, and with connections to elsewhere
-        return _prepare(knocking)
-    except OSError:
-        knocking.close()
-        raise
 
 
 def _bind(alone: socket.socket, source: Name) -> bool:

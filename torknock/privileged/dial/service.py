@@ -24,12 +24,14 @@ EACH = 2_048
 """4-tuples that are remembered of a user: more than `Quotas` lets one dial in 5 minutes."""
 
 
-def dial_service(reactor: IReactor, guests: Guests, peers: int) -> PeerFactory:
-    """The service for *guests*, *peers* of them at once, at most. Needs CAP_NET_ADMIN to be of use."""
+def dial_service(
+    reactor: IReactor, guests: Guests, peers: int, dialer: type[RepairDialer] = RepairDialer
+) -> PeerFactory:
+    """The service for *guests*, *peers* of them at once, at most, by *dialer*, which needs CAP_NET_ADMIN."""
     dialled, quotas = Tuples(each=EACH), Quotas()
 
     def converse(connection: PeerConnection) -> Dialling:
-        return Dialling(reactor, connection, dialled, quotas)
+        return Dialling(reactor, connection, dialled, quotas, dialer)
 
     return PeerFactory(reactor, guests.may_ask, converse, peers=peers)
 
@@ -38,9 +40,12 @@ def dial_service(reactor: IReactor, guests: Guests, peers: int) -> PeerFactory:
 class Dialling:
     """One peer's dial. When the peer goes it is given up, and its socket closed."""
 
-    def __init__(self, reactor: IReactor, connection: PeerConnection, dialled: Tuples, quotas: Quotas) -> None:
+    def __init__(
+        self, reactor: IReactor, connection: PeerConnection, dialled: Tuples, quotas: Quotas, dialer: type[RepairDialer]
+    ) -> None:
         self._reactor = reactor
         self._connection = connection
+        self._dialer = dialer
         self._dialled, self._quotas = dialled, quotas
 
     async def answer(self, line: str) -> Reply:
@@ -64,7 +69,7 @@ class Dialling:
         """Whatever was dialled is given up already."""
 
     def _dial(self, request: Request) -> Deferred[socket.socket]:
-        dialer = RepairDialer(self._reactor, request.bind, request.bind, self._dialled, self._connection.peer.uid)
+        dialer = self._dialer(self._reactor, request.bind, request.bind, self._dialled, self._connection.peer.uid)
         if request.isn is not None:
             return dialer.dial(request.host, request.port, request.isn)
         stamped = dialer.dial_stamped(request.host, request.port, self._ask)

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ NOT_HELD_BACK = (
     "and net.ipv4.tcp_fastopen_blackhole_timeout_sec to 0"
 )
 
+
+OpenSocket = Callable[[socket.AddressFamily], socket.socket]
 
 AHEAD_MS = 4
 """How far the foreseen TSval is ahead: time to ask another process for its ISN."""
@@ -55,12 +58,13 @@ class Stamp:
 class Foresight:
     """The clock that the SYNs from *source* to *target* will have: the TSval of one that leaves in a moment.
 
-    *source* and *target* are socket addresses; no socket may be connected with this 4-tuple, before `close`. Needs
-    CAP_NET_ADMIN. Raises `CannotKnock` if the kernel holds no SYN back, and `OSError`.
+    *source* and *target* are socket addresses; no socket may be connected with this 4-tuple, before `close`.
+    *open_socket* makes a TCP socket of a family that may be repaired. Raises `CannotKnock` if the kernel holds no SYN
+    back, and `OSError`.
     """
 
-    def __init__(self, source: tuple[Any, ...], target: tuple[Any, ...]) -> None:
-        self._probe = _held_back(source, target) if stamps() else None
+    def __init__(self, source: tuple[Any, ...], target: tuple[Any, ...], open_socket: OpenSocket) -> None:
+        self._probe = _held_back(source, target, open_socket) if stamps() else None
         self.tsval = 0 if self._probe is None else (clock(self._probe) + AHEAD_MS) & 0xFFFFFFFF
         """The one to choose an ISN for, within 2 ms; 0 if SYNs have none."""
 
@@ -91,9 +95,9 @@ class Foresight:
         return (self.tsval - clock(probe) + 2**31) % 2**32 - 2**31
 
 
-def _held_back(source: tuple[Any, ...], target: tuple[Any, ...]) -> socket.socket:
+def _held_back(source: tuple[Any, ...], target: tuple[Any, ...], open_socket: OpenSocket) -> socket.socket:
     """A socket whose SYN waits for data."""
-    probe = socket.socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6, socket.SOCK_STREAM)
+    probe = open_socket(socket.AF_INET if len(target) == 2 else socket.AF_INET6)
     try:
         probe.setblocking(False)
         probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)  # a port is shared with who is bound to it

@@ -1,7 +1,8 @@
-"""Tests of torknock.privileged.dial.service: hostile requests. That it dials is for tests/kernel."""
+"""Tests of torknock.privileged.dial.service: hostile requests, and dials over loopback with a repair mode in memory."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any, cast
 
@@ -10,14 +11,21 @@ from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.support.memory_repair import MemoryRepair
+from tests.support.reactor import reactor
 from tests.support.strategies import pieces
 from tests.unit.service.test_conversation import Wire
-from torknock.privileged.dial.service import dial_service
-from torknock.service.dial_requests import parse
+from torknock.kernel.socket_options import TCP_REPAIR
+from torknock.privileged.dial.quotas import BURST, Quotas
+from torknock.privileged.dial.service import Dialling, dial_service
+from torknock.privileged.dial.timestamp import Stamp
+from torknock.privileged.dial.tuples import Tuples
+from torknock.service.dial_requests import DIALLING, parse
 from torknock.service.grammar import Malformed
-from torknock.service.peers import Guests, peer
+from torknock.service.interfaces import Reply
+from torknock.service.peers import Guests, Peer, peer
 
 hosts = st.sampled_from(["127.0.0.1", "::1", "127.0.0.0/8", "localhost", "0.0.0", "::0", ""])
 numbers = st.sampled_from(["0", "-1", "65536", "4294967296", "01", "7 7 7 7", "x", ""])
@@ -58,3 +66,83 @@ class FuzzTests(SynchronousTestCase):
             self.assertEqual((line[:7], wire.ended), ("no bad ", True))
             connection.connectionLost(Failure(ConnectionDone()))
         self.assertEqual((service.connections, clock.getDelayedCalls()), (set(), []))
+
+
+class MemoryPeer:
+    """A peer of whom only the answers are there."""
+
+    def __init__(self, answer: str | None) -> None:
+        self.peer = Peer(12345, frozenset())
+        self.told: list[str] = []
+        self.answer = answer
+
+    def tell(self, line: str) -> None:
+        self.told.append(line)
+
+    def exchange(self, line: str, _within: float) -> str | None:
+        self.told.append(line.partition(" ")[0])
+        return self.answer
+
+
+class DialTests(TestCase):
+    """A program that listens on loopback."""
+
+    def setUp(self) -> None:
+        program = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.addCleanup(program.close)
+        self.program, self.port = program, program.getsockname()[1]
+        self.kernel, self.quotas = MemoryRepair(), Quotas()
+
+    async def dial(self, line: str, answer: str | None = "isn 7") -> tuple[Reply, list[str]]:
+        """The reply to *line*, and what is said before; *answer* is the peer's to a TSval."""
+        asking = MemoryPeer(answer)
+        dialling = Dialling(reactor, cast(Any, asking), Tuples(), self.quotas, self.kernel.dialer())
+        reply = cast(Reply, await cast(Any, dialling.answer(line)))
+        self.assertTrue(reply.last)
+        for each in reply.descriptors:
+            each.close()
+        self.assertEqual(self.kernel.still_open(), 0)
+        return reply, asking.told
+
+    async def test_the_socket_is_the_answer(self) -> None:
+        """The peer hears before that the SYN has left; it may be told where from."""
+        for line in (f"dial 127.0.0.1 {self.port} 7", f"dial 127.0.0.1 {self.port} 7 127.0.0.1"):
+            reply, told = await self.dial(line)
+            self.assertEqual((reply.text, len(reply.descriptors), told), ("ok", 1, [DIALLING]))
+        self.assertEqual(self.kernel.left, [("127.0.0.1", self.port, 7)] * 2)
+
+    async def test_the_peer_chooses_the_isn_of_a_stamped_dial(self) -> None:
+        """If it does not, or not in time, no SYN leaves."""
+        line = f"stamped 127.0.0.1 {self.port}"
+        while (await self.dial(line))[0].text != "ok":
+            self.assertEqual(self.kernel.left, [])  # this host was too busy
+        self.assertEqual(self.kernel.left, [("127.0.0.1", self.port, 7)])
+        for answer in (None, "isn 0"):
+            reply, told = await self.dial(line, answer)
+            self.assertRegex(reply.text, "^no late ")
+            self.assertEqual(told, ["tsval"])
+        self.assertEqual(len(self.kernel.left), 1)
+        self.patch(Stamp, "missed", lambda *_: True)
+        while (reply := (await self.dial(line))[0]).text.startswith("no late "):
+            pass
+        self.assertRegex(reply.text, "^no slipped ")
+
+    async def test_why_there_is_no_connection(self) -> None:
+        """The errno, and what to do."""
+        self.kernel.refuses = {TCP_REPAIR: errno.EPERM}
+        reply, told = await self.dial(f"dial 127.0.0.1 {self.port} 7")
+        self.assertRegex(reply.text, f"^no cannot {errno.EPERM} this process lacks CAP_NET_ADMIN")
+        self.assertEqual(told, [])
+        self.kernel.refuses = {}
+        self.program.close()
+        reply, told = await self.dial(f"dial 127.0.0.1 {self.port} 7")
+        self.assertRegex(reply.text, f"^no failed {errno.ECONNREFUSED} Connection refused")
+        self.assertEqual(told, [DIALLING])
+
+    async def test_a_user_who_dials_too_often_waits(self) -> None:
+        """And is told how long."""
+        for _ in range(BURST):
+            self.quotas.wait(12345, reactor.seconds())
+        reply, _ = await self.dial(f"dial 127.0.0.1 {self.port} 7")
+        self.assertRegex(reply.text, r"^no busy this user dials too often; the next dial is possible in \d\.\d s$")
+        self.assertEqual(self.kernel.left, [])
