@@ -134,7 +134,7 @@ def facts(controller: Asked) -> TorFacts:
         or_listeners=tuple(listener.strip('"') for listener in listeners),
         bootstrapped=int(progress) if _NUMBER.fullmatch(progress := bootstrap.get("PROGRESS", "")) else None,
         registered=None if own is None else any(ours.startswith("transport torknock ") for ours in own.splitlines()),
-        consensus=None if None in valid else (str(valid[0]), str(valid[1])),
+        consensus=(str(valid[0]), str(valid[1])) if all(valid) else None,  # "" while it has none
         refusing=refusing(
             str(controller.get_info(HIBERNATING, "")),
             str(controller.get_info(INTERVAL_END, "")),

@@ -114,14 +114,15 @@ class DialTests(TestCase):
     async def test_the_peer_chooses_the_isn_of_a_stamped_dial(self) -> None:
         """If it does not, or not in time, no SYN leaves."""
         line = f"stamped 127.0.0.1 {self.port}"
-        while (await self.dial(line))[0].text != "ok":
-            self.assertEqual(self.kernel.left, [])  # this host was too busy
-        self.assertEqual(self.kernel.left, [("127.0.0.1", self.port, 7)])
+        while (reply := (await self.dial(line))[0]).text != "ok":
+            self.assertRegex(reply.text, "^no (late|slipped) ")  # this host was too busy
+        self.assertEqual(self.kernel.left[-1], ("127.0.0.1", self.port, 7))
+        self.kernel.left.clear()
         for answer in (None, "isn 0"):
             reply, told = await self.dial(line, answer)
             self.assertRegex(reply.text, "^no late ")
             self.assertEqual(told, ["tsval"])
-        self.assertEqual(len(self.kernel.left), 1)
+        self.assertEqual(self.kernel.left, [])
         self.patch(Stamp, "missed", lambda *_: True)
         while (reply := (await self.dial(line))[0]).text.startswith("no late "):
             pass
