@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""A whole pluggable transport on `pluggable`: it carries everything as it is, and hides nothing from anybody."""
+"""A whole pluggable transport on `pluggable`: it carries everything as it is, and hides nothing."""
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from twisted.internet import endpoints, reactor
@@ -24,8 +25,8 @@ from pluggable import (
 class PlainClient:
     """The client's side: where the bridge of tor's request is."""
 
-    def __init__(self, environment: ClientEnvironment) -> None:
-        self._environment = environment
+    def __init__(self, reactor: Any, environment: ClientEnvironment) -> None:
+        self._reactor, self._environment = reactor, environment
 
     def start(self) -> Deferred[None]:
         """There is nothing to make ready."""
@@ -35,7 +36,7 @@ class PlainClient:
         """The bridge, reached from where tor wants it."""
         kind = endpoints.TCP6ClientEndpoint if ":" in request.address else endpoints.TCP4ClientEndpoint
         source = self._environment.outbound_bind(request.address)
-        return kind(reactor, request.address, request.port, bindAddress=(source, 0) if source else None)
+        return kind(self._reactor, request.address, request.port, bindAddress=(source, 0) if source else None)
 
     def stop(self) -> None:
         """There is nothing to take back."""
@@ -45,15 +46,15 @@ class PlainClient:
 class PlainServer:
     """The server's side: where clients arrive."""
 
-    def __init__(self, environment: ServerEnvironment) -> None:
-        pass
+    def __init__(self, reactor: Any, environment: ServerEnvironment) -> None:
+        self._reactor = reactor
 
     def endpoint(self, bind_address: tuple[str, int], options: Mapping[str, str]) -> Any:
         """The address that tor names."""
         if options:
             raise MethodError("ServerTransportOptions: plain has none")
         kind = endpoints.TCP6ServerEndpoint if ":" in bind_address[0] else endpoints.TCP4ServerEndpoint
-        return kind(reactor, bind_address[1], interface=bind_address[0])
+        return kind(self._reactor, bind_address[1], interface=bind_address[0])
 
     def smethod_args(self) -> Mapping[str, str]:
         """Nothing that a client would have to know."""
@@ -61,5 +62,5 @@ class PlainServer:
 
 
 if __name__ == "__main__":
-    clients, servers = {"plain": PlainClient}, {"plain": PlainServer}
+    clients, servers = {"plain": partial(PlainClient, reactor)}, {"plain": partial(PlainServer, reactor)}
     main(reactor, os.environ, implementation="plain", version="1", clients=clients, servers=servers)

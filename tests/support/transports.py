@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pluggable.testing import TorOutput, TorSOCKS, client_environment
+
 EXAMPLE = Path(__file__).parents[2] / "contrib" / "examples" / "plain.py"
 """The example transport."""
 
@@ -34,15 +36,12 @@ class Transport:
         arguments: Sequence[str] = (),
     ):
         self._directory = tempfile.TemporaryDirectory(prefix="transport-", ignore_cleanup_errors=True)
-        self.state = Path(self._directory.name) / "DataDirectory" / "pt_state"
-        common: dict[str, str | None] = {
-            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
-            "TOR_PT_STATE_LOCATION": f"{self.state}/",
-            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
-        }
+        data_directory = Path(self._directory.name) / "DataDirectory"
+        self.state = data_directory / "pt_state"
+        whole = {**client_environment((), data_directory), "TOR_PT_CLIENT_TRANSPORTS": None, **environ}
         self.process = subprocess.Popen(
             [sys.executable, *(arguments or [str(program)])],
-            env={name: value for name, value in (common | dict(environ)).items() if value is not None},
+            env={name: value for name, value in whole.items() if value is not None},
             cwd="/", stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._hung = threading.Timer(PATIENCE, self.process.kill)
@@ -64,7 +63,9 @@ class Transport:
 
     def port(self, said: list[str]) -> int:
         """The port that the first `CMETHOD` or `SMETHOD` line names."""
-        return next(int(line.split()[-1].rpartition(":")[2]) for line in said if line.split()[0].endswith("METHOD"))
+        output = TorOutput()
+        output.feed("".join(f"{line}\n" for line in said).encode())
+        return next(iter(output.methods.values())).port
 
     def end(self) -> tuple[int, str, str]:
         """Close its stdin and wait: its exit code, what it still said, and its stderr."""
@@ -114,17 +115,14 @@ class Echo:
         self._listener.close()
 
 
-def socks(port: int, to: int, arguments: bytes = b"") -> tuple[socket.socket, bytes]:
-    """tor's request at SOCKS port *port* for 127.0.0.1:*to*; the link, and the reply to it."""
+def socks(port: int, to: int, *arguments: tuple[str, str]) -> tuple[socket.socket, int | None]:
+    """tor's request at SOCKS port *port* for 127.0.0.1:*to*; the link, and the reply to it, 0 for success."""
     link = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-    if arguments:
-        link.sendall(b"\x05\x02\x00\x02" + bytes([1, len(arguments)]) + arguments + b"\x01\x00")
-        assert read(link, 4) == b"\x05\x02\x01\x00"
-    else:
-        link.sendall(b"\x05\x01\x00")
-        assert read(link, 2) == b"\x05\x00"
-    link.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + to.to_bytes(2, "big"))
-    return link, read(link, 10)
+    tor = TorSOCKS("127.0.0.1", to, arguments)
+    link.sendall(tor.greeting())
+    while tor.reply is None and (octets := link.recv(1)):
+        link.sendall(tor.feed(octets))
+    return link, tor.reply
 
 
 def read(link: socket.socket, size: int) -> bytes:

@@ -46,6 +46,7 @@ from pluggable.interfaces import IClientTransport, Request
 from pluggable.relay import Links, Single
 from pluggable.socks import socks_error
 from pluggable.socks_port import SOCKSFactory, SOCKSLimits
+from pluggable.testing import client_environment
 from tests.support.dialers import MemoryDialer
 from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
@@ -431,12 +432,7 @@ class ProcessTests(SynchronousTestCase):
     def said(self, *before: str, **environ: str) -> list[str]:
         """What it tells tor until stdin is closed."""
         command = [*before, str(Path(sys.executable).with_name("torknock")), "client", "--helper=/nowhere"]
-        told = {
-            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
-            "TOR_PT_STATE_LOCATION": str(Path(self.mktemp()).absolute()),
-            "TOR_PT_CLIENT_TRANSPORTS": "torknock",
-            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
-        }
+        told = client_environment(["torknock"], Path(self.mktemp()).absolute())
         child = subprocess.Popen(
             command, env={**os.environ, **told, **environ}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

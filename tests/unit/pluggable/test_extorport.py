@@ -26,6 +26,7 @@ from pluggable.errors import ORPortError
 from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, read_cookie, user_address
 from pluggable.listening_ports import listening_ports
 from pluggable.relay import EARLY_LIMIT, Half, Links
+from pluggable.testing import COOKIE_HEADER, TorExtendedORPort
 from tests.support.strategies import pieces
 
 COOKIE, OURS, THEIRS = b"c" * 32, b"n" * 32, b"s" * 32
@@ -122,7 +123,7 @@ class ORPortFactoryTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.cookie = Path(self.mktemp())
-        self.cookie.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
+        self.cookie.write_bytes(COOKIE_HEADER + COOKIE)
         self.reactor, self.links = MemoryReactorClock(), Links()
 
     def make_factory(self, extended: bool = True) -> None:
@@ -161,12 +162,13 @@ class ORPortFactoryTests(SynchronousTestCase):
 
     def introduced(self, protocol: Any, transport: Pausing, first: bytes) -> tuple[Any, Pausing]:
         """`introduce`, for a link that is there."""
-        protocol.dataReceived(b"\x01\x00")
-        nonce = transport.value()[1:]
-        label = b"ExtORPort authentication server-to-client hash"
-        protocol.dataReceived(hmac.digest(COOKIE, label + nonce + THEIRS, "sha256") + THEIRS + b"\x01")
-        transport.clear()
-        protocol.dataReceived(OKAY + first)
+        tor = TorExtendedORPort(COOKIE, THEIRS)
+        to_send = tor.greeting()
+        while not tor.accepted:
+            protocol.dataReceived(to_send)
+            to_send = tor.feed(transport.value())
+            transport.clear()
+        protocol.dataReceived(to_send + first)
         return protocol, transport
 
     def test_no_payload_before_okay(self) -> None:
@@ -248,7 +250,7 @@ class ORPortFactoryTests(SynchronousTestCase):
             self.arrive()
         self.assertTrue(self.client.aborted)
         self.assertEqual(self.reactor.tcpClients, [])
-        self.cookie.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
+        self.cookie.write_bytes(COOKIE_HEADER + COOKIE)
         self.arrive()
         self.introduce()
         self.assertFalse(self.client.aborted)

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -29,6 +29,7 @@ from zope.interface import implementer
 from pluggable.errors import MethodError
 from pluggable.interfaces import IClientTransport, IServerTransport, Request
 from pluggable.managed import run
+from pluggable.testing import LinkToBridge, TorSOCKS, client_environment, server_environment
 
 reactor: Any = _reactor
 _log = Logger()
@@ -114,28 +115,22 @@ class RunTests(TestCase):
             os.close(self.tors_stdin)
             self.tors_stdin = -1
 
+    def directory(self) -> Path:
+        return Path(self.mktemp()).absolute()
+
     def begin(self, environ: Mapping[str, str], **kinds: Any) -> Deferred[int]:
-        common = {
-            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
-            "TOR_PT_STATE_LOCATION": str(Path(self.mktemp()).absolute()),
-            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
-        }
         words: dict[str, Any] = {"implementation": "test", "version": "1.0"}
-        running = run(reactor, common | dict(environ), stdin=self.stdin, stdout=self.stdout, **words, **kinds)
+        running = run(reactor, environ, stdin=self.stdin, stdout=self.stdout, **words, **kinds)
         return Deferred.fromCoroutine(running)
 
     def client(self, **clients: Client) -> Deferred[int]:
         makers = {name: lambda _environment, client=client: client for name, client in clients.items()}
-        return self.begin({"TOR_PT_CLIENT_TRANSPORTS": ",".join(clients)}, clients=makers)
+        return self.begin(client_environment(clients, self.directory()), clients=makers)
 
-    def server(self, options: str = "", **servers: Server) -> Deferred[int]:
+    def server(self, options: str | None = None, **servers: Server) -> Deferred[int]:
         makers = {name: lambda _environment, server=server: server for name, server in servers.items()}
-        environ = {
-            "TOR_PT_SERVER_TRANSPORTS": ",".join(servers),
-            "TOR_PT_SERVER_TRANSPORT_OPTIONS": options,
-            "TOR_PT_SERVER_BINDADDR": ",".join(f"{name}-127.0.0.1:443" for name in servers),
-            "TOR_PT_ORPORT": "127.0.0.1:1",
-        }
+        bind = dict.fromkeys(servers, "127.0.0.1:443")
+        environ = server_environment(bind, self.directory(), or_port="127.0.0.1:1", options=options)
         return self.begin(environ, servers=makers)
 
     async def hears(self, line: bytes) -> list[bytes]:
@@ -154,8 +149,7 @@ class RunTests(TestCase):
         await self.hears(b"CMETHODS DONE")
         self.close_stdin()
         self.assertEqual((await running, client.stopped), (0, 1))
-        running = self.begin({"TOR_PT_SERVER_TRANSPORTS": "a", "TOR_PT_ORPORT": "127.0.0.1:1"},
-                             servers={"a": lambda _: Server([port])})  # fmt: skip
+        running = self.server(a=Server([port]))
         self.assertEqual((await running, port.stopped), (0, 1))
 
     async def test_a_proxy_that_is_used_is_confirmed_first(self) -> None:
@@ -166,7 +160,7 @@ class RunTests(TestCase):
             environments.append(environment)
             return Client()
 
-        environ = {"TOR_PT_CLIENT_TRANSPORTS": "a", "TOR_PT_PROXY": "http://u:p@127.0.0.1:9"}
+        environ = client_environment(["a"], self.directory(), "http://u:p@127.0.0.1:9")
         running = self.begin(environ, clients={"a": make}, proxy_error=None)
         said = await self.hears(b"CMETHODS DONE")
         self.assertEqual(said[2], b"PROXY DONE")
@@ -228,21 +222,19 @@ class RunTests(TestCase):
             running = self.client(a=Client())
             said = await self.hears(b"CMETHODS DONE")
             tor = TCP4ClientEndpoint(reactor, "127.0.0.1", int(said[2].rpartition(b":")[2]))
-            link: Any = await tor.connect(Factory.forProtocol(Protocol))
-            request = b"\x05\x01\x00" + b"\x05\x01\x00\x01\x7f\0\0\x01" + target.getHost().port.to_bytes(2, "big")
-            link.transport.write(request)
-            link.dataReceived = (answered := Answer()).dataReceived
-            await answered.whole
+            link = LinkToBridge(TorSOCKS("127.0.0.1", target.getHost().port))
+            await connectProtocol(tor, link)
+            await link.opened
             os.kill(os.getpid(), signal.SIGINT)
             while not await refused(tor):
                 await deferLater(reactor, 0.01)
             self.assertNoResult(running)
             if second is None:
-                link.transport.loseConnection()
+                link.close()
             else:
                 os.kill(os.getpid(), second)
             self.assertEqual(await running, 0)
-            link.transport.abortConnection()
+            link.abort()
             await target.stopListening()
 
     async def test_a_drain_without_links_is_the_end(self) -> None:
@@ -269,15 +261,3 @@ async def refused(endpoint: TCP4ClientEndpoint) -> bool:
         return True
     link.transport.abortConnection()
     return False
-
-
-class Answer:
-    """Waits for tor's twelve octets of greeting and success."""
-
-    def __init__(self) -> None:
-        self.octets, self.whole = b"", Deferred[None]()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.octets += data
-        if len(self.octets) == 12:
-            self.whole.callback(None)
