@@ -37,7 +37,7 @@ def main() -> None:
         importlib.import_module(name)
     assert _REACTOR not in sys.modules
     hypothesis = importlib.import_module("hypothesis")
-    hypothesis.settings.register_profile("same", derandomize=True, database=None)
+    hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
     hypothesis.settings.load_profile("same")  # the same examples each time, or a survivor would come and go
     with tempfile.TemporaryDirectory(prefix="torknock-mutation-") as made:
         for line in sys.stdin:

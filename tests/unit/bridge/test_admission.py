@@ -71,10 +71,18 @@ class AdmissionTests(SynchronousTestCase):
     def test_an_update_that_changes_nothing_has_no_new_edition(self) -> None:
         """So a gate need not compare its tokens."""
         alice = later("alice", E - 1)
-        self.update(near(E), [alice])
-        before = self.admission.wanted(NOW)
-        self.update(near(E), [alice])
-        self.assertEqual([page.edition for page in self.admission.wanted(NOW).pages], [p.edition for p in before.pages])
+        for epoch in (E, E + 100):  # by then it is carried on
+            self.update(near(epoch), [alice])
+            before = self.admission.wanted(NOW)
+            self.update(near(epoch), [alice])
+            after = self.admission.wanted(NOW)
+            self.assertEqual([page.edition for page in after.pages], [page.edition for page in before.pages])
+
+    def test_a_line_is_carried_on_only_once_it_lags_far_behind(self) -> None:
+        """To carry all lines on in each epoch would only make garbage."""
+        for epoch, first in ((E + 5, E), (E + 100, E + 98)):
+            self.update(near(epoch), [later("alice", E)])
+            self.assertEqual(self.admission.live["alice"].line.first_epoch, first)
 
     def test_a_line_is_not_taken_back_to_where_the_keyring_has_it(self) -> None:
         """What was carried on stays so; what has the same name and another secret is another line."""

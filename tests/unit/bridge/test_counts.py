@@ -77,6 +77,15 @@ class CountTests(MonitorCase):
         self.assertEqual(status.in_use, (LineInUse("alice", 1, 1), LineInUse("bob", 1, 2)))
         self.assertEqual((status.connections, status.opened, status.let_in), (2, 3, 1))
 
+    def test_what_was_counted_longer_ago_is_not_within_the_time(self) -> None:
+        """And what was never counted is not."""
+        self.assertFalse(self.counts.within("let_in", 5.0))
+        self.counts.count("let_in")
+        self.clock.advance(4.0)
+        self.assertTrue(self.counts.within("let_in", 5.0))
+        self.clock.advance(1.0)
+        self.assertFalse(self.counts.within("let_in", 5.0))
+
     def test_only_what_the_table_of_figures_has_is_counted(self) -> None:
         """A counter that would appear nowhere is an error at its first use."""
         self.assertRaises(KeyError, self.counts.count, "unheard of")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from pathlib import Path
@@ -115,6 +116,26 @@ class SpentTokensTests(SynchronousTestCase):
         self.assertEqual(self.opened().enter(7), {(7, 1), (8, 2)})
         self.assertEqual(self.opened().enter(7), {(7, 1), (8, 2)})
 
+    def test_a_ledger_has_one_descriptor_however_often_it_is_written_anew(self) -> None:
+        """A bridge that runs for weeks does not run out of them; once it is closed it has none."""
+
+        def open_files() -> int:
+            links = []
+            for link in Path("/proc/self/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # the directory's own
+                    links.append(os.readlink(link))
+            return sum(link.startswith(str(self.path)) for link in links)
+
+        spent = self.opened()
+        for epoch in range(7, 12):
+            spent.enter(epoch)
+            spent.add(epoch, 1)
+            spent.sync(spent.handle())
+            self.assertEqual(open_files(), 1)
+        spent.close()
+        spent.close()
+        self.assertEqual(open_files(), 0)
+
     def test_nothing_is_written_to_a_file_without_a_name(self) -> None:
         """It is said, and what this process wrote is not lost."""
         spent = self.opened()
@@ -220,7 +241,7 @@ class CalendarTests(SynchronousTestCase):
             self.ahead += by
             self.assertEqual(self.after(HELD - 1), before)
             self.assertEqual(self.after(1), before + by)
-            self.assertEqual(len(self.steps), number)
+            self.assertEqual((len(self.steps), self.steps[-1]), (number, by))
 
     def test_a_step_that_is_taken_back_is_none(self) -> None:
         """However often it is made."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.bridge.status_report import (
+    FIGURES,
     LONGEST,
     LineInUse,
     Status,
@@ -104,6 +105,17 @@ class StatusTests(SynchronousTestCase):
             self.assertNotEqual(bad, good)
             error = self.assertRaises(StatusError, from_json, bad.encode())
             self.assertTrue(str(error).isprintable())
+
+    def test_a_status_that_is_too_long_is_refused_before_it_is_read(self) -> None:
+        """One of as many octets as there may be is read."""
+        octets = to_json(status())
+        longest = octets.rstrip().ljust(LONGEST)
+        self.assertEqual(from_json(longest), status())
+        self.assertIn("too long", str(self.assertRaises(StatusError, from_json, longest + b" ")))
+
+    def test_tokens_are_shown_with_the_odds(self) -> None:
+        """Of a random SYN."""
+        self.assertEqual(FIGURES["tokens"].words(1024), f"1,024 live: {odds(1024)}")
 
     def test_the_odds_are_said_in_words(self) -> None:
         """Of one line's tokens, of one token, and of none."""

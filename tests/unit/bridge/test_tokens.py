@@ -99,6 +99,15 @@ class TokenBookTests(SynchronousTestCase):
         told.append(book.edition(7))
         self.assertEqual(len(set(told)), 4)
 
+    def test_the_edition_of_an_epoch_that_goes_on_is_the_same(self) -> None:
+        """So a gate need not be told its tokens again."""
+        book = TokenBook()
+        book.turn(range(7, 9))
+        told = book.edition(8)
+        book.turn(range(8, 10))
+        self.assertEqual((book.edition(8), book.edition(7)), (told, 0))
+        self.assertNotEqual(book.edition(9), 0)
+
     @given(CHANGES)
     def test_no_token_of_an_epoch_ever_opens_twice(self, changes: list[tuple[str, int, str, list[int]]]) -> None:
         """Whatever comes in whatever order, an (epoch, ISN) is spent at most once."""

@@ -118,7 +118,11 @@ class FirstOctetsTests(SynchronousTestCase):
         """It is a transport as others are."""
         for interface in (ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol):
             verifyObject(interface, self.upper.transport)
-        self.assertEqual(self.upper.transport.getPeer(), ADDRESS)
+        link = self.upper.transport
+        self.assertEqual((link.getPeer(), link.getHost()), (ADDRESS, ADDRESS))
+        self.tor.dataReceived(SAID)
+        self.bridge.answers()
+        self.assertEqual((link.getPeer(), link.getHost()), (ADDRESS, self.bridge.wire.getHost()))
 
     @given(pieces(SAID))
     def test_the_cut_does_not_matter(self, cut: list[bytes]) -> None:

@@ -55,6 +55,13 @@ def heard(octets: bytes) -> list[tuple[Segment, str, str]]:
 class StackTests(SynchronousTestCase):
     """IPv4 and IPv6, TCP on top."""
 
+    def test_a_port_is_any_of_16_bits(self) -> None:
+        """From 0 to 65,535; for another nothing would ever come."""
+        for port in (0, 65_535):
+            TCPProtocol().addProto(port, Listener())
+        for port in (-1, 65_536):
+            self.assertRaises(TypeError, TCPProtocol().addProto, port, Listener())
+
     def test_a_syn_comes_up(self) -> None:
         """With its ISN and both addresses."""
         self.assertEqual(heard(build(V4)), [(SYN, "192.0.2.1", "192.0.2.7")])

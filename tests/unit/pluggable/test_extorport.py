@@ -55,9 +55,10 @@ class IntroductionTests(SynchronousTestCase):
         self.assertEqual(machine.rest, b"early")
 
     def test_what_tor_must_not_say_is_refused(self) -> None:
-        """Another cookie, no SAFE_COOKIE, types without end, a refusal, a denial."""
+        """Another cookie, no types at all, no SAFE_COOKIE, types without end, a refusal, a denial."""
         for said in (
             b"\x01\x00" + bytes(32) + THEIRS,
+            b"\x00",
             b"\x02\x00",
             b"\x02" * 256,
             b"\x01\x00" + SERVER_HASH + THEIRS + b"\x00",

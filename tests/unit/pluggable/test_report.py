@@ -35,6 +35,8 @@ class ReportTests(SynchronousTestCase):
             b"CMETHOD rot socks5 127.0.0.1:80\n": lambda report: report.cmethod("rot", "127.0.0.1", 80),
             b"CMETHOD-ERROR rot why\n": lambda report: report.cmethod_error("rot", "why"),
             b"CMETHODS DONE\n": Report.cmethods_done,
+            b"CMETHOD rot socks5 127.0.0.1:1\n": lambda report: report.cmethod("rot", "127.0.0.1", 1),
+            b"CMETHOD rot socks5 127.0.0.1:65535\n": lambda report: report.cmethod("rot", "127.0.0.1", 65_535),
             b"SMETHOD rot [::1]:80\n": lambda report: report.smethod("rot", "::1", 80, {}),
             b"SMETHOD rot 192.0.2.1:80 ARGS:a=b,c=d\n": lambda report: report.smethod(
                 "rot", "192.0.2.1", 80, {"a": "b", "c": "d"}
@@ -50,8 +52,9 @@ class ReportTests(SynchronousTestCase):
             self.assertEqual(said(say), line)
 
     def test_what_tor_would_destroy_us_for_is_never_said(self) -> None:
-        """A host name, port 0, arguments that need an escape, a version with a space."""
+        """A host name, ports 0 and 65,536, arguments that need an escape, a version with a space."""
         report = Report(lambda line: self.fail(str(line)))
+        self.assertRaises(ValueError, report.cmethod, "rot", "127.0.0.1", 65_536)
         self.assertRaises(ValueError, report.cmethod, "rot", "localhost", 80)
         self.assertRaises(ValueError, report.smethod, "rot", "127.0.0.1", 0, {})
         self.assertRaises(ValueError, report.smethod, "rot", "127.0.0.1", 80, {"a": "b c"})

@@ -205,6 +205,13 @@ class BridgeLineTests(SynchronousTestCase):
             bridge_line = parse_bridge_line(f"torknock {text} key={KEY} pin={PIN_TEXT}")
             self.assertEqual((bridge_line.port, bridge_line.fingerprint), (443, None))
 
+    def test_two_lines_at_once_are_refused(self) -> None:
+        """Whatever the second one is; empty ones around a line are none."""
+        self.assertEqual(parse_bridge_line(f"\n{WRITTEN}\n\n"), parse_bridge_line(WRITTEN))
+        for second in ("n=4", WRITTEN):
+            error = self.assertRaises(LineError, parse_bridge_line, f"{WRITTEN}\n{second}")
+            self.assertIn("more than one line", str(error))
+
     def test_what_is_no_bridge_line_of_ours_is_refused(self) -> None:
         """Each in one line of text."""
         good = f"key={KEY} pin={PIN_TEXT}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.protocol.door import Door
+from torknock.protocol.door import Door, Posture
 
 
 class DoorTests(SynchronousTestCase):
@@ -19,6 +19,10 @@ class DoorTests(SynchronousTestCase):
         """Two bridges on one host do not take each other's table away; nft has no `:` in names."""
         self.assertEqual(Door("192.0.2.7", 443).table, "torknock-192.0.2.7-443")
         self.assertEqual(Door("2001:db8::7", 443).table, "torknock-2001.db8..7-443")
+
+    def test_only_silence_hides_that_a_syn_is_judged(self) -> None:
+        """An answer that waits for a judge is late, and the time to it shows the port."""
+        self.assertEqual([posture for posture in Posture if posture.hides_judging], [Posture.FILTERED])
 
     def test_every_address_is_of_each_ip_version_that_the_kernel_has(self) -> None:
         """One address is of its own."""

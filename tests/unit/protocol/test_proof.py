@@ -51,6 +51,12 @@ class HelloTests(SynchronousTestCase):
         self.assertRaises(ValueError, hello, PROOF[:31], b"")
         self.assertRaises(ValueError, hello, PROOF, bytes(1025))
 
+    def test_a_hello_with_all_the_padding_there_may_be_is_read(self) -> None:
+        """1,024 octets, as protocol.md §3.3 has it."""
+        reader = HelloReader()
+        reader.feed(hello(PROOF, bytes(1024)) + b"rest")
+        self.assertEqual((reader.proof, reader.rest), (PROOF, b"rest"))
+
     @given(st.sampled_from([0, 1, 1023, 1024]) | st.integers(0, 1024), st.binary(max_size=40), st.data())
     def test_the_cut_does_not_matter(self, pad: int, rest: bytes, data: st.DataObject) -> None:
         """However a hello is cut, the proof and what follows come out."""

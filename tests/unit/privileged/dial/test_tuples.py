@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from torknock.privileged.dial.ports import Ports
 from torknock.privileged.dial.quotas import BURST, PER_SECOND, Quotas
 from torknock.privileged.dial.service import EACH
-from torknock.privileged.dial.tuples import SAME_TUPLE_AFTER, Pair, Tuples
+from torknock.privileged.dial.tuples import SAME_TUPLE_AFTER, NoneFree, Pair, Tuples
 
 
 def pair(number: int) -> Pair:
@@ -52,6 +52,15 @@ class TuplesTests(SynchronousTestCase):
             self.assertEqual(tuples.last(pair(number)), -inf)
             tuples.take(pair(number), number * SAME_TUPLE_AFTER)
         self.assertEqual([pair(number) in tuples for number in range(3)], [False, True, True])
+
+    def test_who_is_refused_is_told_when_it_is_free_again(self) -> None:
+        """The 4-tuple itself, and the oldest of those that the user has dialled."""
+        tuples = Tuples(each=2)
+        for number, now in ((0, 1000.0), (1, 1100.0)):
+            tuples.take(pair(number), now)
+        for number, reason in ((1, "used in the last 5 minutes; try again in 250 s"), (2, "try again in 150 s")):
+            self.assertIn(reason, str(self.assertRaises(NoneFree, tuples.take, pair(number), 1150.0)))
+        tuples.take(pair(2), 1300.0)
 
     def test_one_user_takes_nothing_of_anothers(self) -> None:
         """Who has dialled too many waits; the next user does not. No 4-tuple comes twice, whoever dialled it."""
