@@ -8,7 +8,7 @@ from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import say
 from torknock.errors import TorknockError
 from torknock.privileged.gate.kernel import Kernel
-from torknock.privileged.gate.nftables import loaded_tables
+from torknock.privileged.gate.loaded import loaded_tables
 
 
 class NothingLoaded(TorknockError):

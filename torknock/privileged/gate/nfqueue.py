@@ -1,6 +1,10 @@
 """SYNs judged in user space: the kernel's NFQUEUE, as netlink messages (linux/netfilter/nfnetlink_queue.h).
 
-What the judge lets in goes on with another mark, everything else as it came; the ruleset knows what that means.
+What the judge admits goes on with another mark, everything else as it came; the ruleset knows what that means.
+
+The order of events: SYNs are read together, in the order in which they wait, and judged together; nothing more is read
+until the judge has answered, or its second is over. What may never happen: a SYN goes on with the mark without the
+judge's word; one that was read waits for ever, also when the judge fails or the queue is stopped meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import errno
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
@@ -46,29 +51,32 @@ _CMD_BIND, _COPY_PACKET, _FAIL_OPEN = 1, 2, 1
 _NF_ACCEPT = 1  # linux/netfilter.h: go on
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A packet queue of the kernel's, as the ruleset fills it."""
+
+    number: int
+    port: int
+    """The door's: SYNs to other ports are not judged."""
+    mark: Callable[[int], int]
+    """Makes the mark of a SYN that is admitted from the one with which it came."""
+
+
 @implementer(IReadDescriptor)
 class PacketQueue:
-    """Reads queue *number*, from `start` to `stop`, for a door at *port*; needs CAP_NET_ADMIN.
+    """Reads *queue*, from `start` to `stop`, and asks *ask*; needs CAP_NET_ADMIN.
 
-    *mark* gives the mark of a SYN that is let in, of the one with which it came. A queue that is full lets SYNs go on
-    as they came, and so does one without a reader.
+    A queue that is full lets SYNs go on as they came, and so does one without a reader.
     """
 
     def __init__(
-        self,
-        reactor: IReadingReactor,
-        number: int,
-        port: int,
-        ask: AskLater,
-        mark: Callable[[int], int],
-        connect: netlink.Connect = netlink.connect,
+        self, reactor: IReadingReactor, queue: Queue, ask: AskLater, connect: netlink.Connect = netlink.connect
     ) -> None:
         self._reactor = reactor
-        self._number = number
+        self._queue = queue
         self._ask = ask
-        self._mark = mark
         self._connect = connect
-        self._reader = SYNReader(port, verify=True)
+        self._reader = SYNReader(queue.port, verify=True)
         self._netlink: netlink.INetlink | None = None
         self._judging: Deferred[None] | None = None
 
@@ -120,10 +128,10 @@ class PacketQueue:
     def _configure(self, opened: netlink.INetlink, kind: int, value: bytes, more: bytes = b"") -> None:
         body = netlink.attribute(kind, value) + more
         flags = netlink.REQUEST | netlink.ACK
-        netlink.tell(opened, netlink.message(_CONFIG, body, flags=flags, resource=self._number))
+        netlink.tell(opened, netlink.message(_CONFIG, body, flags=flags, resource=self._queue.number))
 
     def _unreadable(self, why: object) -> GateFailed:
-        return GateFailed(f"packet queue {self._number} cannot be read: {why}")
+        return GateFailed(f"packet queue {self._queue.number} cannot be read: {why}")
 
     def fileno(self) -> int:
         """The netlink socket."""
@@ -180,17 +188,18 @@ class PacketQueue:
     def _settle(
         self, opened: netlink.INetlink, waiting: Sequence[tuple[int, int]], answers: Sequence[bool], last: int
     ) -> None:
-        """Let those of the *waiting*, (id, mark), in that *answers* say, and everything else up to *last* go on."""
+        """Admit those of the *waiting*, (id, mark), that *answers* says, and let everything else up to *last* go on."""
         if opened.fileno() < 0:
             return
-        for (packet_id, mark), let_in in zip(waiting, answers, strict=False):
-            if let_in:
-                self._go_on(opened, _VERDICT, packet_id, netlink.attribute(_MARK, struct.pack("!I", self._mark(mark))))
+        for (packet_id, mark), admitted in zip(waiting, answers, strict=False):
+            if admitted:
+                marked = netlink.attribute(_MARK, struct.pack("!I", self._queue.mark(mark)))
+                self._go_on(opened, _VERDICT, packet_id, marked)
         self._go_on(opened, _VERDICT_BATCH, last, b"")
 
     def _go_on(self, opened: netlink.INetlink, kind: int, packet_id: int, more: bytes) -> None:
         verdict = netlink.attribute(_VERDICT_HDR, struct.pack("!II", _NF_ACCEPT, packet_id))
-        opened.send(netlink.message(kind, verdict + more, resource=self._number))
+        opened.send(netlink.message(kind, verdict + more, resource=self._queue.number))
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor found the queue broken: it is closed, which leaves the door closed."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -52,47 +52,49 @@ def gate_service(kernel: IKernel, access: AccessList, claims: Path, peers: int) 
 
     It talks to *peers* at once, at most. Needs CAP_NET_ADMIN to be of use, and `nft`.
     """
-    guarding: set[Guarding] = set()
-
-    removing = DeferredLock()
-
-    async def changed() -> None:
-        for each in list(guarding):
-            await each.follow()
-        await removing.run(lambda: Deferred.fromCoroutine(_remove_abandoned(kernel, access, claims)))
-
-    silence = Silence(kernel, access, changed)
+    guards = Guards(kernel, access, claims)
+    silence = Silence(kernel, access, guards.follow_list)
     kernel.reactor.callWhenRunning(silence.start)
     kernel.reactor.addSystemEventTrigger("before", "shutdown", silence.stop)
 
     def converse(connection: PeerConnection) -> Guarding:
-        return Guarding(kernel, connection, access, claims, guarding, removing)
+        return Guarding(guards, connection)
 
     return PeerFactory(kernel.reactor, access.may_ask, converse, _A_USER, peers)
 
 
+class Guards:
+    """What all peers of the service share; doors are claimed in the directory *claims*."""
+
+    def __init__(self, kernel: IKernel, access: AccessList, claims: Path) -> None:
+        self.kernel, self.access, self.claims = kernel, access, claims
+        self.guarding: set[Guarding] = set()
+        """The peers whose conversations have not ended."""
+        self._removing = DeferredLock()
+
+    async def follow_list(self) -> None:
+        """Have every gate follow the access list, which has changed, and remove the tables that no process guards."""
+        for each in list(self.guarding):
+            await each.follow()
+        await self._removing.run(
+            lambda: Deferred.fromCoroutine(_remove_abandoned(self.kernel, self.access, self.claims))
+        )
+
+    def may_claim(self) -> Deferred[None]:
+        """Fires once no door is claimed to have its table removed."""
+        return self._removing.run(lambda: None)
+
+
 @implementer(IConversation)
 class Guarding:
-    """One peer's door, one of *guarding* until it has ended. It is claimed while the lock *removing* is free."""
+    """One peer's door, among those of *guards* until it has ended."""
 
-    def __init__(
-        self,
-        kernel: IKernel,
-        connection: PeerConnection,
-        access: AccessList,
-        claims: Path,
-        guarding: set[Guarding],
-        removing: DeferredLock,
-    ) -> None:
-        self._kernel = kernel
+    def __init__(self, guards: Guards, connection: PeerConnection) -> None:
+        self._guards, self._kernel = guards, guards.kernel
         self._connection = connection
-        self._access = access
-        self._claims = claims
         self._gate: DoorTable | None = None
         self._guarded: Door | None = None
-        self._all = guarding
-        self._removing = removing
-        guarding.add(self)
+        guards.guarding.add(self)
 
     async def answer(self, line: str) -> Reply:
         """See `IConversation.answer`."""
@@ -125,7 +127,7 @@ class Guarding:
 
     def ended(self) -> Deferred[None] | None:
         """Close the gate; whatever is being done to it ends before."""
-        self._all.discard(self)
+        self._guards.guarding.discard(self)
         return None if self._gate is None else self._closed(self._gate)
 
     async def _guard(self, wanted: Guard) -> Reply:
@@ -135,7 +137,7 @@ class Guarding:
             self._check(wanted.door)
             await _whole(self._gate.open(wanted.judging))
             return Reply("ok")
-        await self._removing.run(lambda: succeed(None))  # what is removed is claimed for a moment
+        await self._guards.may_claim()
         door = wanted.door
         self._check(door)
         fail_if_served(door)
@@ -151,10 +153,10 @@ class Guarding:
         return Reply("ok", listening)
 
     def _check(self, door: Door) -> None:
-        self._access.check(door, self._connection.peer.uid)
+        self._guards.access.check(door, self._connection.peer.uid)
 
     async def _open(self, wanted: Guard, listening: tuple[socket.socket, ...]) -> None:
-        gate = DoorTable(self._kernel, wanted.door, hidden_ports(listening), self._ask, self._claims)
+        gate = DoorTable(self._kernel, wanted.door, hidden_ports(listening), self._ask, self._guards.claims)
         self._gate, self._guarded = gate, wanted.door
         try:
             await _whole(gate.open(wanted.judging))

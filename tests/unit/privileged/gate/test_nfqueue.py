@@ -17,7 +17,7 @@ from tests.support.capture import Control, Packet, build
 from torknock.interfaces import GateFailed
 from torknock.kernel.netlink import attribute, attributes, message, messages
 from torknock.kernel.twins import MemoryNetlink, acknowledged
-from torknock.privileged.gate.nfqueue import _CONFIG, _PACKET, _VERDICT, _VERDICT_BATCH, PacketQueue, _parse
+from torknock.privileged.gate.nfqueue import _CONFIG, _PACKET, _VERDICT, _VERDICT_BATCH, PacketQueue, Queue, _parse
 from torknock.protocol.syn import SYN
 
 HEADER = attribute(1, struct.pack("!IHBx", 7, 0x800, 1))
@@ -76,7 +76,7 @@ class QueueCase(SynchronousTestCase):
         self.kernel = MemoryNetlink(self.answer)
         self.asked: list[list[int]] = []
         reactor = cast(Any, self.reactor)
-        self.queue = PacketQueue(reactor, 5, 443, self.judge, lambda mark: mark | 0x100, lambda: self.kernel)
+        self.queue = PacketQueue(reactor, Queue(5, 443, lambda mark: mark | 0x100), self.judge, lambda: self.kernel)
 
     def answer(self, octets: bytes) -> Sequence[bytes]:
         [sent] = messages(octets)
@@ -140,7 +140,7 @@ class StartTests(QueueCase):
         def refused() -> MemoryNetlink:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-        queue = PacketQueue(cast(Any, self.reactor), 5, 443, self.judge, lambda mark: mark, refused)
+        queue = PacketQueue(cast(Any, self.reactor), Queue(5, 443, lambda mark: mark), self.judge, refused)
         self.assertIn("Address family", str(self.assertRaises(GateFailed, queue.start)))
 
 

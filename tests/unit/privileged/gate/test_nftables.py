@@ -19,7 +19,8 @@ from tests.support.memory_kernel import MemoryKernel, MemoryTable
 from torknock.bridge.stepped_gate import SteppedGate
 from torknock.interfaces import DoorTaken, GateFailed
 from torknock.privileged.gate import ruleset
-from torknock.privileged.gate.nftables import DoorTable, loaded_tables
+from torknock.privileged.gate.loaded import loaded_tables
+from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
@@ -169,6 +170,34 @@ class ChangeTests(TableCase):
         self.successResultOf(table.admit(range(10_000), 300))
         self.assertEqual(self.kernel.generation - before, 3)
         self.assertEqual(self.successResultOf(table.held()), 10_000)
+
+    def test_while_the_kernel_lists_its_tokens_other_steps_are_made(self) -> None:
+        """That takes half a second for 100,000 of them; a list that a step interrupts is no count."""
+        table, calls = self.opened(DOOR, 7, 8), list[Any]()
+        in_thread = self.kernel.time.callInThreadWithCallback
+        self.patch(self.kernel.time, "callInThreadWithCallback", lambda *call: calls.append(call))
+        held = table.held()
+        self.successResultOf(table.admit({9}, 300))
+        self.assertNoResult(held)
+        self.kernel.interruptions = 1
+        in_thread(*calls.pop())
+        self.assertIsNone(self.successResultOf(held))
+
+    def test_tokens_that_are_being_admitted_are_counted_when_all_of_them_are(self) -> None:
+        """And so are those of a step that waits."""
+        table, waiting, run = self.opened(DOOR, 7, 8), Deferred[None](), self.kernel.run
+
+        async def slow(program: str, arguments: list[str], stdin: bytes = b"") -> str:
+            await waiting
+            return await run(program, arguments, stdin)
+
+        self.patch(self.kernel, "run", slow)
+        steps = [table.admit({9}, 300), table.admit({10}, 300)]
+        held = table.held()
+        self.assertNoResult(held)
+        waiting.callback(None)
+        self.assertEqual([self.successResultOf(step) for step in steps], [None, None])
+        self.assertEqual(self.successResultOf(held), 4)
 
     def test_what_had_a_syn_ack_is_not_admitted_again(self) -> None:
         """Whether the table is replaced or another process opens it: the kernel forgets what the file knows."""

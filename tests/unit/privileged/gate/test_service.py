@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.memory_kernel import MemoryKernel, MemoryTable
 from tests.unit.service.test_conversation import Wire
-from torknock.privileged.gate.service import Guarding, gate_service
+from torknock.privileged.gate.service import Guarding, Guards, gate_service
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
 from torknock.service import gate_requests
@@ -79,7 +79,7 @@ class ServiceCase(SynchronousTestCase):
         self.kernel = Refusing()
         self.access = AccessList(self.place / "gate.toml", (0, os.getuid()))
         self.write_list(DOOR, SILENT)
-        self.all: set[Guarding] = set()
+        self.guards = Guards(self.kernel, self.access, self.claims)
 
     def write_list(self, *doors: Door, user: str = "nobody") -> None:
         """Have root let *user* guard *doors*."""
@@ -89,7 +89,7 @@ class ServiceCase(SynchronousTestCase):
 
     def come(self, uid: int = NOBODY.pw_uid) -> tuple[Guarding, MemoryConnection]:
         connection = MemoryConnection(uid)
-        made = Guarding(self.kernel, cast(Any, connection), self.access, self.claims, self.all, DeferredLock())
+        made = Guarding(self.guards, cast(Any, connection))
         self.addCleanup(made.ended)
         return made, connection
 
@@ -201,7 +201,7 @@ class EndTests(ServiceCase):
         self.told(guarding, JUDGE)
         self.successResultOf(guarding.ended() or succeed(None))
         self.assertEqual(set(self.kernel.tables), {posture_table(SILENT), sources_table(NOBODY.pw_uid)})
-        self.assertEqual(self.all, set())
+        self.assertEqual(self.guards.guarding, set())
         self.assertIsNone(self.come()[0].ended())
 
     def test_it_ends_when_root_takes_the_door_from_the_list(self) -> None:
