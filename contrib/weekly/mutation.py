@@ -33,8 +33,9 @@ _ALSO = (
     "pluggable/arguments.py", "pluggable/environment.py", "pluggable/extorport.py", "pluggable/logs.py",
     "pluggable/relay.py", "pluggable/report.py", "pluggable/socks.py", "torknock/bridge/counts.py",
     "torknock/bridge/keeper.py", "torknock/bridge/ledger.py", "torknock/bridge/refusals.py",
-    "torknock/client/deferred_dial.py", "torknock/client/knocker.py", "torknock/client/rounds.py",
-    "torknock/privileged/dial/tuples.py",
+    "torknock/bridge/spending.py", "torknock/client/clock_offset.py", "torknock/client/deferred_dial.py",
+    "torknock/client/knocker.py", "torknock/client/round_errors.py", "torknock/client/rounds.py",
+    "torknock/client/syns.py", "torknock/privileged/dial/tuples.py",
 )  # fmt: skip
 """Files that decide much, beside those that call themselves pure."""
 

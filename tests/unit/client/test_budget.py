@@ -45,6 +45,11 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(budget.ready_at(), WINDOW)
         self.assertEqual(budget.patience(WINDOW, 120.0), 120.0)
 
+    def test_the_kernel_sends_a_syn_again_at_these_times(self) -> None:
+        """Each second at first, as often as tcp_syn_linear_timeouts says and once more; then each pause is doubled."""
+        pauses = [1, 1, 1, 1, 1, 2, 4, 8, 16, 32]
+        self.assertEqual(SENT_AT, tuple(float(sum(pauses[:number])) for number in range(len(pauses) + 1)))
+
     def test_what_is_left_is_waited_for(self) -> None:
         """A socket is closed before the SYN that would be one too many."""
         budget = Budget()

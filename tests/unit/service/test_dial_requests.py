@@ -49,7 +49,8 @@ class RequestTests(SynchronousTestCase):
         """ISN 0, port 0, names, too many words."""
         for line in (
             "dial 192.0.2.1 443 0", "dial 192.0.2.1 0 7", "dial bridge.example 443 7", "dial 192.0.2.1 443",
-            "dial 192.0.2.1 443 7 ::1 ::1", "stamped 192.0.2.1 443 7", "stamped 192.0.2.1", "Dial 192.0.2.1 443 7",
+            "dial 192.0.2.1 443 7 ::1 ::1", "stamped 192.0.2.1 443 7",
+            "stamped 192.0.2.1 443 ::1 ::1", "stamped 192.0.2.1", "Dial 192.0.2.1 443 7",
         ):  # fmt: skip
             self.assertRaises(Malformed, parse, line)
 
@@ -64,6 +65,12 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(dial_requests.parse_isn(dial_requests.isn(value)), value)
         self.assertRaises(Malformed, dial_requests.parse_isn, dial_requests.tsval(value))
         self.assertRaises(Malformed, dial_requests.parse_tsval, dial_requests.isn(value))
+
+    def test_numbers_that_are_too_large_are_refused(self) -> None:
+        """TSval and ISN have 32 bits; Linux has no errno above 4,095."""
+        self.assertRaises(Malformed, dial_requests.parse_tsval, "tsval 4294967296")
+        self.assertRaises(Malformed, dial_requests.parse_isn, "isn 4294967296")
+        self.assertRaises(Malformed, dial_requests.parse_errno_and_text, "4096 some")
 
     @given(st.one_of(st.text(), almost))
     def test_any_answer(self, line: str) -> None:

@@ -120,4 +120,4 @@ class QuotasTests(SynchronousTestCase):
         quotas = Quotas()
         for user in range(1, 5000):
             quotas.wait(user, user * 1.0)
-        self.assertLessEqual(len(quotas), 1024)
+            self.assertLessEqual(len(quotas), 1024)

@@ -77,6 +77,7 @@ class NftablesTests(SynchronousTestCase):
             [payload("ip", "saddr", "10.0.0.1")], [payload("ip6", "daddr", "2001:db8::1", "!=")],
             [payload("ip", "daddr", {"prefix": {"addr": "127.0.0.0", "len": 8}})],
             [payload("ip", "daddr", "203.0.113.1")], [meta("nfproto", "ipv6")],
+            [payload("ip", "daddr", {"prefix": {"addr": "198.51.100.9", "len": 24}}, "!=")],
         ):  # fmt: skip
             self.assertEqual(self.takers([*conditions, DNAT], syn=own), [], conditions)
 
@@ -141,6 +142,10 @@ class IptablesTests(SynchronousTestCase):
             ([docker, "DOCKER -j RETURN", "DOCKER -p tcp -j DNAT"], 0),
             (["PREROUTING -p tcp --dport 443 -j ACCEPT", "PREROUTING -p tcp -j REDIRECT"], 0),
             (["PREROUTING -p tcp -m socket -j ACCEPT", "PREROUTING -p tcp -j REDIRECT"], 1),
+            (["PREROUTING -j DOCKER", "PREROUTING -j REDIRECT", "DOCKER -p tcp -j LOG"], 1),
+            (["PREROUTING -g DOCKER", "PREROUTING -j REDIRECT", "DOCKER -p tcp -j LOG"], 0),
+            (["PREROUTING -m conntrack --ctstate INVALID,NEW -j ACCEPT", "PREROUTING -j REDIRECT"], 0),
+            (["PREROUTING -m state --state RELATED,ESTABLISHED -j ACCEPT", "PREROUTING -j REDIRECT"], 1),
             (["PREROUTING -p udp -j REDIRECT", "PREROUTING -s 10.0.0.0/8 -j REDIRECT", "OUTPUT -j REDIRECT"], 0),
             (["PREROUTING ! -i eth0 -j REDIRECT", "PREROUTING -d 127.0.0.0/8 -j REDIRECT"], 0),
         ):
