@@ -31,7 +31,7 @@ from torknock.operate.finding import State
 from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.protocol.door import Posture
 from torknock.redact import redact
-from torknock.service.access import EVERYWHERE, Entry, silence
+from torknock.service.access import EVERYWHERE, Entry
 from torknock.tor.inspect import TorFacts
 from torknock.tor.refusing import refusing
 
@@ -410,22 +410,3 @@ class AccessTests(SynchronousTestCase):
                 self.assertEqual(found.state, state)
                 self.assertIn(told, found.why)
                 self.assertEqual(bool(found.remedy), state is not State.OK)
-
-    def test_silence_at_boot(self) -> None:
-        """The rules are there, have the port, and are loaded."""
-        enabled, systemd = Path(self.mktemp()), Path(self.mktemp())
-
-        def told() -> tuple[State, str]:
-            found = permissions.silent_from_boot(self.door, self.path, enabled, systemd)
-            return found.state, found.why + found.remedy
-
-        self.assertEqual(told()[0], State.NOT_OK)
-        self.path.write_text("# nothing\n")
-        self.assertIn("does not have port 443", told()[1])
-        self.path.write_text(silence([self.door]))
-        self.assertEqual(told()[0], State.UNKNOWN)
-        self.assertIn("nft -f", told()[1])
-        systemd.mkdir()
-        self.assertIn("systemctl enable --now torknock-filtered.service", told()[1])
-        enabled.touch()
-        self.assertEqual(told()[0], State.OK)
