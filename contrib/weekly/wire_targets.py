@@ -24,6 +24,7 @@ from tests.support.capture import Control, Packet, build
 from tests.support.packets import LINUX_SYN_OPTIONS
 from tests.unit.channel import peer
 from tests.unit.channel.wire import CLIENT, SERVER, End
+from torknock.channel.hello import Hello, OpenSSLHello, usual_hello
 from torknock.channel.integrity import Integrity
 from torknock.channel.interfaces import NotProved
 from torknock.channel.peer_certificate import wrong_peer
@@ -102,11 +103,12 @@ def _tls_server(octets: bytes) -> None:
 
 
 def _tls_client(octets: bytes) -> None:
-    client = ClientTLS(Clock(), random.Random(1))  # noqa: S311  the same for every input
-    for line in (_LINE, Line(b"s" * 32, None, sni="bridge.example")):
-        lower, opened = client.open(line, 1, "192.0.2.7", Protocol())
-        opened.addBoth(lambda _: None)
-        _speak(lower, octets)
+    for each in _hellos():
+        client = ClientTLS(Clock(), random.Random(1), each)  # noqa: S311  the same for every input
+        for line in (_LINE, Line(b"s" * 32, None, sni="bridge.example")):
+            lower, opened = client.open(line, 1, "192.0.2.7", Protocol())
+            opened.addBoth(lambda _: None)
+            _speak(lower, octets)
 
 
 class _Shown:
@@ -115,7 +117,7 @@ class _Shown:
     def __init__(self, octets: bytes) -> None:
         self._octets = octets
 
-    def get_peer_certificate(self, as_cryptography: bool) -> x509.Certificate:
+    def peer_certificate(self) -> x509.Certificate:
         return x509.load_der_x509_certificate(self._octets)
 
 
@@ -156,12 +158,17 @@ def _speak(lower: IProtocol, octets: bytes) -> None:
 
 
 @cache
+def _hellos() -> tuple[Hello, ...]:
+    return OpenSSLHello(), usual_hello(random.Random(1).shuffle)  # noqa: S311  the same for every input
+
+
+@cache
 def _server() -> ServerTLS:
     return ServerTLS(Clock(), peer.PRIVATE_KEY, random.Random(1))  # noqa: S311  the same for every input
 
 
 def _client_hello() -> bytes:
-    lower, opened = ClientTLS(Clock(), random.Random(1)).open(_LINE, 1, "192.0.2.7", Protocol())  # noqa: S311
+    lower, opened = ClientTLS(Clock(), random.Random(1), OpenSSLHello()).open(_LINE, 1, "192.0.2.7", Protocol())  # noqa: S311
     opened.addBoth(lambda _: None)
     end = End(lower, CLIENT, SERVER)
     lower.makeConnection(end)

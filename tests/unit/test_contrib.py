@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -164,7 +165,7 @@ class PinTests(Case):
         text = (CONTRIB / "requirements" / f"{name}.txt").read_text()
         found = {}
         for line in filter(None, re.sub(r"(?m)^ *#.*\n", "", text).replace("\\\n", "").splitlines()):
-            pin = re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)((?: +--hash=sha256:[0-9a-f]{64})+)", line)
+            pin = re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)(?: ; [^#;]+?)?((?: +--hash=sha256:[0-9a-f]{64})+)", line)
             assert pin is not None, line
             found[pin[1]] = pin[2]
         return found
@@ -183,7 +184,8 @@ class PinTests(Case):
     def test_they_cover_what_those_need(self) -> None:
         """As far as the versions that are installed here tell."""
         for name in self.run_pins:
-            self.check(requires(name) or (), self.run_pins)
+            with contextlib.suppress(PackageNotFoundError):  # what is for another platform
+                self.check(requires(name) or (), self.run_pins)
         self.check(requires("hatchling") or (), self.build_pins)
 
     def test_nothing_else_is_installed(self) -> None:

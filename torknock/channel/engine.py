@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
-from torknock.channel.bios import renew
+from torknock.channel.side import TLS
 
 AT_ONCE = 120 * 1024
-"""Octets that are read from the network, or given to OpenSSL, at once. From 128 KiB on, malloc asks the kernel."""
+"""Octets that are read from the network, or given to TLS, at once. From 128 KiB on, malloc asks the kernel."""
 
 RECORD = 16 * 1024
 """Octets that a TLS record holds at most (RFC 8446 §5.1)."""
@@ -22,41 +22,41 @@ _OVERHEAD = 64
 
 
 class Engine:
-    """One end of a TLS connection. *ssl* has memory BIOs, and its side is set."""
+    """One end of a TLS connection, *tls*."""
 
-    def __init__(self, ssl: SSL.Connection) -> None:
-        self.ssl = ssl
+    def __init__(self, tls: TLS) -> None:
+        self.tls = tls
         self.handshaking = True
         self.held = b""
         """What was decrypted and not yet taken."""
         self.end: SSL.Error | None = None
         """What comes after `held`: `SSL.ZeroReturnError` for the peer's end, or what broke; to be taken once."""
         self.dry = False
-        """Whether OpenSSL has made all that it can of what it was given."""
+        """Whether TLS has made all that it can of what it was given."""
         self._swollen = self._busy = False
         """Whether its BIOs keep room for more than a record, and whether more of that size is likely to come."""
 
     def feed(self, octets: bytes) -> None:
         """Take *octets* from the network."""
-        self.ssl.bio_write(octets)
+        self.tls.bio_write(octets)
         self.dry = False
         self.held_at_once(len(octets))
 
     def handshake(self) -> bool:
         """Go on with the handshake; whether it is done. Raises `SSL.Error`."""
         try:
-            self.ssl.do_handshake()
+            self.tls.do_handshake()
         except SSL.WantReadError:
             return False
         self.handshaking = False
         return True
 
     def decrypt(self) -> None:
-        """Take what there is from OpenSSL, `AT_ONCE` and a record at most, however many records it came in."""
+        """Take what there is from TLS, `AT_ONCE` and a record at most, however many records it came in."""
         pieces, size = [], 0
         try:
             while size < AT_ONCE:
-                pieces.append(self.ssl.recv(RECORD))
+                pieces.append(self.tls.recv(RECORD))
                 size += len(pieces[-1])
         except SSL.WantReadError:
             self.dry = True
@@ -71,37 +71,37 @@ class Engine:
 
     def encrypt(self, data: bytes | memoryview) -> int:
         """Encrypt *data*, `AT_ONCE` octets at most; about how many octets will be `written`."""
-        self.ssl.sendall(data)
+        self.tls.sendall(data)
         return len(data) + (len(data) // RECORD + 1) * _OVERHEAD
 
     def finish(self) -> None:
         """Write `close_notify`: nothing may be encrypted after it."""
-        self.ssl.shutdown()
+        self.tls.shutdown()
 
     def written(self, about: int) -> bytes:
-        """What OpenSSL has written for the peer, *about* so many octets; if there are as many, there may be more."""
+        """What TLS has written for the peer, *about* so many octets; if there are as many, there may be more."""
         try:
-            return self.ssl.bio_read(about)
+            return self.tls.bio_read(about)
         except SSL.WantReadError:
             return b""
 
     def held_at_once(self, size: int) -> None:
-        """OpenSSL's BIOs have had to hold *size* octets."""
+        """TLS's BIOs have had to hold *size* octets."""
         self._busy = size >= AT_ONCE
         self._swollen = self._swollen or size > RECORD + _OVERHEAD
 
     def shrink(self) -> None:
-        """Give back the room that OpenSSL's BIOs keep, once they are empty. All that was written must have been read.
+        """Give back the room that TLS's BIOs keep, once they are empty. All that was written must have been read.
 
         Raises `MemoryError`.
         """
         if self._swollen and self.dry and not self._busy:
             self._swollen = False
-            renew(self.ssl)
+            self.tls.renew_bios()
 
 
 def in_words(error: SSL.Error) -> str:
-    """OpenSSL's words, which hold neither secrets nor addresses."""
+    """TLS's words, which hold neither secrets nor addresses."""
     if error.args and isinstance(error.args[0], list):
         return "; ".join(str(entry[-1]) for entry in error.args[0]) or "TLS failed"
     return str(error) or "TLS failed"

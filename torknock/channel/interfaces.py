@@ -25,6 +25,13 @@ class ChannelFailed(TorknockError):
         self.reason = reason
 
 
+class CannotOpen(TorknockError):
+    """The host has no means to open the channel now, for this *reason*; what answered is not to blame."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"cannot begin TLS on this host: {reason}", "look for a limit of open files that is too low")
+
+
 class NotProved(TorknockError):
     """A connection whose client gave no proof that it holds the line; *why* says what happened instead."""
 
@@ -40,7 +47,7 @@ class IClientChannel(Interface):
         """The protocol for a TCP connection to *host*, an IP literal, that a SYN with *isn* has opened.
 
         The Deferred fires when *upper* has been connected, or fails with `ChannelFailed`; then *upper* never is.
-        Cancelling it drops the connection.
+        Cancelling it drops the connection. Raises `CannotOpen`.
         """
 
 

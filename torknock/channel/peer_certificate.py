@@ -8,10 +8,10 @@ import hmac
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
+from torknock.channel.side import TLS
 from torknock.protocol.bridge_line import Line
 
 _UNREADABLE = (
@@ -24,10 +24,10 @@ _UNREADABLE = (
 """What cryptography raises for a certificate that cannot be parsed."""
 
 
-def wrong_peer(connection: SSL.Connection, line: Line, host: str) -> str | None:
-    """Why the certificate that was shown on *connection* is not that of *line*'s bridge at *host*; None if it is."""
+def wrong_peer(tls: TLS, line: Line, host: str) -> str | None:
+    """Why the certificate that was shown on *tls* is not that of *line*'s bridge at *host*; None if it is."""
     try:
-        given = connection.get_peer_certificate(as_cryptography=True)
+        given = tls.peer_certificate()
         if given is None:
             return "it has no certificate"
         public = given.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,6 +1,6 @@
-"""TLS over a TCP connection of Twisted's, as fast as Python lets OpenSSL be.
+"""TLS over a TCP connection of Twisted's, as fast as Python lets it be.
 
-Octets go through OpenSSL in as few and as large pieces as there are. Nothing waits here in either direction: what the
+Octets go through TLS in as few and as large pieces as there are. Nothing waits here in either direction: what the
 upper protocol does not take stays in the network, what the network does not take is in the TCP transport, whose
 back-pressure is passed on. TLS answers by itself, too: a peer that asks for new keys (RFC 8446 §4.6.3) and does not
 read is not read from either.
@@ -134,7 +134,7 @@ class TLSPump(Protocol):
         self._read()
 
     def _read(self) -> None:
-        """Hand on what OpenSSL can make of what it was given."""
+        """Hand on what TLS can make of what it was given."""
         if self._reading:
             return
         self._reading = True
@@ -162,7 +162,7 @@ class TLSPump(Protocol):
             self._side.received(octets)
 
     def _answer(self) -> None:
-        """Give TCP what OpenSSL has written of its own accord."""
+        """Give TCP what TLS has written of its own accord."""
         if not self._deaf:
             self._flow.answered(self._flush(RECORD))
 
@@ -197,7 +197,7 @@ class TLSPump(Protocol):
             upper.connectionLost(Failure(ConnectionLost(reason)))
 
     def _flush(self, about: int) -> int:
-        """Give TCP what OpenSSL has written, *about* so many octets; how many there were."""
+        """Give TCP what TLS has written, *about* so many octets; how many there were."""
         flushed = 0
         while octets := self.engine.written(about):
             self.transport.write(octets)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from zope.interface import implementer
 
-from torknock.channel.interfaces import ChannelFailed, IClientChannel
+from torknock.channel.hello import Hello
+from torknock.channel.interfaces import CannotOpen, ChannelFailed, IClientChannel
 from torknock.channel.peer_certificate import wrong_peer
 from torknock.channel.pump import TLSPump
 from torknock.channel.shapes import Shapes
-from torknock.channel.tls import ALPN, Chance, tls_1_3
+from torknock.channel.side import TLS
+from torknock.channel.tls import Chance
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.exchanges import Site
 from torknock.protocol.proof import EXPORTED, EXPORTER_LABEL, PAD_AT_MOST, exporter_context, hello, proof
@@ -41,26 +41,29 @@ class Dialled:
 
 @implementer(IClientChannel)
 class ClientTLS:
-    """The client's end of channel `tls`. Streams that are to be shaped have the exchanges of *site* (`Shapes`)."""
+    """The client's end of channel `tls`; *hello* is what a network sees of it first.
 
-    def __init__(self, clock: IReactorTime, chance: Chance, site: Site | None = None) -> None:
+    Streams that are to be shaped have the exchanges of *site* (`Shapes`).
+    """
+
+    def __init__(self, clock: IReactorTime, chance: Chance, hello: Hello, site: Site | None = None) -> None:
         self._clock = clock
         self._chance = chance
+        self._hello = hello
         self._shapes = Shapes(clock, chance, site)
 
     def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
-        """See `IClientChannel.open`. Nothing is written before the bridge's certificate has been verified."""
-        dialled = Dialled(line, isn, host)
-        side = _Client(self._begin, dialled, self._carry_shaped if line.shape else self._carry_plain, upper)
-        return side.pump, side.opened.addTimeout(HANDSHAKE_WITHIN, self._clock, _too_late)
+        """See `IClientChannel.open`. Nothing is written before the bridge's certificate has been verified.
 
-    def _begin(self, line: Line) -> SSL.Connection:
-        """TLS for a connection to the bridge of *line*."""
-        connection = SSL.Connection(self._trusting if line.pin is None else self._pinning, None)
-        connection.set_connect_state()
-        if line.sni is not None:
-            connection.set_tlsext_host_name(line.sni.encode("ascii"))
-        return connection
+        Raises `CannotOpen`.
+        """
+        try:
+            tls = self._hello.begin(line)
+        except OSError as error:
+            raise CannotOpen(error.strerror or "no key log") from error
+        carry = self._carry_shaped if line.shape else self._carry_plain
+        side = _Client(tls, Dialled(line, isn, host), carry, upper)
+        return side.pump, side.opened.addTimeout(HANDSHAKE_WITHIN, self._clock, _too_late)
 
     def _carry_plain(self, pump: TLSPump, proved: bytes, upper: IProtocol) -> None:
         """Say the hello with the proof *proved*; what follows is *upper*'s."""
@@ -71,17 +74,6 @@ class ClientTLS:
         """The same, with the hello in the first request of a plan (protocol.md §3.5)."""
         pump.carry(self._shapes.client(upper, self._shapes.plan(), hello(proved, b"")))
 
-    @cached_property
-    def _pinning(self) -> SSL.Context:
-        """Whose certificate it is, and that it is used by its owner, is all that is asked: no chain, no dates."""
-        return _client_context(SSL.VERIFY_NONE)
-
-    @cached_property
-    def _trusting(self) -> SSL.Context:
-        context = _client_context(SSL.VERIFY_PEER)
-        context.set_default_verify_paths()
-        return context
-
 
 class _Client:
     """A connection to what should be the bridge. Anything else gets the ClientHello and no more."""
@@ -89,28 +81,24 @@ class _Client:
     says_alerts = False
 
     def __init__(
-        self,
-        begin: Callable[[Line], SSL.Connection],
-        dialled: Dialled,
-        carry: Callable[[TLSPump, bytes, IProtocol], None],
-        upper: IProtocol,
+        self, tls: TLS, dialled: Dialled, carry: Callable[[TLSPump, bytes, IProtocol], None], upper: IProtocol
     ) -> None:
         self.pump = TLSPump(self)
         self.opened: Deferred[None] = Deferred(lambda _: self.pump.abortConnection())
-        self._begin, self._dialled, self._carry = begin, dialled, carry
+        self._tls, self._dialled, self._carry = tls, dialled, carry
         self._waiting: IProtocol | None = upper
 
-    def begin(self) -> SSL.Connection:
-        return self._begin(self._dialled.line)
+    def begin(self) -> TLS:
+        return self._tls
 
     def handshakeDone(self) -> None:
-        ssl, line = self.pump.engine.ssl, self._dialled.line
-        wrong = wrong_peer(ssl, line, self._dialled.host)
+        tls, line = self._tls, self._dialled.line
+        wrong = wrong_peer(tls, line, self._dialled.host)
         if wrong is not None:
             self.pump.abortConnection()
             self._fail(wrong)
             return
-        exported = ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._dialled.isn))
+        exported = tls.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._dialled.isn))
         key = proof_key(line.secret, line.bridge_name)
         upper, self._waiting = self._waiting, None
         assert upper is not None  # noqa: S101  a handshake is done once
@@ -134,10 +122,3 @@ class _Client:
 
 def _too_late(result: object, timeout: float) -> None:
     raise ChannelFailed(f"it did not finish the TLS handshake within {timeout:.0f} s")
-
-
-def _client_context(verify: int) -> SSL.Context:
-    context = tls_1_3(SSL.TLS_CLIENT_METHOD)
-    context.set_alpn_protos(ALPN)
-    context.set_verify(verify)
-    return context

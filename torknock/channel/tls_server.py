@@ -28,8 +28,10 @@ from zope.interface import implementer
 from torknock.channel.alpn import choose_protocol
 from torknock.channel.certificate import certificate, certified
 from torknock.channel.interfaces import IServerChannel, NotProved
+from torknock.channel.openssl_tls import OpenSSLTLS
 from torknock.channel.pump import TLSPump
 from torknock.channel.shapes import Shapes
+from torknock.channel.side import TLS
 from torknock.channel.tickets import TicketsSent, sends_tickets
 from torknock.channel.tls import ALPN, Chance, tls_1_3
 from torknock.protocol.bridge_line import Line
@@ -138,8 +140,8 @@ class _Server:
         self._timer: IDelayedCall | None = None
         self._ends = 0.0
 
-    def begin(self) -> SSL.Connection:
-        connection = SSL.Connection(self._channel.context(self.pump.getHost().host, self._lines, self._known_at), None)
+    def begin(self) -> TLS:
+        connection = OpenSSLTLS(self._channel.context(self.pump.getHost().host, self._lines, self._known_at))
         connection.set_accept_state()
         self._channel.came(self)
         self._ends = self._channel.clock.seconds() + PROOF_WITHIN + self._channel.chance.uniform(*SILENCE)
@@ -176,7 +178,7 @@ class _Server:
         self.pump.abortConnection()
 
     def _judge(self, given: bytes) -> None:
-        exported = self.pump.engine.ssl.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._isn))
+        exported = self.pump.engine.tls.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._isn))
         index = whose([proof_key(line.secret, line.bridge_name) for line in self._lines], exported, given)
         if index is None:
             self._stay_silent(Refusal.WRONG_PROOF)

@@ -8,6 +8,7 @@ from secrets import SystemRandom
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from torknock.channel.hello import usual_hello
 from torknock.channel.interfaces import IClientChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls_client import ClientTLS
@@ -38,7 +39,7 @@ class Bridges:
         self._knocker = Knocker(dialer, reactor, now, chance, memory)
         self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
         self._channels: dict[Channel, IClientChannel] = {
-            Channel.TLS: ClientTLS(reactor, chance, site),
+            Channel.TLS: ClientTLS(reactor, chance, usual_hello(chance.shuffle), site),
             Channel.RAW: Raw(),
         }
 

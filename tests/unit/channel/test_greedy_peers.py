@@ -21,6 +21,7 @@ from tests.unit.channel.openssl import Peer
 from tests.unit.channel.test_tls import Scene, Upper
 from tests.unit.channel.wire import accepted
 from torknock.channel import tls_server
+from torknock.channel.hello import OpenSSLHello
 from torknock.channel.tls_client import ClientTLS
 from torknock.channel.tls_server import LEAVE_WITHIN, PROOF_WITHIN, ServerTLS
 from torknock.protocol.bridge_line import Line
@@ -144,7 +145,7 @@ class KeyUpdateTests(TestCase):
         self.addCleanup(listener.close)
         listener.bind((HOST, 0))
         listener.listen()
-        lower, opened = ClientTLS(reactor, random.SystemRandom()).open(LINE, ISN, HOST, Echo())
+        lower, opened = ClientTLS(reactor, random.SystemRandom(), OpenSSLHello()).open(LINE, ISN, HOST, Echo())
         factory = Small(lambda: lower)
         accepting = deferToThread(lambda: Peer(listener.accept()[0], server=True))
         await TCP4ClientEndpoint(reactor, HOST, listener.getsockname()[1]).connect(factory)

@@ -30,6 +30,7 @@ from pluggable.relay import Half, join
 from tests.unit.channel import peer
 from tests.unit.channel.wire import accepted
 from torknock.channel import tls_server
+from torknock.channel.hello import Hello, OpenSSLHello
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls_client import ClientTLS
@@ -357,8 +358,12 @@ class TLSTests(ChannelContract, TestCase):
         self.patch(tls_server, "sends_tickets", lambda context: False)
         chance = random.SystemRandom()
         self.server = ServerTLS(reactor, peer.PRIVATE_KEY, chance)
-        self.client = ClientTLS(reactor, chance)
+        self.client = ClientTLS(reactor, chance, self.make_hello())
         self.line = LINE
+
+    def make_hello(self) -> Hello:
+        """Whose ClientHello the client has."""
+        return OpenSSLHello()
 
     async def test_a_blocking_client(self) -> None:
         """A client out of pyOpenSSL and hmac alone is carried, and hears its own octets."""

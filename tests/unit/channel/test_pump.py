@@ -20,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from tests.unit.channel import peer
 from tests.unit.channel.wire import accepted
 from torknock.channel import tls_server
+from torknock.channel.hello import Hello, OpenSSLHello
 from torknock.channel.tls_client import ClientTLS
 from torknock.channel.tls_server import ServerTLS
 from torknock.protocol.bridge_line import Line
@@ -120,7 +121,11 @@ class PumpTests(TestCase):
     def setUp(self) -> None:
         # trial has loaded OpenSSL before a test can say how.
         self.patch(tls_server, "sends_tickets", lambda context: False)
-        self.client = ClientTLS(reactor, random.SystemRandom())
+        self.client = ClientTLS(reactor, random.SystemRandom(), self.make_hello())
+
+    def make_hello(self) -> Hello:
+        """Whose ClientHello the client has."""
+        return OpenSSLHello()
 
     async def dial(self, port: int, upper: IProtocol) -> IProtocol:
         """Our client's lower protocol, carrying *upper*."""

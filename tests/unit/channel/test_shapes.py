@@ -14,6 +14,7 @@ from tests.unit.channel import peer
 from tests.unit.channel.test_shaper import CELL, octets, seeded
 from tests.unit.channel.test_tls import ISN, LINE, Scene
 from tests.unit.channel.wire import Wire
+from torknock.channel.hello import OpenSSLHello
 from torknock.channel.shapes import EXCHANGES, Shapes, exchanges_in, shipped
 from torknock.channel.tls_client import ClientTLS
 from torknock.channel.tls_server import ServerTLS
@@ -79,7 +80,7 @@ class ShapedTests(Scene):
     def setUp(self) -> None:
         super().setUp()
         self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, _Rich(), SITE)
-        self.client = ClientTLS(self.clock, _Rich(), SITE)
+        self.client = ClientTLS(self.clock, _Rich(), OpenSSLHello(), SITE)
 
     def shaped(self, cut: int = 1 << 18) -> Wire:
         wire, opened = self.open(self.accept((SHAPED,)), SHAPED, cut=cut)

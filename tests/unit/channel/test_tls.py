@@ -31,6 +31,7 @@ from tests.unit.channel import peer
 from tests.unit.channel.wire import Wire
 from torknock.channel import tls_server
 from torknock.channel.configuration import OPENSSL_CONF
+from torknock.channel.hello import BrowserHello, OpenSSLHello
 from torknock.channel.interfaces import ChannelFailed, IClientChannel, IServerChannel, NotProved
 from torknock.channel.tls_client import ClientTLS
 from torknock.channel.tls_server import Refusal, ServerTLS
@@ -116,7 +117,12 @@ class Scene(SynchronousTestCase):
         self.there: Upper = Upper()
         self.here: Upper = Upper()
         self.server = ServerTLS(self.clock, peer.PRIVATE_KEY, self.chance)
-        self.client = ClientTLS(self.clock, self.chance)
+        self.hello = self.make_hello()
+        self.client = ClientTLS(self.clock, self.chance, self.hello)
+
+    def make_hello(self) -> OpenSSLHello | BrowserHello:
+        """Whose ClientHello the client has."""
+        return OpenSSLHello()
 
     def accept(self, lines: Sequence[Line] = (LINE,), isn: int = ISN) -> IProtocol:
         self.began = self.clock.seconds()
@@ -251,7 +257,7 @@ class OpenTests(Scene):
         assert shown is not None
         path = Path(self.mktemp())
         path.write_bytes(shown.public_bytes(Encoding.PEM))
-        self.client._trusting.load_verify_locations(str(path))
+        self.hello.trusting.load_verify_locations(str(path))
         return stock
 
     def test_public_certificate(self) -> None:
@@ -317,6 +323,10 @@ class OpenTests(Scene):
     @example(b"SSH-2.0-OpenSSH_9.2\r\n")
     def test_garbage(self, octets: bytes) -> None:
         """Whatever answers in place of TLS, the Deferred fails with `ChannelFailed` and no trace is left."""
+        self.assert_garbage_fails(octets)
+
+    def assert_garbage_fails(self, octets: bytes) -> None:
+        """A server that says *octets* has failed."""
         lower, opened = self.client.open(LINE, ISN, HOST, self.here)
         wire = Wire(lower, Protocol())
         wire.server.write(octets)
@@ -682,6 +692,10 @@ class CarryTests(Scene):
     @given(st.integers(1, 3000), st.data())
     def test_the_cut_does_not_matter(self, cut: int, data: st.DataObject) -> None:
         """What is written arrives, whatever pieces it is written in and the network makes of it."""
+        self.assert_cut(cut, data)
+
+    def assert_cut(self, cut: int, data: st.DataObject) -> None:
+        """It arrives in pieces of *cut* octets."""
         self.here, self.there = Upper(), Upper()
         wire = self.both(cut)
         whole = (bytes(range(256)) * 200)[: 500 * cut]  # in 500 pieces at least, and not in 50,000

@@ -1,0 +1,211 @@
+"""TLS whose ClientHello is a browser's: Chrome's, written by BoringSSL through the package `utls`.
+
+`utls` is trusted with the client's TLS and nothing else (contrib/doc/attacks.md): certificates are judged by this
+program, with OpenSSL's trust store, and no secret of a line reaches it but in a finished proof. What OpenSSL's
+`Connection` does, `BrowserTLS` does in the same words, so that the pump does not know the difference.
+
+The law of one connection: `do_handshake` until it is done; then its key log is read and closed, and never opened again.
+A server that chooses less than TLS 1.3, or whose certificate the trust store does not know, breaks the handshake before
+anything but the ClientHello was given out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cryptography import x509
+from OpenSSL import SSL
+from OpenSSL.crypto import X509Store
+
+from torknock.channel.exporter import UnknownCipher, exported, hash_of
+from torknock.channel.key_log import KeyLog
+from torknock.channel.trust import distrusted
+from torknock.errors import TorknockError
+
+try:
+    import utls
+except ImportError:  # it has wheels for some platforms only
+    utls = None
+
+PROFILE = "chrome:stable"
+
+_ALPS = (17513, 17613)
+"""Extensions of Chrome's that go with HTTP/2 (application_settings, and its newer number)."""
+
+
+class NoBrowser(TorknockError):
+    """No browser's ClientHello can be written by this process, for this *reason*."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no browser's ClientHello: {reason}", "contrib/install installs what is missing")
+        self.reason = reason
+
+
+class Browser:
+    """A browser's TLS, as it is for the life of the browser's process.
+
+    *shuffle* puts a list in an order by chance: Chrome keeps one order of its trust anchors while it runs. Raises
+    `NoBrowser` where there is none.
+    """
+
+    def __init__(self, shuffle: Callable[[list[bytes]], None]) -> None:
+        if utls is None:
+            raise NoBrowser(
+                "the Python package utls is not installed; it has wheels for Linux on x86-64 and ARM64 alone"
+            )
+        self._profiles: dict[tuple[str, ...], Any] = {}
+        self._settings = utls.Fingerprint.from_preset(PROFILE).to_dict()
+        if anchors := _prefixed(self._settings.get("trust_anchors") or b""):
+            shuffle(anchors)
+            self._settings |= {"trust_anchors": b"".join(anchors), "permute_trust_anchors": False}
+        try:
+            self.connection(None)
+        except OSError as error:
+            raise NoBrowser(f"its key log cannot be opened ({error.strerror or 'no /proc'})") from error
+
+    def connection(
+        self, sni: str | None, alpn: Sequence[str] = ("h2", "http/1.1"), trust: X509Store | None = None
+    ) -> BrowserTLS:
+        """TLS for a connection to *sni*, or to an address.
+
+        *alpn* is what the browser offers: `("http/1.1",)` for a WebSocket. Without *trust* any certificate will do that
+        proves its key. Raises `OSError`, as when this process has no descriptors left.
+        """
+        return BrowserTLS(self._profile(tuple(alpn)), sni, trust)
+
+    def _profile(self, alpn: tuple[str, ...]) -> Any:
+        if alpn not in self._profiles:
+            settings = self._settings | {"alpn": list(alpn)}
+            if "h2" not in alpn:
+                order = [number for number in settings["extensions_order"] if number not in _ALPS]
+                settings |= {"alps": [], "extensions_order": order}
+            self._profiles[alpn] = utls.Fingerprint.from_dict(settings)
+        return self._profiles[alpn]
+
+
+class BrowserTLS:
+    """The client's end of one connection. Provides `torknock.channel.side.TLS`."""
+
+    def __init__(self, profile: Any, sni: str | None, trust: X509Store | None) -> None:
+        self._trust = trust
+        self._log = KeyLog()
+        self._secret: bytes | None = None
+        context = utls.SSLContext(utls.PROTOCOL_TLS_CLIENT)  # of its own: a key log is a context's
+        context.check_hostname = False
+        context.verify_mode = utls.CERT_NONE
+        context.set_fingerprint(profile)
+        context.keylog_filename = self._log.path
+        self._into, self._out = utls.MemoryBIO(), utls.MemoryBIO()
+        self._tls = context.wrap_bio(self._into, self._out, server_hostname=sni)
+
+    def do_handshake(self) -> None:
+        """See `TLS.do_handshake`."""
+        try:
+            _ask(self._tls.do_handshake)
+        except SSL.WantReadError:
+            self._check_version()
+            raise
+        except SSL.Error:
+            self._log.close()
+            raise
+        self._check_version()
+        self._secret = self._log.take_exporter_secret()
+        if self._trust is not None and distrusted(self._trust, self._chain()):
+            raise _broken("certificate verify failed")
+
+    def _check_version(self) -> None:
+        """What the server chose, if it has: TLS 1.2 stays on offer, as a browser offers it, and is not spoken."""
+        chosen = self._tls.cipher()
+        if chosen is not None and not chosen[0].startswith("TLS_"):
+            self._log.close()
+            raise _broken("unsupported protocol")
+
+    def bio_write(self, octets: bytes, /) -> int:
+        """See `TLS.bio_write`."""
+        return int(self._into.write(octets))
+
+    def bio_read(self, at_most: int, /) -> bytes:
+        """See `TLS.bio_read`."""
+        octets: bytes = self._out.read(at_most)
+        if not octets:
+            raise SSL.WantReadError
+        return octets
+
+    def recv(self, at_most: int, /) -> bytes:
+        """See `TLS.recv`."""
+        octets: bytes = _ask(self._tls.read, at_most)
+        if not octets:
+            raise SSL.ZeroReturnError
+        return octets
+
+    def sendall(self, data: bytes | memoryview, /) -> int:
+        """See `TLS.sendall`."""
+        left = memoryview(data)
+        while left:
+            left = left[_ask(self._tls.write, left) :]
+        return len(data)
+
+    def shutdown(self) -> bool:
+        """See `TLS.shutdown`."""
+        return bool(_ask(self._tls.unwrap))
+
+    def peer_certificate(self) -> x509.Certificate | None:
+        """See `TLS.peer_certificate`."""
+        shown = self._tls.getpeercert(True)
+        return None if shown is None else x509.load_der_x509_certificate(shown)
+
+    def export_keying_material(self, label: bytes, length: int, context: bytes, /) -> bytes:
+        """See `TLS.export_keying_material`; once. Raises `SSL.Error` if the secret was not told."""
+        secret, self._secret = self._secret, None
+        if secret is None:
+            raise _broken("no exporter secret")
+        try:
+            return exported(hash_of(self._tls.cipher()[0]), secret, label, context, length)
+        except UnknownCipher as error:
+            raise _broken(str(error)) from error
+
+    def renew_bios(self) -> None:
+        """Nothing: `utls` ties its BIOs to the connection for good."""
+
+    def _chain(self) -> list[bytes]:
+        """What the peer has shown, its own certificate first, in DER."""
+        return [each.public_bytes(each.ENCODING_DER) for each in self._tls.get_unverified_chain()]
+
+
+def profile_date() -> datetime.date | None:
+    """The month of the profile's release, its first day; None without `utls`."""
+    try:
+        numbers = re.match(r"(2\d{3})\.(\d{1,2})\b", version("utls")) if utls is not None else None
+    except PackageNotFoundError:
+        return None
+    if numbers is None or not 1 <= int(numbers[2]) <= 12:
+        return None
+    return datetime.date(int(numbers[1]), int(numbers[2]), 1)
+
+
+def _prefixed(octets: bytes) -> list[bytes]:
+    """The entries of *octets*, each behind an octet with its length and together with it."""
+    found = []
+    while octets:
+        found.append(octets[: octets[0] + 1])
+        octets = octets[octets[0] + 1 :]
+    return found
+
+
+def _ask(method: Callable[..., Any], *arguments: Any) -> Any:
+    """What *method* of the library's returns. Raises pyOpenSSL's errors in place of its own."""
+    try:
+        return method(*arguments)
+    except utls.SSLError as error:
+        error.__traceback__ = None  # a frame in it holds the error: a cycle that keeps the whole connection
+        if isinstance(error, utls.SSLWantReadError):
+            raise SSL.WantReadError from None
+        raise _broken(str(error.args[-1]) if error.args else "TLS failed") from None
+
+
+def _broken(why: str) -> SSL.Error:
+    return SSL.Error([("", "", why)])
