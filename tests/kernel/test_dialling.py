@@ -23,9 +23,11 @@ from tests.support.capture import Capture, Control
 from tests.support.dialers import DialerOf
 from tests.support.middlebox import Middlebox
 from tests.support.netns import Lab
+from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
 from torknock.client.round_errors import BridgeSilent
+from torknock.client.stealth import StealthKnocker
 
 reactor: Any = _reactor
 
@@ -76,7 +78,9 @@ class DiallingTests(TestCase):
         self.addCleanup(directory.cleanup)
         memory = Memory(Path(directory.name))
         self.addCleanup(memory.close)
-        self.bridges = Bridges(DialerOf(self.client), reactor, time.time, secrets.SystemRandom(), memory)
+        dialer, chance = DialerOf(self.client), secrets.SystemRandom()
+        knocker = Knocker(dialer, reactor, time.time, chance, memory)
+        self.bridges = Bridges(reactor, knocker, StealthKnocker(dialer, reactor, chance), chance)
 
     async def way_to(self, kind: type[HiddenService]) -> IStreamClientEndpoint:
         """The way to a bridge with such a service, which has taken the line up."""

@@ -30,6 +30,7 @@ from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory, line_id
 from torknock.client.reach import Bridges
 from torknock.client.round_errors import BridgeSilent
+from torknock.client.stealth import StealthKnocker
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import EPOCH, epoch_at, tokens
 
@@ -132,8 +133,9 @@ class DecoyTests(TestCase):
         while str(first) not in self.bridge.run(["nft", "list", "set", "inet", "torknock-443", "tokens"]).stdout:
             await deferLater(reactor, 0.1)
         connected(self.client, self.bridge.address, 443, first).close()
-        chance = random.SystemRandom()
-        bridges = Bridges(DialerOf(self.client), reactor, lambda: now, chance, memory)
+        dialer, chance = DialerOf(self.client), random.SystemRandom()
+        knocker = Knocker(dialer, reactor, lambda: now, chance, memory)
+        bridges = Bridges(reactor, knocker, StealthKnocker(dialer, reactor, chance), chance)
         with Capture(self.client) as capture:
             made = await bridges.endpoint(line, self.bridge.address, 443).connect(Factory.forProtocol(Hears))
             assert isinstance(made, Hears)

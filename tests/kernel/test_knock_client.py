@@ -27,7 +27,7 @@ from tests.support.netns import Lab
 from torknock.channel.raw import Raw
 from torknock.client import rounds
 from torknock.client.budget import SYNS
-from torknock.client.connection import BridgeEndpoint, named
+from torknock.client.connection import BridgeEndpoint, Destination, named
 from torknock.client.deferred_dial import DialOnFirstBytes
 from torknock.client.round_errors import BridgeSilent
 from torknock.client.stealth import StealthKnocker
@@ -166,7 +166,7 @@ class JudgeTests(TestCase):
             link = Hears()
 
             def dialled(payload: bytes, host: str = host) -> BridgeEndpoint:
-                return BridgeEndpoint(reactor, self.knocker.covering(payload), Raw(), LINE, host, PORT)
+                return BridgeEndpoint(reactor, self.knocker.covering(payload), Raw(), Destination(LINE, host, PORT))
 
             factory: Factory[Hears] = Factory.forProtocol(itertools.repeat(link).__next__)
             before = len(self.capture.tcp())

@@ -67,15 +67,19 @@ def line(bridge_line: tuple[str, ...], as_stranger: bool, as_json: bool, helper:
 
 def _findings(bridge_line: BridgeLine, helper: str, as_stranger: bool) -> list[Finding]:
     from torknock.client.choose_dialer import choose_dialer
+    from torknock.client.knocker import Knocker
     from torknock.client.memory import Memory
     from torknock.client.reach import Bridges
+    from torknock.client.stealth import StealthKnocker
     from torknock.operate.check_bridge import check, check_as_stranger
 
     reactor = installed()
     chance = secrets.SystemRandom()
     with tempfile.TemporaryDirectory(prefix="torknock-") as directory:  # no trace of what was checked is left
         memory = Memory(Path(directory))
-        bridges = Bridges(choose_dialer(reactor, helper), reactor, time.time, chance, memory)
+        dialer = choose_dialer(reactor, helper)
+        knocker = Knocker(dialer, reactor, time.time, chance, memory)
+        bridges = Bridges(reactor, knocker, StealthKnocker(dialer, reactor, chance), chance)
 
         async def checked() -> list[Finding]:
             findings = await check_as_stranger(reactor, bridge_line, chance) if as_stranger else []

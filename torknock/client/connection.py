@@ -8,6 +8,7 @@ Cancelling `connect` gives up the SYN that waits, or drops the connection whose 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 
 from attrs import define
@@ -32,32 +33,41 @@ def named(host: str, port: int) -> IPv4Address | IPv6Address:
     return (IPv6Address if ":" in host else IPv4Address)("TCP", host, port)
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The bridge of a line at an address, and how long a request for it may take."""
+
+    line: Line
+    host: str
+    """An IP literal."""
+    port: int
+    deadline: float = inf
+    """See `Rounds.run`."""
+
+
 @implementer(IStreamClientEndpoint)
 @define
 class BridgeEndpoint:
-    """The bridge of *line* at *host*, an IP literal, and *port*; *deadline* see `Rounds.run`."""
+    """The bridge at a destination, which *knocker* knocks at; *channel* is that of its line."""
 
     _reactor: IReactor
     _knocker: Knocker | StealthKnocker
     _channel: IClientChannel
-    _line: Line
-    _host: str
-    _port: int
-    _deadline: float = inf
+    _to: Destination
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """See `IStreamClientEndpoint.connect`. Fails as the knocker does."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        upper = factory.buildProtocol(named(self._host, self._port))  # once, however many knocks it takes
+        upper = factory.buildProtocol(named(self._to.host, self._to.port))  # once, however many knocks it takes
         assert upper is not None  # noqa: S101  the factory refuses no connection
 
         async def opened(knocked: Knocked) -> IProtocol:
             """*upper*, once the channel says that this is the bridge. Raises `WrongPeer` if it is not."""
-            line = self._line if knocked.epoch is None else self._line.forward(knocked.epoch)
+            line = self._to.line if knocked.epoch is None else self._to.line.forward(knocked.epoch)
             watch = HangUpWatch(upper, knocked.hung_up)
-            below = _ChannelFactory(lambda: self._channel.open(line, knocked.isn, self._host, watch))
+            below = _ChannelFactory(lambda: self._channel.open(line, knocked.isn, self._to.host, watch))
             try:
                 with knocked.socket as connected:
                     self._reactor.adoptStreamConnection(connected.fileno(), connected.family, below)
@@ -68,7 +78,8 @@ class BridgeEndpoint:
                 raise WrongPeer("it reset the connection at once") from error
             return upper
 
-        return await self._knocker.knock(self._line, self._host, self._port, opened, self._deadline)
+        to = self._to
+        return await self._knocker.knock(to.line, to.host, to.port, opened, to.deadline)
 
 
 class _ChannelFactory(Factory):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from secrets import SystemRandom
 
@@ -12,32 +11,32 @@ from torknock.channel.hello import usual_hello
 from torknock.channel.interfaces import IClientChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls_client import ClientTLS
-from torknock.client.connection import BridgeEndpoint, named
+from torknock.client.connection import BridgeEndpoint, Destination, named
 from torknock.client.deferred_dial import DialOnFirstBytes
 from torknock.client.knocker import Knocker
-from torknock.client.memory import Memory
 from torknock.client.stealth import StealthKnocker
-from torknock.interfaces import IPrivilegedDialer
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.exchanges import Site
 
 
 class Bridges:
-    """The bridges of lines, reached through *dialer*. Shaped streams have the exchanges of *site* (`Shapes`)."""
+    """The bridges of lines: *stealth_knocker* knocks for those of scheme `knock`, *knocker* for all others.
+
+    Shaped streams have the exchanges of *site* (`Shapes`).
+    """
 
     def __init__(
         self,
-        dialer: IPrivilegedDialer,
         reactor: IReactor,
-        now: Callable[[], float],
+        knocker: Knocker,
+        stealth_knocker: StealthKnocker,
         chance: SystemRandom,
-        memory: Memory,
         site: Site | None = None,
     ) -> None:
         self._reactor = reactor
-        self._knocker = Knocker(dialer, reactor, now, chance, memory)
-        self._stealth_knocker = StealthKnocker(dialer, reactor, chance)
+        self._knocker = knocker
+        self._stealth_knocker = stealth_knocker
         self._channels: dict[Channel, IClientChannel] = {
             Channel.TLS: ClientTLS(reactor, chance, usual_hello(chance.shuffle), site),
             Channel.RAW: Raw(),
@@ -49,13 +48,13 @@ class Bridges:
         `connect` fails as `Knocker.knock` and `StealthKnocker.knock` do. With a line that has `integrity` it fires
         before anything is dialled, and what fails later is the reason for which the protocol loses it.
         """
-        channel = self._channels[line.channel]
+        channel, to = self._channels[line.channel], Destination(line, host, port, deadline)
         if line.scheme is Scheme.TOKEN:
-            return BridgeEndpoint(self._reactor, self._knocker, channel, line, host, port, deadline)
+            return BridgeEndpoint(self._reactor, self._knocker, channel, to)
 
         def covering(payload: bytes | None) -> IStreamClientEndpoint:
             knocker = self._stealth_knocker.covering(payload)
-            return BridgeEndpoint(self._reactor, knocker, channel, line, host, port, deadline)
+            return BridgeEndpoint(self._reactor, knocker, channel, to)
 
         return DialOnFirstBytes(line.integrity, named(host, port), covering) if line.integrity else covering(None)
 

@@ -26,10 +26,12 @@ from pluggable.interfaces import IClientTransport, Request
 from pluggable.managed import main
 from torknock.channel.shapes import exchanges_in
 from torknock.client.choose_dialer import choose_dialer
+from torknock.client.knocker import Knocker
 from torknock.client.memory import Memory
 from torknock.client.reach import Bridges
 from torknock.client.round_errors import BridgeSilent
 from torknock.client.rounds import REQUEST_WITHIN
+from torknock.client.stealth import StealthKnocker
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.descriptor_limit import OF_A_REQUEST, of_transport
@@ -95,7 +97,9 @@ class KnockClient:
         except BadExchanges as error:
             raise MethodError(str(error)) from error
         self._memory = Memory(environment.state_location)
-        self._bridges = Bridges(self._dialer, reactor, now, secrets.SystemRandom(), self._memory, site)
+        chance = secrets.SystemRandom()
+        knocker = Knocker(self._dialer, reactor, now, chance, self._memory)
+        self._bridges = Bridges(reactor, knocker, StealthKnocker(self._dialer, reactor, chance), chance, site)
         self._forgetting = LoopingCall(lambda: self._memory.forget(epoch_at(now())))
         self._forgetting.clock = reactor
 

@@ -52,7 +52,7 @@ from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.raw import Raw
 from torknock.client import choose_dialer as module
 from torknock.client import transport as transport_module
-from torknock.client.connection import BridgeEndpoint
+from torknock.client.connection import BridgeEndpoint, Destination
 from torknock.client.knocker import TokensSpent
 from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
 from torknock.client.rounds import REQUEST_WITHIN, Knocked, Opener, T
@@ -136,7 +136,7 @@ class Waiting:
 def connect(knocks: Knocks, channel: IClientChannel | None = None, host: str = "192.0.2.7") -> Deferred[IProtocol]:
     """What `connect` of the endpoint returns."""
     knocker: Any = knocks
-    bridge = BridgeEndpoint(reactor, knocker, channel or Raw(), LINE, host, 443)
+    bridge = BridgeEndpoint(reactor, knocker, channel or Raw(), Destination(LINE, host, 443))
     return SocksErrors(bridge).connect(Factory.forProtocol(Ends))
 
 
@@ -271,7 +271,7 @@ class ConnectionTests(TestCase):
         ours, theirs = self.pair()
         knocker: Any = TwoKnocks(Knocked(reset, ISN), Knocked(ours, ISN))
         upper = Ends()
-        bridge = BridgeEndpoint(reactor, knocker, Raw(), LINE, "192.0.2.7", 443)
+        bridge = BridgeEndpoint(reactor, knocker, Raw(), Destination(LINE, "192.0.2.7", 443))
         self.assertIs(await bridge.connect(Single(upper)), upper)
         theirs.close()
         await upper.ended
