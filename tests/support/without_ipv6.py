@@ -20,7 +20,8 @@ from pathlib import Path
 HIDDEN = ("tcp6", "udp6", "raw6", "if_inet6", "ipv6_route", "snmp6", "sockstat6")
 
 _SOCKET = {"x86_64": 41, "aarch64": 198}[os.uname().machine]  # asm/unistd.h
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 1, 22, 2  # linux/prctl.h, linux/seccomp.h
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
+_SECCOMP_MODE_FILTER = 2  # linux/seccomp.h
 _RET_ALLOW, _RET_ERRNO = 0x7FFF0000, 0x00050000  # linux/seccomp.h
 _LD_ABS, _JEQ, _RET = 0x20, 0x15, 0x06  # linux/bpf_common.h, linux/filter.h
 _CLONE_NEWNS = 0x00020000  # linux/sched.h
@@ -28,8 +29,10 @@ _CLONE_NEWNS = 0x00020000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _refuse_sockets() -> None:
-    """Have this process and its children fail at `socket(AF_INET6, ...)`, and at nothing else."""
+def refuse_sockets() -> None:
+    """Have this process and its children fail at `socket(AF_INET6, ...)`, and at nothing else. Any user may."""
+    if os.geteuid() != 0 and _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):  # seccomp(2)
+        raise OSError(ctypes.get_errno(), "prctl")
     program = [
         (_LD_ABS, 0, 0, 0),  # seccomp_data.nr
         (_JEQ, 0, 3, _SOCKET),
@@ -66,5 +69,5 @@ def _hide_files() -> None:
 
 if __name__ == "__main__":
     _hide_files()
-    _refuse_sockets()
+    refuse_sockets()
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606  what the test names

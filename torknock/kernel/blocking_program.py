@@ -21,6 +21,7 @@ def output_of(name: str, *arguments: str, package: str, stdin: str = "") -> str:
 
     Raises `ProgramFailed` if it is missing, ends with anything but 0, or not within `ENDS_WITHIN`.
     """
+    words = " ".join((name, *arguments))
     path = shutil.which(name, path=PROGRAMS)
     if path is None:
         raise ProgramFailed(f"the command {name} is missing", f"apt-get install {package}")
@@ -30,11 +31,10 @@ def output_of(name: str, *arguments: str, package: str, stdin: str = "") -> str:
             timeout=ENDS_WITHIN,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        words = f"{name} {' '.join(arguments)}"
         raise ProgramFailed(f"{words} has not ended within {ENDS_WITHIN:.0f} s, and was killed") from None
     except OSError as error:  # no process can be made, or this one may not run it
         raise ProgramFailed(f"{name} cannot be run: {error.strerror}") from error
     if done.returncode:
         said = done.stderr.strip().partition("\n")[0]
-        raise ProgramFailed(f"{name} {' '.join(arguments)} ended with {done.returncode}: {said or 'nothing said'}")
+        raise ProgramFailed(f"{words} ended with {done.returncode}: {said or 'nothing said'}")
     return done.stdout

@@ -26,7 +26,7 @@ async def command(reactor: IReactor, name: str, arguments: list[str], stdin: byt
     path = shutil.which(name, path=PROGRAMS)
     if path is None:
         raise GateFailed(f"the command {name} is missing", f"apt-get install {package}")
-    program = _Program(reactor, f"{name} {' '.join(arguments)}", stdin)
+    program = _Program(reactor, " ".join((name, *arguments)), stdin)
     try:
         reactor.spawnProcess(program, path, [path, *arguments], env={})
     except OSError as error:  # no process, descriptor or memory can be had

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_NET = Path("/proc/thread-self/net")
 _ROUTES = {4: "route", 6: "ipv6_route"}
 
 
 def default_interface(version: int) -> str | None:
     """The interface of the default route of an IP *version* in this network namespace; None if there is none."""
     try:
-        routes = Path("/proc/thread-self/net", _ROUTES[version]).read_text()
+        routes = (_NET / _ROUTES[version]).read_text()
     except OSError:
         return None
     for route in routes.splitlines():

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.own_tor import TORKNOCK, free_port
 from torknock.kernel import proc
-from torknock.kernel.proc import Listening, booted_at, command_line, is_served, listening, started_at
+from torknock.kernel.proc import (
+    Listening,
+    answers,
+    booted_at,
+    command_line,
+    confinement,
+    is_served,
+    listening,
+    may_open,
+    may_open_files,
+    process,
+    processes_of,
+    same_network,
+    service_here,
+    sockets_of,
+    started_at,
+)
 
 ANY = "0.0.0.0"  # noqa: S104  looked up
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -47,6 +67,66 @@ class ProcessTests(SynchronousTestCase):
         os.waitpid(child, 0)
         self.assertIsNone(started_at(child))
         self.assertEqual(command_line(child), [])
+
+    def test_what_is_told_of_this_process(self) -> None:
+        """Whose it is, its words, its sockets, its namespace, how many files it may have."""
+        here = process(os.getpid())
+        self.assertEqual((here.parent, here.uid), (os.getppid(), os.geteuid()))
+        self.assertLessEqual({os.getegid(), *os.getgroups()}, here.groups)
+        self.assertIn(here, [each for each in processes_of(os.geteuid()) if each.pid == here.pid])
+        self.assertNotIn(here.pid, [each.pid for each in processes_of(os.geteuid() + 1)])
+        self.assertEqual(may_open_files(here.pid), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.assertTrue(same_network(here.pid))
+        self.assertNotIn(confinement(here.pid), ("unconfined", "kernel"))
+        self.assertEqual(confinement(2**22 + 1), "")
+        with socket.socket() as opened:
+            self.assertIn(os.fstat(opened.fileno()).st_ino, sockets_of(here.pid))
+
+    def test_a_process_that_tells_no_limit(self) -> None:
+        """It is an error."""
+        root = Path(self.mktemp()).absolute()
+        (root / "7").mkdir(parents=True)
+        (root / "7" / "limits").write_text("Max processes 1 1 processes\n")
+        self.patch(proc, "_PROC", root)
+        self.assertRaises(ValueError, may_open_files, 7)
+
+    def test_a_program_of_ours_is_found_by_its_verb(self) -> None:
+        """As it is started."""
+        command = [str(TORKNOCK), "reflect", "--listen", f"127.0.0.1:{free_port()}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+            self.addCleanup(running.kill)
+            assert running.stdout is not None
+            self.assertIn("reflecting on", running.stdout.readline())
+            found = service_here("reflect")
+            running.kill()
+        assert found is not None
+        self.assertIn("reflect", found.words)
+        self.assertIsNone(service_here("no-such-verb"))
+
+    def test_who_may_open_a_socket(self) -> None:
+        """Root; else its owner, its group or the others, each by the rights that are theirs."""
+        path = f"{self.mktemp()}-socket"
+        with socket.socket(socket.AF_UNIX) as listens:
+            self.assertIsInstance(answers(path), FileNotFoundError)
+            listens.bind(path)
+            self.assertIsInstance(answers(path), ConnectionRefusedError)
+            listens.listen()
+            self.assertIsNone(answers(path))
+        found = os.stat(path)
+        owner, member, other = (
+            replace(process(os.getpid()), uid=uid, groups=frozenset({gid}))
+            for uid, gid in ((found.st_uid or 1, 4711), (4711, found.st_gid), (4711, 4712))
+        )
+        self.assertTrue(may_open(path, replace(owner, uid=0)))
+        for mode, expected in (
+            (0o200, [True, False, False]),
+            (0o020, [False, True, False]),
+            (0o002, [False, False, True]),
+        ):
+            os.chmod(path, mode)
+            asked = [may_open(path, each) for each in (owner, member, other)]
+            self.assertEqual(asked[1:], expected[1:])
+            self.assertTrue(asked[0] == expected[0] or found.st_uid == 0)
 
 
 class ListeningTests(SynchronousTestCase):

@@ -104,3 +104,26 @@ class BlockingTests(TestCase):
             output_of("sleep", "61", package="coreutils")
         self.assertEqual(str(caught.exception), "sleep 61 has not ended within 0 s, and was killed")
         self.assertNotIn("sleep", _children())
+
+    def test_what_it_writes_is_returned(self) -> None:
+        """It reads what it is given."""
+        self.assertEqual(output_of("cat", package="coreutils", stdin="text"), "text")
+
+    def test_a_program_that_fails(self) -> None:
+        """The first line that it says about it is told."""
+        error = self.assertRaises(ProgramFailed, output_of, "cat", "/nonexistent", package="coreutils")
+        self.assertRegex(str(error), "^cat /nonexistent ended with 1: .*cat: /nonexistent: No such file or directory$")
+        error = self.assertRaises(ProgramFailed, output_of, "false", package="coreutils")
+        self.assertEqual(str(error), "false ended with 1: nothing said")
+
+    def test_a_program_that_is_missing(self) -> None:
+        """With the package that has it; or it is there and cannot be run."""
+        error = self.assertRaises(ProgramFailed, output_of, "torknock-no-such", package="some-package")
+        self.assertEqual(str(error), "the command torknock-no-such is missing; apt-get install some-package")
+        place = Path(self.mktemp()).absolute()
+        place.mkdir()
+        (place / "program").write_bytes(b"\x7fELF and nothing else")
+        (place / "program").chmod(0o755)
+        self.patch(blocking_program, "PROGRAMS", str(place))
+        error = self.assertRaises(ProgramFailed, output_of, "program", package="some-package")
+        self.assertEqual(str(error), "program cannot be run: Exec format error")

@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from tests.support.measured import measured
 from tests.unit.service.test_conversation import Echo
 from torknock.service.conversation import PeerConnection
 from torknock.service.factory import PER_USER, PeerFactory
@@ -298,8 +299,8 @@ class ListenerTests(SynchronousTestCase):
                 done = subprocess.run(
                     ["bash", "-c", f'exec 3<&{passed.fileno()}; LISTEN_PID=$$ LISTEN_FDS={how_many} exec "$@"', "bash",
                      sys.executable, "-c", program],
-                    pass_fds=[passed.fileno()], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-                    check=False,
+                    pass_fds=[passed.fileno()], env={"PYTHONPATH": str(ROOT), **measured()}, capture_output=True,
+                    text=True, check=False,
                 )  # fmt: skip
             if expected:
                 self.assertEqual((done.stdout, done.stderr), (f"{address} False False\n", ""))
