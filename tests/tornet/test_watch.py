@@ -11,12 +11,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 
 from tests.support.keeper import QuietKeeper
 from tests.support.netns import Lab
@@ -26,7 +24,7 @@ from torknock.bridge.counts import Counts, Identity, Monitor
 from torknock.bridge.publish import Publication
 from torknock.operate.doctor.tor import or_port, takes_clients
 from torknock.tor.inspect import ask_tor
-from torknock.tor.watch import TorSeen, TorUnseen, Watch, without_addresses
+from torknock.tor.watch import TorSeen, TorUnseen, Watch
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 
@@ -206,26 +204,3 @@ class NoTorTests(TestCase):
             assert isinstance(unseen, TorUnseen)
             self.assertTrue(unseen.reason.isprintable() and unseen.reason, control)
             self.assertNotIn("127.0.0.1:1 ", unseen.reason)
-
-
-class AddressTests(SynchronousTestCase):
-    """What tor says may hold a client's address."""
-
-    @given(st.text(" :[]x"), st.ip_addresses().map(str), st.text(" ]x"))
-    def test_no_address_is_left(self, before: str, address: str, after: str) -> None:
-        """Of either family, whatever stands around it."""
-        for written in (address, f"[{address}]:443"):
-            self.assertNotIn(address, without_addresses(f"{before} {written} {after}").split())
-        self.assertNotIn(address, without_addresses(f"from {address}:9001 to"))
-        self.assertNotIn(address, without_addresses(f"x{address}, to"))
-
-    def test_words_are_left(self) -> None:
-        """Versions and file names are no addresses."""
-        said = 'Managed proxy "/usr/bin/torknock": version 0.4.9 (exit 2)'
-        self.assertEqual(without_addresses(said), said)
-
-    @given(st.text())
-    def test_one_line_of_bounded_length(self, message: str) -> None:
-        """Whatever tor says."""
-        line = without_addresses(message * 50)
-        self.assertTrue(line.isprintable() and len(line) <= 300)

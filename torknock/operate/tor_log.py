@@ -62,7 +62,10 @@ def from_journal(entries: str) -> str:
     for entry in entries.splitlines():
         if not entry.startswith("{"):  # a word of journalctl's own
             continue
-        fields = json.loads(entry)
+        try:
+            fields = json.loads(entry)
+        except (ValueError, RecursionError):  # an entry that was cut off
+            continue
         message, priority = fields.get("MESSAGE"), fields.get("PRIORITY")  # a list of them if there are several
         if isinstance(message, str) and isinstance(priority, str) and priority in _SEVERITIES:
             lines.append(f"[{_SEVERITIES[priority]}] {message}")

@@ -54,5 +54,5 @@ def why_failed(complaints: Iterable[str]) -> str | None:
 
 
 def _joined(reasons: Iterable[str]) -> str:
-    told = [re.sub(r"\bkey=\S+", "key=...", reason).rstrip(". ") for reason in reasons]
+    told = [re.sub(r"key=\S+", "key=...", reason).rstrip(". ") for reason in reasons]
     return "; ".join(list(dict.fromkeys(told))[-_SHOWN:])

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -59,6 +61,12 @@ class ChoiceTests(SynchronousTestCase):
             re.sub(r"\s", "", kind),
             "<ctype'void(*)(SSL_CTX*,int(*)(SSL*,unsignedchar**,unsignedchar*,unsignedchar*,unsignedint,void*),void*)'>",
         )
+
+    @given(st.binary(max_size=60), st.lists(st.binary(min_size=1, max_size=9)))
+    def test_any_octets(self, octets: bytes, names: list[bytes]) -> None:
+        """Each protocol of a list is found, whatever stands behind it."""
+        listed = b"".join(bytes([len(name)]) + name for name in names)
+        self.assertEqual(_names(listed + octets)[: len(names)], names)
 
     def test_names(self) -> None:
         """Whole lists, empty ones, and what OpenSSL would not have let pass."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -77,6 +78,30 @@ class StateTests(SynchronousTestCase):
         """It is no generation."""
         for answer in (acknowledged(), message(state.NEWGEN, b""), b"", message(state.NEWOBJ, bytes(40))):
             self.assertRaises(OSError, state.ruleset_generation, self.asking([answer]))
+
+    @given(
+        st.lists(
+            st.binary(max_size=80)
+            | st.builds(
+                lambda kind, body: message(kind, body),
+                st.sampled_from([state.NEWGEN, state.NEWOBJ, state.NEWSETELEM, 3]),
+                st.lists(st.tuples(st.integers(0, 4), st.binary(max_size=20))).map(
+                    lambda all_: b"".join(attribute(*each) for each in all_)
+                ),
+            ),
+            max_size=4,
+        )
+    )
+    def test_any_answer(self, answers: list[bytes]) -> None:
+        """It tells something, or is an `OSError`."""
+        for ask in (
+            lambda: state.ruleset_generation(self.asking(answers)),
+            lambda: state.counted_packets("table", "refused", self.asking(answers)),
+            lambda: state.set_elements("table", "tokens", self.asking(answers)),
+        ):
+            self.kernel.waiting.clear()
+            with contextlib.suppress(OSError):
+                ask()
 
     def test_a_counter(self) -> None:
         """The packets of the one that was asked for."""

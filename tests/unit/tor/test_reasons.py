@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.tor.reasons import why_failed, why_refused
@@ -18,6 +20,29 @@ PROXY = 'Managed proxy "/usr/local/bin/torknock"'
 def warned(*texts: str) -> str:
     """Lines of a log."""
     return "".join(f"Nov 25 14:22:17.938 [warn] {text}\n" for text in texts)
+
+
+levels = st.sampled_from(["[warn] ", "[err] ", "[notice] ", "[", ""])
+words = st.sampled_from(["torknock", "Managed proxy", "key=", "key=AAAA", ". ", "; ", "died in state "]) | st.text(
+    max_size=9
+)
+logs = st.lists(st.tuples(levels, st.lists(words, max_size=6).map("".join)).map("".join), max_size=8)
+
+
+class AnyLogTests(SynchronousTestCase):
+    """Whatever tor, or a transport through it, has logged."""
+
+    @given(logs)
+    def test_there_is_a_reason_without_secrets(self, lines: list[str]) -> None:
+        """Of a refusal always, of a failure if a transport is mentioned; one line where each message is one."""
+        refused = why_refused("\n".join(lines))
+        self.assertTrue(refused)
+        self.assertNotIn("key=A", refused)
+        self.assertEqual(len(refused.splitlines()), 1)
+        failed = why_failed(lines)
+        self.assertNotIn("key=A", failed or "")
+        if not any(word in line.lower() for line in lines for word in ("torknock", "managed proxy")):
+            self.assertIsNone(failed)
 
 
 class RefusalTests(SynchronousTestCase):

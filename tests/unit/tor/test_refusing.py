@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.tor.refusing import refusing
@@ -11,6 +13,12 @@ END = "2026-12-01 00:00:00"
 
 class RefusingTests(SynchronousTestCase):
     """`refusing`."""
+
+    @given(st.text(), st.text(), st.text())
+    def test_any_answers(self, hibernating: str, interval_end: str, disabled: str) -> None:
+        """What is not a state of tor's is no reason."""
+        told = refusing(hibernating, interval_end, disabled)
+        self.assertEqual(bool(told), disabled == "1" or hibernating in ("soft", "hard", "exiting"))
 
     def test_one_that_takes_clients(self) -> None:
         """Awake, or without accounting."""

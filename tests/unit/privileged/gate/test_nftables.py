@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,7 +20,7 @@ from tests.support.memory_gate import TwinGuarded
 from tests.support.memory_kernel import MemoryKernel, MemoryTable
 from torknock.bridge.stepped_gate import SteppedGate
 from torknock.interfaces import DoorTaken, GateFailed
-from torknock.privileged.gate import ruleset
+from torknock.privileged.gate import claimed, ruleset
 from torknock.privileged.gate.loaded import loaded_tables
 from torknock.privileged.gate.nftables import DoorTable
 from torknock.privileged.gate.ruleset import HiddenPorts
@@ -222,6 +224,15 @@ class ChangeTests(TableCase):
         kept.write_bytes(bytes(8) + kept.read_bytes()[8:] + b"torn")  # a time of 0.0, and half of another record
         self.opened(DOOR, 7)
         self.assertTrue(self.kernel.syn(DOOR.table, 7))
+
+    @given(st.binary(max_size=100))
+    def test_any_octets_may_be_in_the_file(self, octets: bytes) -> None:
+        """Half a record is none, and no record lasts longer than a token can be valid."""
+        path = self.claims / "file"
+        path.write_bytes(octets)
+        found = claimed._read(path, 1000.0)
+        self.assertLessEqual(len(found), len(octets) // 12)
+        self.assertTrue(all(1000 < until <= 1900 for until in found.values()))
 
     def test_what_was_answered_cannot_be_read(self) -> None:
         """The gate does not open: what is admitted could open twice."""
