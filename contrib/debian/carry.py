@@ -1,4 +1,4 @@
-"""Unpacks the Python packages that the Debian package carries: `python carry.py SOURCE TARGET`, by contrib/debian/build.
+"""Unpacks the Python packages that the Debian package carries: `python contrib/debian/carry.py SOURCE TARGET`.
 
 `TARGET/common` gets torknock and what has no compiled parts, `TARGET/MACHINE` the rest for one processor. Compiled
 parts for several versions of Python lie side by side, since the names of their files have the version in them.
@@ -39,12 +39,12 @@ def main() -> None:
     for machine in MACHINES:
         for python in PYTHONS:
             fitting = [
-                f"{requirement.name}{requirement.specifier} {hashes}"
+                _line(requirement, hashes)
                 for requirement, hashes in pinned
                 if requirement.name not in (FROM_DEBIAN, FROM_SOURCE) and _fits(requirement, machine, python)
             ]
             _fetch(fitting, machine, python, wheels)
-    _build([f"{each.name}{each.specifier} {hashes}" for each, hashes in pinned if each.name == FROM_SOURCE], source, wheels)
+    _build([_line(*each) for each in pinned if each[0].name == FROM_SOURCE], source, wheels)
     for wheel in sorted(wheels.glob("*.whl")):
         platform = wheel.stem.rsplit("-", 1)[1]
         machine = next((each for each in MACHINES if platform.endswith(each)), "common")
@@ -63,6 +63,10 @@ def _pinned(text: str) -> Iterator[tuple[Requirement, str]]:
         if line.strip() and not line.lstrip().startswith("#"):
             requirement, _, hashes = line.partition("--hash")
             yield Requirement(requirement), f"--hash{hashes}"
+
+
+def _line(requirement: Requirement, hashes: str) -> str:
+    return f"{requirement.name}{requirement.specifier} {hashes}"
 
 
 def _fits(requirement: Requirement, machine: str, python: str) -> bool:

@@ -6,6 +6,6 @@ import sys
 
 sys.path[:0] = ["/usr/lib/torknock/common", f"/usr/lib/torknock/{platform.machine()}"]
 
-from torknock.cli import main
+from torknock.cli import main  # noqa: E402  from there
 
 main()

@@ -13,9 +13,9 @@ from click_man.man import ManPage
 
 from torknock.cli import torknock
 
-MAN = Path(__file__).parent
-PROJECT = MAN.parents[1] / "pyproject.toml"
-COMPLETION = MAN.parent / "completion"
+MAN = Path(__file__).parent / "man1"
+PROJECT = MAN.parents[2] / "pyproject.toml"
+COMPLETION = MAN.parents[1] / "completion"
 SHELLS = {"bash": "torknock.bash", "zsh": "_torknock", "fish": "torknock.fish"}
 
 
