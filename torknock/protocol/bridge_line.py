@@ -5,35 +5,30 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-from torknock.errors import TorknockError
+from torknock.protocol import line_values
 from torknock.protocol.token import RATCHETED, first_epoch, forward, ratchet, tokens
 from torknock.protocol.word import Word
-
-_W = TypeVar("_W", bound=Word)
 
 DEFAULT_N = 8
 """Tokens per epoch of a line that does not say (protocol.md §2.1)."""
 
-_MOST_N = 1024
 _MOST_ARGUMENTS = 510
 """Octets of arguments that tor passes over SOCKS5 (protocol.md §4)."""
 
-_KNOWN = ("key", "epoch", "pin", "n", "sni", "scheme", "channel", "shape", "integrity")
+_KNOWN = ("key", "epoch", "pin", "n", "sni", "scheme", "channel", "shape", "integrity", "path")
 _KEY = 64
 """Octets of `key=` where an `epoch=` stands beside it: a link and a day's key."""
-_NUMBER = re.compile(r"[1-9][0-9]{0,4}")
 _EPOCH = re.compile(r"0|[1-9][0-9]{0,11}")
+_PATH = re.compile(r"[A-Za-z0-9_-]{22}")
 _KNOCK_KEY = re.compile(r"[A-Za-z0-9_-]{2,86}")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{40}")
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+))(?::(?P<port>[1-9][0-9]{0,4}))?")
-_HOST = re.compile(r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)(?![0-9]+\Z)[a-z0-9-]{1,63}(?<!-)")
-"""A host name in lower case (RFC 1123 §2.1); its last label is no number, so that it is never an address."""
 
 
 class Scheme(Word):
@@ -51,14 +46,15 @@ class Channel(Word):
     TLS = "tls"
     RAW = "raw"
     """Nothing but TCP."""
+    WEB = "web"
+    """A WebSocket of the operator's own web server."""
 
 
 USUAL = {Scheme.TOKEN: Channel.TLS, Scheme.KNOCK: Channel.RAW}
 """The channel of a line that names none."""
 
 
-class LineError(TorknockError):
-    """A bridge line, or an argument of one, that is not as protocol.md §4 has it. It never quotes a value."""
+LineError = line_values.LineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,8 @@ class Line:
     """Of scheme `token`: 32 bytes, `key=` alone, or 72, `key=` and `epoch=`; see `torknock.protocol.token`.
     Of scheme `knock`: 1..64 bytes."""
     pin: bytes | None
-    """32 bytes, SHA-256 of the bridge's SubjectPublicKeyInfo; None where a public certificate for `sni` replaces it."""
+    """32 bytes, SHA-256 of the SubjectPublicKeyInfo of the bridge, with channel `web` of its site; None where a public
+    certificate for `sni` replaces it."""
     n: int = DEFAULT_N
     """Tokens per epoch, 1..1024."""
     sni: str | None = None
@@ -80,6 +77,8 @@ class Line:
     """Scheme `knock` only: octets of payload that the integrity code covers; 0 is authentication only."""
     shape: bool = False
     """Channel `tls` only: whether the stream is shaped (protocol.md §3.5)."""
+    path: str = ""
+    """Channel `web` only: the path of the site that leads to the bridge, without its slash."""
 
     @property
     def bridge_name(self) -> bytes:
@@ -125,36 +124,51 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
     for name, value in pairs:
         if name not in _KNOWN:
             known = ", ".join(_KNOWN)
-            raise LineError(f"the bridge line has an argument {_printable(name)} that is none of {known}")
+            raise LineError(f"the bridge line has an argument {line_values.printable(name)} that is none of {known}")
         if name in given:
             raise LineError(f"the bridge line has the argument {name} twice", "leave one")
         given[name] = value
     if "key" not in given:
         raise LineError("the bridge line lacks the argument key", "copy the whole line")
-    scheme = _one_of(given, "scheme", Scheme)
+    scheme = line_values.one_of(given, "scheme", Scheme)
     if scheme is Scheme.KNOCK:
         return _knock_line(given)
     if "integrity" in given:
         raise LineError("the argument integrity belongs to scheme=knock alone", "leave it out")
     if "pin" not in given and "sni" not in given:
         raise LineError("the bridge line lacks the argument pin", "copy the whole line")
-    channel = _one_of(given, "channel", Channel)
+    channel = line_values.one_of(given, "channel", Channel)
     if "shape" in given and (given["shape"] != "1" or channel is not Channel.TLS):
         raise LineError("the argument shape is 1, and belongs to channel=tls alone", "leave it out")
     return Line(
         secret=_secret(given),
-        pin=_octets(given, "pin") if "pin" in given else None,
-        n=_n(given["n"]) if "n" in given else DEFAULT_N,
-        sni=_host(given["sni"]) if "sni" in given else None,
+        pin=line_values.octets_of(given, "pin") if "pin" in given else None,
+        n=line_values.number_of(given["n"]) if "n" in given else DEFAULT_N,
+        sni=line_values.host_of(given["sni"]) if "sni" in given else None,
         scheme=scheme,
         channel=channel,
         shape="shape" in given,
+        path=_path(given, channel),
     )
+
+
+def _path(given: dict[str, str], channel: Channel) -> str:
+    """The path of a line of channel `web`, which needs a name too; "" of any other."""
+    if channel is not Channel.WEB:
+        if "path" in given:
+            raise LineError("the argument path belongs to channel=web alone", "leave it out")
+        return ""
+    for name in ("path", "sni"):
+        if name not in given:
+            raise LineError(f"the bridge line lacks the argument {name}", "copy the whole line")
+    if not _PATH.fullmatch(given["path"]):
+        raise LineError("the argument path is not 22 characters of base64url", "copy the whole line")
+    return given["path"]
 
 
 def _knock_line(given: dict[str, str]) -> Line:
     """A line of scheme `knock`: its secret is of any length up to 64, and its channel is `raw` (knock.md)."""
-    for name in ("epoch", "pin", "n", "sni", "shape"):
+    for name in ("epoch", "pin", "n", "sni", "shape", "path"):
         if name in given:
             raise LineError(f"the argument {name} belongs to scheme=token alone", "leave it out")
     if given.get("channel", Channel.RAW) != Channel.RAW:
@@ -162,10 +176,10 @@ def _knock_line(given: dict[str, str]) -> Line:
     text = given["key"]
     whole = _KNOCK_KEY.fullmatch(text) is not None and len(text) % 4 != 1  # no octets are written so
     secret = urlsafe_b64decode(text + "=" * (-len(text) % 4)) if whole else b""
-    if not 1 <= len(secret) <= 64 or not hmac.compare_digest(_base64(secret), text):
+    if not 1 <= len(secret) <= 64 or not hmac.compare_digest(line_values.base64_of(secret), text):
         raise LineError("the argument key is not base64url of 1 to 64 octets", "copy the whole line")
     integrity = given.get("integrity", "")
-    if "integrity" in given and not (_NUMBER.fullmatch(integrity) and int(integrity) <= 65535):
+    if "integrity" in given and not (line_values.NUMBER.fullmatch(integrity) and int(integrity) <= 65535):
         raise LineError("the argument integrity is not a number from 1 to 65535")
     return Line(secret, None, scheme=Scheme.KNOCK, channel=Channel.RAW, integrity=int(integrity or 0))
 
@@ -173,15 +187,16 @@ def _knock_line(given: dict[str, str]) -> Line:
 def arguments(line: Line) -> tuple[tuple[str, str], ...]:
     """The arguments of *line*, in the order of protocol.md §4; what has its default is left out."""
     written = (
-        ("key", _base64(line.secret[:_KEY])),
+        ("key", line_values.base64_of(line.secret[:_KEY])),
         ("epoch", str(line.first_epoch) if line.ratchets else ""),
-        ("pin", _base64(line.pin) if line.pin is not None else ""),
+        ("pin", line_values.base64_of(line.pin) if line.pin is not None else ""),
         ("n", str(line.n) if line.n != DEFAULT_N else ""),
         ("sni", line.sni or ""),
         ("scheme", line.scheme if line.scheme is not Scheme.TOKEN else ""),
         ("channel", line.channel if line.channel is not USUAL[line.scheme] else ""),
         ("shape", "1" if line.shape else ""),
         ("integrity", str(line.integrity) if line.integrity else ""),
+        ("path", line.path),
     )
     return tuple((name, value) for name, value in written if value)
 
@@ -250,47 +265,8 @@ def _pair(word: str) -> tuple[str, str]:
 
 def _secret(given: dict[str, str]) -> bytes:
     if "epoch" not in given:
-        return _octets(given, "key")
+        return line_values.octets_of(given, "key")
     if not _EPOCH.fullmatch(given["epoch"]):
         raise LineError("the argument epoch is not a number", "copy the whole line")
-    key = _octets(given, "key", _KEY)
+    key = line_values.octets_of(given, "key", _KEY)
     return ratchet(key[:32], key[32:], int(given["epoch"]))
-
-
-def _octets(given: dict[str, str], name: str, count: int = 32) -> bytes:
-    text = given[name]
-    length = -(-count * 8 // 6)
-    if re.fullmatch(f"[A-Za-z0-9_-]{{{length}}}", text):
-        octets = urlsafe_b64decode(text + "=" * (-length % 4))
-        if hmac.compare_digest(_base64(octets), text):  # the last character's spare bits are 0
-            return octets
-    form = f"{length} characters of base64url ({count} octets)"
-    raise LineError(f"the argument {name} is not {form}", "copy the whole line")
-
-
-def _base64(octets: bytes) -> str:
-    return urlsafe_b64encode(octets).decode("ascii").rstrip("=")
-
-
-def _n(text: str) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) > _MOST_N:
-        raise LineError(f"the argument n is not a number from 1 to {_MOST_N}")
-    return int(text)
-
-
-def _host(text: str) -> str:
-    if not _HOST.fullmatch(text):
-        raise LineError("the argument sni is not a host name in lower case")
-    return text
-
-
-def _one_of(given: dict[str, str], name: str, kind: type[_W]) -> _W:
-    """What *given* has for *name*, else the first of *kind*."""
-    if (found := kind.read(given[name]) if name in given else next(iter(kind))) is None:
-        raise LineError(f"the argument {name} is not {kind.listed()}")
-    return found
-
-
-def _printable(name: str) -> str:
-    """*name* for a message, unless it could be a secret that lost its `=`, or break the line."""
-    return name if re.fullmatch(r"[a-z][a-z0-9_-]{0,15}", name) else "(not shown)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from dataclasses import replace
 from hashlib import sha256
 
 from hypothesis import given
@@ -44,6 +45,13 @@ LINES = st.builds(
     channel=st.sampled_from(["tls", "raw"]),
 ) | st.builds(
     Line, secret=st.binary(min_size=32, max_size=32), pin=st.binary(min_size=32, max_size=32), shape=st.booleans()
+) | st.builds(
+    Line,
+    secret=st.binary(min_size=32, max_size=32),
+    pin=st.none() | st.binary(min_size=32, max_size=32),
+    sni=HOSTS,
+    channel=st.just(Channel.WEB),
+    path=st.from_regex(r"[A-Za-z0-9_-]{22}", fullmatch=True),
 )
 BRIDGE_LINES = st.builds(
     BridgeLine,
@@ -53,7 +61,10 @@ BRIDGE_LINES = st.builds(
     line=LINES,
 )
 WORDS = st.sampled_from(
-    [*WRITTEN.split(), "n=8", "n=0", "sni=a.example", "scheme=knock", "channel=raw", "=", "key=", "é"]
+    [
+        *WRITTEN.split(),
+        *("n=8", "n=0", "sni=a.example", "scheme=knock", "channel=raw", "channel=web", "path=abc", "=", "key=", "é"),
+    ]
 )
 
 
@@ -146,13 +157,35 @@ class ArgumentTests(SynchronousTestCase):
                 self.assertEqual(parse_arguments(arguments(line)), line)
                 self.assertEqual(parse_arguments([*arguments(line), ("channel", "raw")]), line)
 
+    def test_a_web_line(self) -> None:
+        """It has a name and a path, and a pin or none; a usual one is far from tor's limit."""
+        path = "AbCdEfGhIjKlMnOpQrSt_-"
+        pairs = (("key", KEY), ("sni", "site.example"), ("channel", "web"), ("path", path))
+        line = Line(SECRET, None, sni="site.example", channel=Channel.WEB, path=path)
+        self.assertEqual((parse_arguments(pairs), arguments(line)), (line, pairs))
+        self.assertEqual(parse_arguments([*pairs, ("pin", PIN_TEXT)]).bridge_name, PIN)
+        ratcheted = replace(line, secret=ratchet(b"l" * 32, b"d" * 32, 5_900_000))
+        address, port = parse_address("192.0.2.7:443")
+        self.assertLess(len(write_bridge_line(BridgeLine(address, port, FINGERPRINT, ratcheted))), 260)
+
+    def test_each_fault_of_a_web_line_names_its_argument(self) -> None:
+        """What is missing, malformed, or belongs to it alone."""
+        web = {"channel": "web", "sni": "site.example", "path": "a" * 22}
+        for faulty, pairs in [
+            ("path", {"path": "a" * 22}), ("path;", {"channel": "web", "sni": "site.example"}),
+            ("sni;", {"channel": "web", "path": "a" * 22}), ("path", web | {"path": "a" * 21}),
+            ("path", web | {"path": "a" * 23}), ("path", web | {"path": "a" * 21 + "/"}),
+            ("path", web | {"path": "a" * 22 + "\n"}), ("path", web | {"path": ""}),
+        ]:  # fmt: skip
+            self.assertIn(f" {faulty}", self.refused(**pairs), pairs)
+
     def test_each_fault_of_a_knock_line_names_its_argument(self) -> None:
         """What belongs to the other scheme, and what is no number."""
         for faulty, pairs in [
             ("key", {"key": ""}), ("key", {"key": "A"}), ("key", {"key": "A" * 87}), ("key", {"key": "AB"}),
             ("key", {"key": "A+"}), ("key", {"key": "A" * 5}), ("key", {"key": "A" * 85}),
             ("pin", {"pin": PIN_TEXT}), ("n", {"n": "8"}), ("sni", {"sni": "a.example"}),
-            ("channel", {"channel": "tls"}), ("shape", {"shape": "1"}),
+            ("channel", {"channel": "tls"}), ("shape", {"shape": "1"}), ("path", {"path": "a" * 22}),
             *(("integrity", {"integrity": text}) for text in ("", "0", "65536", "-1", "08", "8.0")),
         ]:  # fmt: skip
             given = {"key": "c2VjcmV0", "scheme": "knock"} | pairs

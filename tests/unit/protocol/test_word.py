@@ -28,13 +28,13 @@ class WordTests(SynchronousTestCase):
         """What was written once is read for ever."""
         self.assertEqual([*Posture], ["closed", "filtered", "decoy"])
         self.assertEqual([*Scheme], ["token", "knock"])
-        self.assertEqual([*Channel], ["tls", "raw"])
+        self.assertEqual([*Channel], ["tls", "raw", "web"])
         self.assertEqual(USUAL, {"token": "tls", "knock": "raw"})
 
     def test_a_list_reads_as_a_clause(self) -> None:
         """Of two words or three."""
         self.assertEqual(Posture.listed(), "closed, filtered or decoy")
-        self.assertEqual(Channel.listed(), "tls or raw")
+        self.assertEqual(Channel.listed(), "tls, raw or web")
 
 
 class ListTests(SynchronousTestCase):
