@@ -18,16 +18,15 @@ from threading import Timer
 from torknock.errors import TorknockError
 from torknock.kernel.files import as_owner
 from torknock.kernel.lock import alone_in
+from torknock.keyring.migration import PRINTED_WITH, VERSION, migrate
 
 FILE = "keyring.sqlite"
 
-_VERSION = 5
 PATIENCE = 10.0
 """Seconds for which a command waits while another program holds the file."""
 
 _MOMENT = 1.0
 """Seconds after which a command says that it waits."""
-
 _SCHEMA = """
     PRAGMA journal_mode = DELETE;
     CREATE TABLE bridge (private_key BLOB NOT NULL) STRICT;
@@ -46,30 +45,18 @@ _SCHEMA = """
         last_used INTEGER,
         connections INTEGER NOT NULL DEFAULT 0,
         cut INTEGER NOT NULL DEFAULT 0,
-        shape INTEGER NOT NULL DEFAULT 0
+        shape INTEGER NOT NULL DEFAULT 0,
+        pin BLOB, -- of the site; lines of other channels than web have the bridge's own
+        path TEXT NOT NULL DEFAULT ''
     ) STRICT;
     CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
-_PRINTED_WITH = """
-    CREATE TABLE printed_with (line TEXT NOT NULL, address TEXT NOT NULL, PRIMARY KEY (line, address)) STRICT;
-"""
-"""The bridge's addresses, IP literals, that the line of this name was printed with; the first has the lowest rowid."""
-
 _PRIVATE = """
     PRAGMA secure_delete = ON;
     PRAGMA temp_store = MEMORY;
     PRAGMA synchronous = FULL;
 """
 """Set for each connection: what is erased is overwritten, and nothing is written beside the file but its journal."""
-
-_FROM_VERSION_1 = """
-    ALTER TABLE line ADD COLUMN note TEXT NOT NULL DEFAULT '';
-    ALTER TABLE line ADD COLUMN last_used INTEGER;
-    ALTER TABLE line ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE line ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
-"""
-_FROM_VERSION_4 = "ALTER TABLE line ADD COLUMN shape INTEGER NOT NULL DEFAULT 0"
-
 
 _FROM_BACKUP = "restore it from a backup, or name another with --keyring"
 _MAKE_ROOM = "make room on its file system; nothing was changed"
@@ -161,9 +148,9 @@ def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:
             remnant.unlink()
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(draft, isolation_level=None)) as database:
-            database.executescript(_PRIVATE + _SCHEMA + _PRINTED_WITH)
+            database.executescript(_PRIVATE + _SCHEMA + PRINTED_WITH)
             database.execute("INSERT INTO bridge VALUES (?)", (new_key(),))
-            database.execute(f"PRAGMA user_version = {_VERSION}")
+            database.execute(f"PRAGMA user_version = {VERSION}")
         draft.rename(path)
         os.fsync(directory)
 
@@ -192,13 +179,13 @@ def _connect(path: Path, patience: float) -> sqlite3.Connection:
     try:
         database.executescript(_PRIVATE)
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
+        if version > VERSION:
             raise KeyringUnreadable(
                 path.parent, f"{path.name} was written by a newer torknock (version {version})", "update this torknock"
             )
-        if 1 <= version < _VERSION:
-            _migrate(database)
-        elif version != _VERSION:
+        if 1 <= version < VERSION:
+            migrate(database)
+        elif version != VERSION:
             raise KeyringUnreadable(path.parent, f"{path.name} is no keyring of torknock")
     except BaseException:
         database.close()
@@ -211,51 +198,6 @@ def _refuse_other_kinds(path: Path) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise KeyringUnreadable(path.parent, f"{path.name} is no regular file", f"remove {path}")
-
-
-def _migrate(database: sqlite3.Connection) -> None:
-    """Bring a database of an earlier version to this one's, unless another process has done so by now.
-
-    Version 3 has the tables of version 2. Both and version 1 left what they erased in free pages, which VACUUM removes.
-    """
-    database.execute("VACUUM")
-    with writing(database):
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        for statement in _FROM_VERSION_1.strip().splitlines() if version == 1 else ():
-            database.execute(statement)
-        if version < 4:
-            database.execute(_PRINTED_WITH)
-            _fill_printed_with(database)
-        if version < _VERSION:
-            database.execute(_FROM_VERSION_4)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-def _fill_printed_with(database: sqlite3.Connection) -> None:
-    """Move the addresses from the settings `known_at NAME` to their table.
-
-    A line without that setting is of version 0.1.0, which knew the addresses of all lines together, in `known_at`: it
-    may have been printed with any of them. That setting stays, for a bridge of 0.1.0 that still runs.
-    """
-    rows = database.execute(
-        "SELECT name, coalesce((SELECT value FROM setting WHERE key = 'known_at ' || name),"
-        " (SELECT value FROM setting WHERE key = 'known_at'), '') FROM line"
-    ).fetchall()
-    printed = [(name, address) for name, addresses in rows for address in addresses.split()]
-    database.executemany("INSERT OR IGNORE INTO printed_with VALUES (?, ?)", printed)
-    database.execute("DELETE FROM setting WHERE substr(key, 1, 9) = 'known_at '")
-
-
-@contextmanager
-def writing(database: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that has the file to itself from its start; all of it happens or nothing."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
 
 
 @contextmanager

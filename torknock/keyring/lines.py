@@ -10,11 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals, writing
+from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals
 from torknock.keyring.issued import Issued, News
 from torknock.keyring.key import key_in, new_key, pin_of
 from torknock.keyring.line_errors import LineErased, LineExists, LineRevoked, LineUnknown, check_name, check_note
-from torknock.keyring.rows import COLUMNS, DAY, issued_of
+from torknock.keyring.migration import writing
+from torknock.keyring.rows import COLUMNS, DAY, INSERT, issued_of, pin_in
+from torknock.keyring.site import site_path
 from torknock.protocol.bridge_line import DEFAULT_N, USUAL, Channel, Line, Scheme, arguments, parse_arguments
 from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 
@@ -101,28 +103,24 @@ class Keyring:
         shape: bool = False,
         secret: bytes | None = None,
         note: str = "",
+        site_pin: bytes | None = None,
     ) -> Issued:
         """Issue a line. Its *channel* is that of its *scheme* unless named, its *secret* a new one unless given.
 
-        Raises `BadName`, `BadNote`, `LineExists`, and `LineError` for the rest.
+        With channel `web` its pin is *site_pin*. Raises `BadName`, `BadNote`, `LineExists`, else `LineError`.
         """
         check_name(name)
         check_note(note)
-        pin = self.pin if scheme is Scheme.TOKEN else None
+        channel = channel or USUAL[scheme]
+        pin, path = pin_in(scheme, channel, self.pin, site_pin), site_path(self) if channel is Channel.WEB else ""
         secret = secret or _new_secret(scheme, now)
-        line = Line(secret, pin, n, sni, scheme, channel or USUAL[scheme], integrity, shape)
-        line = parse_arguments(arguments(line))
+        line = parse_arguments(arguments(Line(secret, pin, n, sni, scheme, channel, integrity, shape, path)))
         row = (
             name, line.secret, line.n, line.sni, line.scheme, line.channel, line.integrity, int(now), expires, note,
-            line.shape,
+            line.shape, pin if channel is Channel.WEB else None, path,
         )  # fmt: skip
         with self._refusals(), writing(self._database):
-            done = self._database.execute(
-                "INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, NULL, 0, 0, ?)"
-                " ON CONFLICT (name) DO NOTHING",
-                row,
-            )
-            if done.rowcount == 0:
+            if self._database.execute(INSERT, row).rowcount == 0:
                 raise LineExists(name)
             self._database.execute(_RAISE_REVISION)
         return Issued(name, line, int(now), expires, None, note)
@@ -264,6 +262,12 @@ class Keyring:
             return
         with self._refusals(), writing(self._database):
             self._database.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, value))
+
+    def remember_first(self, key: str, value: str) -> str:
+        """What is remembered under *key*, which is *value* if nothing was."""
+        with self._refusals(), writing(self._database):
+            self._database.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, value))
+        return self.setting(key) or ""
 
     def _change(self, name: str, what: str, *values: object, which: str = "") -> None:
         check_name(name)

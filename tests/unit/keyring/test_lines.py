@@ -25,11 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-import torknock.keyring.file
+import torknock.keyring.migration
 from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadable
 from torknock.keyring.issued import Issued
 from torknock.keyring.line_errors import BadName, BadNote, LineErased, LineExists, LineRevoked, LineUnknown
 from torknock.keyring.lines import Keyring
+from torknock.keyring.site import site_path
 from torknock.protocol.bridge_line import Channel, Line, LineError, Scheme
 from torknock.protocol.token import epoch_at, tokens
 
@@ -363,6 +364,21 @@ class KeyringTests(KeyringCase):
         keyring.set_setting("address", "192.0.2.8:443")
         self.assertEqual(self.open().setting("address"), "192.0.2.8:443")
 
+    def test_a_web_line_has_the_pin_and_the_path_of_the_site(self) -> None:
+        """Each line keeps the pin that it was issued with, or none; all have one path, which is drawn once."""
+        with self.open() as keyring:
+            pinned, trusting = (
+                keyring.add(name, expires=None, now=NOW, sni="a.example", channel=Channel.WEB, site_pin=pin)
+                for name, pin in (("alice", b"p" * 32), ("bob", None))
+            )
+            self.assertEqual((pinned.line.pin, trusting.line.pin), (b"p" * 32, None))
+            self.assertEqual(pinned.line.path, trusting.line.path)
+            self.assertEqual(pinned.line.path, site_path(keyring))
+            self.assertRaises(LineError, keyring.add, "carol", expires=None, now=NOW, channel=Channel.WEB)
+        with self.open() as keyring:
+            self.assertEqual(keyring.lines(), [pinned, trusting])
+            self.assertEqual(keyring.add("dave", expires=None, now=NOW).line.pin, keyring.pin)
+
     def test_the_addresses_of_a_line_are_remembered(self) -> None:
         """Each once, for that line alone; and a bridge that runs hears of them."""
         keyring = self.open()
@@ -511,7 +527,8 @@ class FileTests(KeyringCase):
         for what in (
             "name = 'a b'", "name = char(27)", "secret = x'00'", "n = 0", "n = 1025", "sni = 'A b'", "scheme = 'none'",
             "channel = 'x'", "integrity = 7", "created = -1", f"expires = {1 << 60}", f"revoked = {1 << 60}",
-            f"last_used = {1 << 40}", "note = char(10)", "name = CAST(x'ff' AS TEXT)",
+            f"last_used = {1 << 40}", "note = char(10)",
+            "pin = x'00', channel = 'web', sni = 'a.example', path = 'x'", "path = 'x'", "name = CAST(x'ff' AS TEXT)",
         ):  # fmt: skip
             path.write_bytes(whole)
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
@@ -523,7 +540,7 @@ class FileTests(KeyringCase):
         """Who goes back to an older torknock is told."""
         self.open().close()
         database = sqlite3.connect(self.directory / "keyring.sqlite")
-        database.execute("PRAGMA user_version = 6")
+        database.execute("PRAGMA user_version = 7")
         database.close()
         self.assertIn("newer torknock", self.refused())
 
@@ -630,7 +647,7 @@ class MigrationTests(KeyringCase):
         keyring = self.open(create=False)
         self.check(keyring)
         self.check(self.open())
-        self.assertEqual(self.version(), 5)
+        self.assertEqual(self.version(), 6)
         self.assertEqual(keyring.changes(), 0)
         keyring.set_note("alice", "hers")
         keyring.count({"alice": 1}, now=NOW)
@@ -656,7 +673,7 @@ class MigrationTests(KeyringCase):
     def test_the_addresses_of_each_line(self) -> None:
         """Version 3 had them in a setting for each line; one without had none, whatever others had."""
         with contextlib.closing(sqlite3.connect(self.path)) as database, database:
-            for statement in torknock.keyring.file._FROM_VERSION_1.strip().splitlines():
+            for statement in torknock.keyring.migration._FROM_VERSION_1.strip().splitlines():
                 database.execute(statement)
             known = [("known_at", "192.0.2.7"), ("known_at alice", "192.0.2.8 192.0.2.9"), ("known_at bob", "")]
             database.executemany("INSERT INTO setting VALUES (?, ?)", known)
@@ -666,20 +683,36 @@ class MigrationTests(KeyringCase):
         self.assertEqual(keyring.get("bob").addresses, ())
         self.assertEqual(keyring.get("carol").addresses, ("192.0.2.7",))
         self.assertIsNone(keyring.setting("known_at alice"))
-        self.assertEqual(self.version(), 5)
+        self.assertEqual(self.version(), 6)
 
     def test_the_lines_of_version_4_are_not_shaped(self) -> None:
-        """A line that is issued from now on may be."""
+        """A line that is issued from now on may be, or may lead to a site."""
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as database:
-            for statement in torknock.keyring.file._FROM_VERSION_1.strip().splitlines():
+            for statement in torknock.keyring.migration._FROM_VERSION_1.strip().splitlines():
                 database.execute(statement)
-            database.execute(torknock.keyring.file._PRINTED_WITH)
+            database.execute(torknock.keyring.migration.PRINTED_WITH)
             database.execute("INSERT INTO printed_with VALUES ('alice', '192.0.2.8')")
             database.execute("PRAGMA user_version = 4")
         keyring = self.open(create=False)
         keyring.add("dave", expires=None, now=NOW, shape=True)
         self.assertEqual({each.name for each in keyring.lines() if each.line.shape}, {"dave"})
-        self.assertEqual((keyring.get("alice").addresses, self.version()), (("192.0.2.8",), 5))
+        self.assertEqual((keyring.get("alice").addresses, self.version()), (("192.0.2.8",), 6))
+        keyring.add("erin", expires=None, now=NOW, sni="a.example", channel=Channel.WEB)
+
+    def test_the_lines_of_version_5_have_no_path(self) -> None:
+        """They may be shaped, and stay so; a line that is issued from now on may lead to a site."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as database:
+            for statement in torknock.keyring.migration._FROM_VERSION_1.strip().splitlines():
+                database.execute(statement)
+            database.execute(torknock.keyring.migration.PRINTED_WITH)
+            database.execute(torknock.keyring.migration._FROM_VERSION_4)
+            database.execute("UPDATE line SET shape = 1 WHERE name = 'alice'")
+            database.execute("PRAGMA user_version = 5")
+        keyring = self.open(create=False)
+        self.assertEqual({each.name for each in keyring.lines() if each.line.shape}, {"alice"})
+        self.assertEqual({each.line.path for each in keyring.lines()}, {""})
+        keyring.add("erin", expires=None, now=NOW, sni="a.example", channel=Channel.WEB)
+        self.assertEqual(self.version(), 6)
 
     def test_an_earlier_versions_free_pages_are_emptied(self) -> None:
         """It left what it erased where it was."""
@@ -708,8 +741,8 @@ class MigrationTests(KeyringCase):
 
     def test_a_failure_leaves_what_was_there(self) -> None:
         """All of it happens or nothing."""
-        broken = torknock.keyring.file._FROM_VERSION_1
-        self.patch(torknock.keyring.file, "_FROM_VERSION_1", f"{broken}SELECT nothing;\n")
+        broken = torknock.keyring.migration._FROM_VERSION_1
+        self.patch(torknock.keyring.migration, "_FROM_VERSION_1", f"{broken}SELECT nothing;\n")
         before = self.dump()
         self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create=False)
         self.assertEqual((self.dump(), self.version()), (before, 1))
@@ -723,7 +756,7 @@ class MigrationTests(KeyringCase):
                 break
             self.assertEqual((process.returncode, self.version()), (-signal.SIGKILL, 1))
         self.assertGreater(statements, 6)
-        self.assertEqual(self.version(), 5)
+        self.assertEqual(self.version(), 6)
         self.check(self.open(create=False))
 
     def test_two_processes_at_once(self) -> None:
