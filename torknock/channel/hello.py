@@ -13,7 +13,7 @@ from torknock.channel.browser import Browser, NoBrowser
 from torknock.channel.openssl_tls import OpenSSLTLS
 from torknock.channel.side import TLS
 from torknock.channel.tls import ALPN, tls_1_3
-from torknock.protocol.bridge_line import Line
+from torknock.protocol.bridge_line import Channel, Line
 
 _log = Logger()
 
@@ -23,6 +23,15 @@ class Hello(Protocol):
 
     def begin(self, line: Line) -> TLS:
         """TLS for a connection to the bridge of *line*. Raises `OSError`."""
+
+
+def offered(line: Line) -> tuple[str, ...]:
+    """The protocols that a client of *line* offers (ALPN).
+
+    A browser offers `http/1.1` alone for a WebSocket. With h2 beside it a site may choose HTTP/2, in which channel
+    `web` does not exist.
+    """
+    return ALPN[-1:] if line.channel is Channel.WEB else ALPN
 
 
 class OpenSSLHello:
@@ -44,6 +53,7 @@ class OpenSSLHello:
         """See `Hello.begin`."""
         connection = OpenSSLTLS(self.trusting if line.pin is None else self.pinning)
         connection.set_connect_state()
+        connection.set_alpn_protos([each.encode("ascii") for each in offered(line)])
         if line.sni is not None:
             connection.set_tlsext_host_name(line.sni.encode("ascii"))
         return connection
@@ -62,7 +72,8 @@ class BrowserHello:
 
     def begin(self, line: Line) -> TLS:
         """See `Hello.begin`."""
-        return self._browser.connection(line.sni, trust=None if line.pin else self.trusting.get_cert_store())
+        trust = None if line.pin else self.trusting.get_cert_store()
+        return self._browser.connection(line.sni, offered(line), trust)
 
 
 def usual_hello(shuffle: Callable[[list[bytes]], None]) -> Hello:
@@ -76,6 +87,5 @@ def usual_hello(shuffle: Callable[[list[bytes]], None]) -> Hello:
 
 def _client_context(verify: int) -> SSL.Context:
     context = tls_1_3(SSL.TLS_CLIENT_METHOD)
-    context.set_alpn_protos(ALPN)
     context.set_verify(verify)
     return context

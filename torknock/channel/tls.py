@@ -9,7 +9,7 @@ from typing import Protocol
 
 from OpenSSL import SSL
 
-ALPN = [b"h2", b"http/1.1"]
+ALPN = ("h2", "http/1.1")
 """What the client offers; the bridge chooses the last."""
 
 

@@ -220,5 +220,5 @@ class _Server:
 def _server_context() -> SSL.Context:
     context = tls_1_3(SSL.TLS_SERVER_METHOD)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    choose_protocol(context, ALPN[-1])
+    choose_protocol(context, ALPN[-1].encode("ascii"))
     return context

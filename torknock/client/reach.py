@@ -11,6 +11,7 @@ from torknock.channel.hello import usual_hello
 from torknock.channel.interfaces import IClientChannel
 from torknock.channel.raw import Raw
 from torknock.channel.tls_client import ClientTLS
+from torknock.channel.web import ClientWeb
 from torknock.client.connection import BridgeEndpoint, Destination, named
 from torknock.client.deferred_dial import DialOnFirstBytes
 from torknock.client.knocker import Knocker
@@ -37,8 +38,10 @@ class Bridges:
         self._reactor = reactor
         self._knocker = knocker
         self._stealth_knocker = stealth_knocker
+        hello = usual_hello(chance.shuffle)
         self._channels: dict[Channel, IClientChannel] = {
-            Channel.TLS: ClientTLS(reactor, chance, usual_hello(chance.shuffle), site),
+            Channel.TLS: ClientTLS(reactor, chance, hello, site),
+            Channel.WEB: ClientWeb(reactor, chance, hello),
             Channel.RAW: Raw(),
         }
 

@@ -1,0 +1,129 @@
+"""Channel `web`, the client's end: a browser's request for a WebSocket, with a proof in a cookie (protocol.md §3a).
+
+Order of events: `begin`, `handshakeDone`, `received` until the head of the answer is whole. The upper protocol is
+connected when the bridge's own proof is right, and never before: what answers with anything else is a web server, which
+has seen a web request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IReactorTime
+from zope.interface import implementer
+
+from torknock.channel.hello import Hello
+from torknock.channel.interfaces import CannotOpen, ChannelFailed, IClientChannel
+from torknock.channel.peer_certificate import wrong_peer
+from torknock.channel.pump import TLSPump
+from torknock.channel.side import TLS
+from torknock.channel.tls import Chance
+from torknock.channel.tls_client import Dialled
+from torknock.protocol.bridge_line import Line
+from torknock.protocol.token import proof_key
+from torknock.protocol.upgrade import HeadReader, NotAnUpgrade, read_answer, write_request
+from torknock.protocol.web_proof import NONCE, Session, client_proof, server_proof
+
+ANSWER_WITHIN = 15.0
+"""Seconds that the client gives the bridge from the TCP handshake to the answer to its request."""
+
+_CHROME = 150
+"""The version of Chrome that the request is like."""
+
+
+@implementer(IClientChannel)
+class ClientWeb:
+    """The client's end of channel `web`."""
+
+    def __init__(self, clock: IReactorTime, chance: Chance, hello: Hello) -> None:
+        self._clock, self._chance, self._hello = clock, chance, hello
+
+    def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
+        """See `IClientChannel.open`. No request is written before the site's certificate has been verified.
+
+        Raises `CannotOpen`.
+        """
+        try:
+            tls = self._hello.begin(line)
+        except OSError as error:
+            raise CannotOpen(error.strerror or "no key log") from error
+        side = _Client(tls, Dialled(line, isn, host), self._chance.randbytes(NONCE), upper)
+        return side.pump, side.opened.addTimeout(ANSWER_WITHIN, self._clock, _too_late)
+
+
+class _Client:
+    """A connection to what should be the bridge's site."""
+
+    says_alerts = False
+
+    def __init__(self, tls: TLS, dialled: Dialled, nonce: bytes, upper: IProtocol) -> None:
+        self.pump = TLSPump(self)
+        self.opened: Deferred[None] = Deferred(lambda _: self.pump.abortConnection())
+        self._tls, self._dialled, self._nonce = tls, dialled, nonce
+        self._waiting: IProtocol | None = upper
+        self._reader = HeadReader()
+        self._answer = b""
+        """The bridge's proof, if it is the bridge."""
+
+    def begin(self) -> TLS:
+        return self._tls
+
+    def handshakeDone(self) -> None:
+        line = self._dialled.line
+        if wrong := wrong_peer(self._tls, line, self._dialled.host):
+            self.broken(wrong)
+            return
+        session = Session(self._dialled.isn, _spki_hash(self._tls), self._nonce)
+        key = proof_key(line.secret, line.bridge_name)
+        self._answer = server_proof(key, session)
+        self.pump.write(write_request(line.path, _host(line), self._nonce, client_proof(key, session), _CHROME))
+
+    def received(self, octets: bytes) -> None:
+        try:
+            self._reader.feed(octets)
+            if self._reader.head is None:
+                return
+            given = read_answer(self._reader.head, self._nonce)
+        except NotAnUpgrade as error:
+            self.broken(f"its web server is not the bridge's: {error}")
+            return
+        if not hmac.compare_digest(given, self._answer):
+            self.broken("its web server is not the bridge's: its proof is wrong")
+            return
+        upper, self._waiting = self._waiting, None
+        assert upper is not None  # noqa: S101  the answer is read once
+        self.pump.carry(upper, self._reader.rest)
+        self.opened.callback(None)
+
+    def broken(self, reason: str) -> None:
+        """End TCP as a browser does, without close_notify. Before the request nothing leaves but the ClientHello."""
+        self.pump.turn_deaf()
+        self.pump.leave()
+        self._fail(reason)
+
+    def gone(self) -> None:
+        self._fail("it closed the connection before it had answered")
+
+    def _fail(self, reason: str) -> None:
+        if not self.opened.called:
+            self.opened.errback(ChannelFailed(reason))
+
+
+def _host(line: Line) -> str:
+    assert line.sni is not None  # noqa: S101  a line of channel `web` has one
+    return line.sni
+
+
+def _spki_hash(tls: TLS) -> bytes:
+    certificate = tls.peer_certificate()
+    assert certificate is not None  # noqa: S101  `wrong_peer` has looked at it
+    return hashlib.sha256(
+        certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).digest()
+
+
+def _too_late(result: object, timeout: float) -> None:
+    raise ChannelFailed(f"it did not answer within {timeout:.0f} s")
