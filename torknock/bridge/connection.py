@@ -31,6 +31,9 @@ from torknock.protocol.syn import SYN
 _log = Logger()
 _RAW = Raw()
 
+_PLACES_OF_SITE = 2
+"""Places that a connection takes beside the usual one if it goes to the site: two sockets, and pipes."""
+
 
 class Book(Protocol):
     """What knows which SYNs open a connection."""
@@ -50,6 +53,8 @@ class Parts:
     tls: ServerTLS
     tor: ORPortFactory
     upstream: Upstream
+    site: IServerChannel | None = None
+    """Channel `web`, if the operator has a site."""
 
 
 async def accept_all(listener: Listener, parts: Parts) -> None:
@@ -83,6 +88,9 @@ async def serve(connection: AcceptedConnection, parts: Parts) -> None:
         connection.abort()
         return
     channel, holders = _channel(issued, parts)
+    if channel is None or not _has_room(connection, channel, parts):
+        connection.abort()
+        return
 
     # Its first octets, if the SYN announced them. Other ones, or none in time: it has been reset.
     first = await _announced(connection, holders, parts)
@@ -139,14 +147,22 @@ async def _relayed(connection: AcceptedConnection, arrival: Arrival, upstream: U
         upstream.turned_away()
 
 
-def _channel(issued: Sequence[Issued], parts: Parts) -> tuple[IServerChannel, list[Issued]]:
+def _channel(issued: Sequence[Issued], parts: Parts) -> tuple[IServerChannel | None, list[Issued]]:
     """The channel for a SYN that opens for each of *issued*, and those of them that it serves.
 
-    One that proves the line goes before one that does not; all of them have the same integrity code.
+    The site goes first, then a channel that proves the line; all of them have the same integrity code. None if the
+    site is needed and there is none.
     """
-    proving = [each for each in issued if each.line.channel is Channel.TLS]
-    served = proving or issued
-    return (
-        parts.tls if proving else _RAW,
-        [each for each in served if each.line.integrity == served[0].line.integrity],
-    )
+    channels = {Channel.WEB: parts.site, Channel.TLS: parts.tls, Channel.RAW: _RAW}
+    chosen = next(each for each in channels if any(issue.line.channel is each for issue in issued))
+    served = [each for each in issued if each.line.channel is chosen]
+    return channels[chosen], [each for each in served if each.line.integrity == served[0].line.integrity]
+
+
+def _has_room(connection: AcceptedConnection, channel: IServerChannel, parts: Parts) -> bool:
+    """Whether there are descriptors for what *channel* needs beside the connection and tor's."""
+    for _ in range(_PLACES_OF_SITE if channel is parts.site else 0):
+        if not parts.places.take():
+            return False
+        connection.closed.addCallback(lambda _: parts.places.give_back())
+    return True

@@ -135,8 +135,16 @@ class Identity:
 class Monitor:
     """Makes the status of a bridge, of what *counts* has counted and what the *keeper* says."""
 
-    def __init__(self, clock: IReactorTime, identity: Identity, counts: Counts, keeper: Guarding) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        identity: Identity,
+        counts: Counts,
+        keeper: Guarding,
+        site_trouble: Callable[[], str] = str,
+    ) -> None:
         self._clock, self._identity, self._counts, self._keeper = clock, identity, counts, keeper
+        self._site_trouble = site_trouble
         self._since = clock.seconds()
         self._refusals = Refusals(clock, keeper.refused, lambda: keeper.tokens)
         self._held = HeldTokens(clock, keeper.held, lambda: keeper.admitted)
@@ -180,6 +188,8 @@ class Monitor:
         warnings = []
         if trouble := _one_line(self._keeper.trouble):
             warnings.append(Warned(Trouble.CLOSED, f"the port is closed to everyone: {trouble}"))
+        if trouble := _one_line(self._site_trouble()):
+            warnings.append(Warned(Trouble.SITE, f"connections of channel web fail: {trouble}"))
         if ignored := self._keeper.ignored:
             warnings.append(Warned(Trouble.IGNORED, ignored))
         if missing := self._held.missing:

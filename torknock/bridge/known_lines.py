@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 
 from twisted.internet.defer import Deferred
@@ -11,7 +12,7 @@ from torknock.bridge.knocks import tag
 from torknock.keyring.file import KeyringLocked, KeyringUnreadable
 from torknock.keyring.issued import Issued, News
 from torknock.keyring.queue import KeyringQueue
-from torknock.protocol.bridge_line import Scheme
+from torknock.protocol.bridge_line import Channel, Line, Scheme
 
 _log = Logger()
 
@@ -20,7 +21,7 @@ class KnownLines:
     """Reads *keyring*; while another program holds it, or its disk does not answer, there is no news.
 
     *changed* is called with all lines when one of them was changed. *no_knocks* says why lines of scheme `knock` are
-    ignored, and is empty if they are served.
+    ignored, and is empty if they are served; *no_site* the same of lines of channel `web`.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class KnownLines:
         keyring: KeyringQueue,
         changed: Callable[[Collection[Issued]], None] = lambda lines: None,
         no_knocks: str = "",
+        no_site: str = "",
     ) -> None:
-        self._keyring, self._changed, self._no_knocks = keyring, changed, no_knocks
+        self._keyring, self._changed = keyring, changed
+        self._reasons = {f"scheme {Scheme.KNOCK}": no_knocks, f"channel {Channel.WEB}": no_site}
         self._changes: int | None = None
         """What `Keyring.changes` told when they were read last; None to read them whatever it tells."""
         self._reading: Deferred[News | None] | None = None
@@ -87,11 +90,11 @@ class KnownLines:
 
     def ignored(self, now: float) -> str:
         """How many lines open nothing here although they live, and why; empty if there is none."""
-        count = sum(issued.lives(now) for issued in self._ignored)
-        if not count:
-            return ""
-        lines = "1 line of scheme knock opens" if count == 1 else f"{count} lines of scheme knock open"
-        return f"{lines} nothing: {self._no_knocks}"
+        counts = Counter(_kind(issued.line) for issued in self._ignored if issued.lives(now))
+        return "; ".join(
+            f"{count} line{'s' * (count > 1)} of {kind} open{'s' * (count == 1)} nothing: {self._reasons[kind]}"
+            for kind, count in counts.items()
+        )
 
     def _read(self, news: News | None) -> None:
         if news is None:
@@ -111,9 +114,12 @@ class KnownLines:
     def _served(self, lines: Collection[Issued], now: float) -> list[Issued]:
         """Those of *lines* that open a connection here now; that other live ones do not is logged."""
         live, before = [issued for issued in lines if issued.lives(now)], len(self._ignored)
-        if not self._no_knocks:
-            return live
-        self._ignored = [issued for issued in live if issued.line.scheme is Scheme.KNOCK]
+        self._ignored = [issued for issued in live if self._reasons.get(_kind(issued.line))]
         if len(self._ignored) > before:
             _log.warn("{told}", told=self.ignored(now))
-        return [issued for issued in live if issued.line.scheme is not Scheme.KNOCK]
+        return [issued for issued in live if not self._reasons.get(_kind(issued.line))]
+
+
+def _kind(line: Line) -> str:
+    """What *line* is called where it is ignored."""
+    return f"scheme {line.scheme}" if line.scheme is Scheme.KNOCK else f"channel {line.channel}"

@@ -36,6 +36,7 @@ from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.bridge.metrics import Metrics
 from torknock.bridge.publish import Publication
+from torknock.bridge.site import Site
 from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream
 from torknock.bridge.usage import UsageRecord
@@ -49,6 +50,8 @@ from torknock.keyring.erasure import Forgetting
 from torknock.keyring.issued import Issued
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
+from torknock.keyring.site import SITE, site_path
+from torknock.protocol.bridge_line import Channel
 from torknock.protocol.door import Door
 from torknock.service import GATE_SOCKET
 
@@ -58,6 +61,8 @@ _TAKEOVER_TIMEOUT = 5.0
 """Seconds that a predecessor has to leave the door: tor starts a successor about a second after it has ended one."""
 
 _TAKEOVER_PAUSE = 0.25
+
+_NO_SITE = "site=DIR is missing in ServerTransportOptions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class BridgeOptions:
     directory: Path
     """The keyring's."""
     metrics: Metrics | None
+    site: Path | None
+    """The directory of the site's sockets, if the operator has a site."""
     """Where Prometheus finds the counts, if anywhere."""
     program: Program
 
@@ -138,22 +145,43 @@ async def run_bridge(
         listener = Listener(reactor, options.door.port)
         parts.push_async_callback(listener.close)
         entrance = await _entrance(reactor, options, listener)
-        lines = KnownLines(queue, partial(_cut, counts), entrance.no_knocks)
+        site = await _site(reactor, options, queue, counts)
+        lines = KnownLines(queue, partial(_cut, counts), entrance.no_knocks, _NO_SITE if site is None else "")
         keeper = Keeper(lines, spending, entrance.make_gate(spending.judge), lambda: upstream.refusing)
         parts.push_async_callback(keeper.stop)
-        site = exchanges_in(options.directory)
-        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), site)
-        met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream)
+        exchanges = exchanges_in(options.directory)
+        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), exchanges)
+        met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream, site)
         Deferred.fromCoroutine(accept_all(listener, met))
         await _take_over(reactor, keeper)
-
+        if site is not None:
+            await _start(site, queue, calendar.now(), parts)
         await usage.start(entrance.door.posture)
         identity = Identity(options.program.version, entrance.door.posture.value, options.door.port)
-        await _publish(reactor, options, Monitor(reactor, identity, counts, keeper), parts)
+        trouble = str if site is None else site.tell_trouble
+        await _publish(reactor, options, Monitor(reactor, identity, counts, keeper, trouble), parts)
         forgetting = Forgetting(queue, reactor, calendar.now)
         parts.callback(forgetting.stop)
         forgetting.start()
         return RunningBridge(address(options.door.host, options.door.port), parts.pop_all())
+
+
+async def _site(reactor: IReactor, options: BridgeOptions, queue: KeyringQueue, counts: Counts) -> Site | None:
+    """Channel `web`, if the operator has a site; the keyring is told where its sockets are."""
+    there: str | None = await queue.run(queue.keyring.setting, SITE)
+    if options.site is not None or there:
+        await queue.run(queue.keyring.set_setting, SITE, str(options.site or ""))
+    if options.site is None:
+        return None
+    path = await queue.run(site_path, queue.keyring)
+    return Site(reactor, options.site, path, partial(counts.count, "site_failed"))
+
+
+async def _start(site: Site, queue: KeyringQueue, now: float, parts: AsyncExitStack) -> None:
+    """Start *site*; its keys are looked up for the names that clients of live lines ask for."""
+    live = await queue.run(queue.keyring.live, now)
+    site.start({each.line.sni or "" for each in live if each.line.channel is Channel.WEB})
+    parts.push_async_callback(site.stop)
 
 
 def _books(reactor: IReactor, options: BridgeOptions) -> Books:

@@ -45,6 +45,7 @@ class Trouble(StrEnum):
     GIVEN_NOTHING = "given-nothing"
     IGNORED = "ignored"
     TOKENS_MISSING = "tokens-missing"
+    SITE = "site"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,9 @@ class Status:
     """See `IGate.refused`; None where the gate does not count them."""
     given_nothing: int = _counter(
         "given_nothing", "Connections that never proved themselves.", "connections", "{:,} without a proof".format
+    )
+    site_failed: int = _counter(
+        "site_failed", "Connections that the site's web server did not take.", "site", "{:,} connections failed".format
     )
     lines: int = _gauge("lines", "Lines that open a connection now.", "lines", "{:,} live".format)
     lines_in_use: int = _gauge("lines_in_use", "Lines with a connection now.", "lines", "{:,} in use".format)

@@ -39,8 +39,12 @@ _log = Logger()
 _OPTIONS = {
     "keyring": "keyring=DIR",
     "metrics": "metrics=127.0.0.1:PORT or metrics=/PATH",
+    "site": "site=DIR",
     "posture": f"posture={Posture.listed()}",
 }
+
+_SITE_AT_MOST = 90
+"""Octets of a directory in which Unix sockets can be (unix(7))."""
 
 
 def serve(
@@ -94,6 +98,7 @@ class KnockServer:
             any_posture=posture is None,
             directory=keyring,
             metrics=metrics,
+            site=_site(options),
             program=self._program,
         )
         return _Endpoint(self._reactor, bridge, self._now)
@@ -127,6 +132,16 @@ class _Endpoint:
         directory = self._options.directory
         keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, patience=0.0)
         return await run_bridge(self._reactor, self._options, keyring, factory, self._now)
+
+
+def _site(options: Mapping[str, str]) -> Path | None:
+    """The directory of the site's sockets in *options*. Raises `MethodError` if it can be none."""
+    if "site" not in options:
+        return None
+    directory = Path(options["site"])
+    if not directory.is_absolute() or not str(directory).isprintable() or len(bytes(directory)) > _SITE_AT_MOST:
+        raise MethodError(f"ServerTransportOptions: site= must be an absolute path of at most {_SITE_AT_MOST} octets")
+    return directory
 
 
 def _unused_port(host: str) -> int:

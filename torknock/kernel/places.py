@@ -53,3 +53,7 @@ def data_directory_of(keyring: Path) -> Path | None:
     """tor's DataDirectory, which the directory *keyring* is in; None if tor's transports do not keep it there."""
     state = keyring.absolute().parent
     return state.parent if state.name == _PT_STATE else None
+
+
+SITE_SOCKET, TUNNEL_SOCKET = "site.sock", "tunnel.sock"
+"""In the directory of a bridge's site: where the web server listens, and where the bridge does."""

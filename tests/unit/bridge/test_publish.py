@@ -219,6 +219,7 @@ class MetricsTests(PublicationCase):
                 ("torknock_syns_let_in_total",): 0,
                 ("torknock_syns_refused_total",): 7,
                 ("torknock_given_nothing_total",): 0,
+                ("torknock_site_failed_total",): 0,
                 ("torknock_lines",): 1,
                 ("torknock_lines_in_use",): 1,
                 ("torknock_tokens",): 24,
@@ -229,6 +230,7 @@ class MetricsTests(PublicationCase):
                 ("torknock_warning", "given-nothing"): 0,
                 ("torknock_warning", "ignored"): 0,
                 ("torknock_warning", "tokens-missing"): 0,
+                ("torknock_warning", "site"): 0,
             },
         )
         self.assertNotIn("alice", body)

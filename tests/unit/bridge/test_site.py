@@ -1,0 +1,366 @@
+"""Tests of torknock.bridge.site with nginx as the web server, and of channel `web` from end to end, on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from pluggable.relay import Single
+from tests.support.nginx import NAME, PAGE, Nginx
+from tests.unit.channel import peer
+from torknock.bridge.site import Site
+from torknock.channel import web
+from torknock.channel.interfaces import ChannelFailed, NotProved
+from torknock.channel.web import ClientWeb
+from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
+from torknock.operate.site_lines import nginx_lines
+from torknock.protocol.bridge_line import Channel, Line
+from torknock.protocol.token import proof_key
+from torknock.protocol.upgrade import write_request
+from torknock.protocol.web_proof import Session, client_proof
+
+reactor: Any = _reactor
+HOST = "127.0.0.1"
+ISN = 0x01020304
+PATH = "AbCdEfGhIjKlMnOpQrSt_-"
+LINE = Line(b"s" * 32, None, sni=NAME, channel=Channel.WEB, path=PATH)
+LINE_KEY = proof_key(LINE.secret, LINE.bridge_name)
+CERTIFICATE = peer.certificate(NAME)
+
+
+class Echo(Protocol):
+    """Says what it hears."""
+
+    transport: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class Client(Protocol):
+    """Keeps what happens to it."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
+
+
+class Accepting(Factory[Any]):
+    """Gives each connection to *site*, as one that a token of *lines* has opened."""
+
+    noisy = False
+
+    def __init__(self, site: Site, lines: list[Line]) -> None:
+        self.site, self.lines = site, lines
+        self.upper: Callable[[], Any] = Echo
+        self.proved: list[Deferred[int]] = []
+
+    def buildProtocol(self, addr: object) -> Any:
+        lower, proved = self.site.accept(self.lines, ISN, self.upper())
+        self.proved.append(proved)
+        proved.addErrback(lambda failure: failure.trap(NotProved) and None)
+        return lower
+
+
+class SiteCase(TestCase):
+    """A site in a directory of its own; nginx runs once `start` is called."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory(prefix="torknock-site-")
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+        self.nginx = Nginx(nginx_lines(self.directory, PATH), CERTIFICATE, peer.KEY)
+        self.addCleanup(self.nginx.close)
+        self.failures = 0
+        self.site = Site(reactor, self.directory, PATH, self.failed)
+        self.accepting = Accepting(self.site, [LINE])
+        self.port = reactor.listenTCP(0, self.accepting, interface=HOST)
+        self.addCleanup(self.end)
+        self.made: list[Any] = []
+
+    def failed(self) -> None:
+        self.failures += 1
+
+    async def end(self) -> None:
+        for each in self.made:
+            if each.lost is None:
+                each.transport.abortConnection()
+        await self.until(lambda: all(each.lost is not None for each in self.made))
+        self.nginx.stop()
+        await self.until(lambda: not reactor_connections(self.port))
+        await maybeDeferred(self.port.stopListening)
+        await self.site.stop()
+
+    async def start(self) -> None:
+        """nginx, and then the site: both are there."""
+        await deferToThread(self.nginx.start, self.directory / SITE_SOCKET)
+        self.site.start([NAME])
+        await self.until(lambda: bool(self.site._keys.known([NAME])) and (self.directory / TUNNEL_SOCKET).exists())
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await deferLater(reactor, 0.01)
+
+    async def dial(self, line: Line = LINE, isn: int = ISN) -> Client:
+        """A client that was carried. Raises `ChannelFailed`."""
+        upper = Client()
+        lower: Any
+        lower, opened = ClientWeb(reactor, random.SystemRandom()).open(line, isn, HOST, upper)
+        await TCP4ClientEndpoint(reactor, HOST, self.port.getHost().port).connect(Single(lower))
+        await opened
+        self.made.append(upper)
+        return upper
+
+    def trusting(self) -> None:
+        """Clients trust the site's certificate."""
+        context = web._context(SSL.VERIFY_PEER)
+        context.load_verify_locations(str(self.nginx.certificate))
+        self.patch(ClientWeb, "_trusting", context)
+
+    def get(self, *requests: bytes) -> list[bytes]:
+        """The answers to *requests*, over one connection, of a visitor that trusts anything. It blocks."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        answers = []
+        where = (HOST, self.port.getHost().port)
+        with socket.create_connection(where) as tcp, context.wrap_socket(tcp, server_hostname=NAME) as tls:
+            for request in requests:
+                tls.sendall(request)
+                answers.append(whole_answer(tls))
+        return answers
+
+
+def whole_answer(tls: ssl.SSLSocket) -> bytes:
+    """An answer with its body, the date taken out."""
+    told = b""
+    while b"\r\n\r\n" not in told:
+        told += tls.recv(65_536)
+    head, _, body = told.partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    while length is not None and len(body) < int(length[1]):
+        body += tls.recv(65_536)
+    return re.sub(rb"Date: [^\r]*", b"", head) + b"\r\n\r\n" + body
+
+
+def reactor_connections(port: Any) -> list[Any]:
+    """The connections that *port* has accepted and that are still there."""
+    return [each for each in reactor.getReaders() + reactor.getWriters() if getattr(each, "server", None) is port]
+
+
+class SiteTests(SiteCase):
+    """Clients, visitors, and everyone else."""
+
+    async def test_a_client_is_carried(self) -> None:
+        """In both directions, as much as it likes, to the very protocol that the bridge has for it."""
+        await self.start()
+        self.trusting()
+        client = await self.dial()
+        self.assertEqual(await self.accepting.proved[0], 0)
+        sent = os.urandom(1 << 20)
+        client.transport.write(sent)
+        await self.until(lambda: len(client.received) == len(sent))
+        self.assertEqual(hashlib.sha256(client.received).digest(), hashlib.sha256(sent).digest())
+        self.assertEqual((self.site.tell_trouble(), self.failures), ("", 0))
+
+    async def test_a_pin_replaces_the_trust_store(self) -> None:
+        """It is that of the site's key; another one is refused before a request is sent."""
+        await self.start()
+        for line in (replace(LINE, pin=peer.PIN), replace(LINE, pin=b"p" * 32)):
+            self.accepting.lines = [line]
+            if line.pin == peer.PIN:
+                await self.dial(line)
+                continue
+            with self.assertRaises(ChannelFailed) as caught:
+                await self.dial(line)
+            self.assertIn("its key is not the one", caught.exception.reason)
+
+    async def test_which_of_two_lines(self) -> None:
+        """A token that two lines share is the one's whose client proves it."""
+        self.accepting.lines = [replace(LINE, secret=b"t" * 32), LINE]
+        await self.start()
+        self.trusting()
+        await self.dial()
+        self.assertEqual(await self.accepting.proved[0], 1)
+
+    async def test_an_untrusted_certificate(self) -> None:
+        """A client without a pin asks its system; nothing is requested."""
+        await self.start()
+        with self.assertRaises(ChannelFailed):
+            await self.dial()
+
+    async def test_each_wrong_proof_is_an_unknown_path(self) -> None:
+        """Another secret, another SYN, none at all: what the site says is what it says of any other path."""
+        await self.start()
+        self.trusting()
+        for line, isn in ((replace(LINE, secret=b"x" * 32), ISN), (LINE, ISN + 1)):
+            with self.assertRaises(ChannelFailed) as caught:
+                await self.dial(line, isn)
+            self.assertIn("status 404", caught.exception.reason)
+        unknown, known = await deferToThread(
+            self.get,
+            f"GET /{'x' * 22} HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode(),
+            f"GET /{PATH} HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode(),
+        )
+        self.assertEqual(known, unknown)
+        self.assertIn(b"404 Not Found", known)
+
+    async def test_an_entry_serves_once(self) -> None:
+        """A right proof after a wrong one, on the same connection, is one request too many."""
+        await self.start()
+        session = Session(ISN, peer.PIN, b"n" * 16)
+        right = write_request(PATH, NAME, session.nonce, client_proof(LINE_KEY, session), 150)
+        wrong = write_request(PATH, NAME, session.nonce, b"w" * 32, 150)
+        answers = await deferToThread(self.get, wrong, right)
+        self.assertEqual([each.split(b"\r\n")[0] for each in answers], [b"HTTP/1.1 404 Not Found"] * 2)
+        self.assertEqual(self.site._waiting, {})
+
+    async def test_a_visitor_sees_the_site(self) -> None:
+        """Its pages, on one connection after the other, and the bridge knows of no client."""
+        await self.start()
+        request = f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+        first, second = await deferToThread(self.get, request, request)
+        self.assertTrue(first.endswith(PAGE))
+        self.assertEqual(first, second)
+        await self.until(lambda: not self.site._waiting)
+
+    async def test_a_key_that_was_replaced(self) -> None:
+        """A certificate that was renewed with another key costs one handshake, and no client."""
+        await self.start()
+        self.nginx.stop()
+        (self.directory / SITE_SOCKET).unlink(missing_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        self.nginx.show(peer.certificate(NAME, key=key), key)
+        await deferToThread(self.nginx.start, self.directory / SITE_SOCKET)
+        self.patch(self.site._keys, "_asked", {})
+        self.trusting()
+        await self.dial()
+
+    async def test_a_cookie_of_ten_kilobytes(self) -> None:
+        """nginx refuses it; the site stays up."""
+        await self.start()
+        request = f"GET /{PATH} HTTP/1.1\r\nHost: {NAME}\r\nCookie: session={'A' * 10_000}\r\n\r\n".encode()
+        (answer,) = await deferToThread(self.get, request)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 400 "))
+        self.trusting()
+        await self.dial()
+
+    async def test_a_request_of_another_program(self) -> None:
+        """Who connects to the tunnel's socket itself needs a proof, and a connection of the site's."""
+        await self.start()
+        session = Session(ISN, peer.PIN, b"n" * 16)
+        request = write_request(PATH, NAME, session.nonce, client_proof(LINE_KEY, session), 150)
+        for field in (b"", b"X-Peer: 192.0.2.7:5\r\n", b"X-Peer: :\r\n", b"\r\nmore"):
+            told = await deferToThread(self.ask, request.removesuffix(b"\r\n") + field + b"\r\n")
+            self.assertTrue(told.startswith(b"HTTP/1.1 404 "), told)
+
+    def ask(self, request: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.settimeout(30)
+            made.connect(str(self.directory / TUNNEL_SOCKET))
+            made.sendall(request)
+            return made.recv(65_536)
+
+
+class FaultTests(SiteCase):
+    """What is wrong with the site is said in one line, and nothing else comes of it."""
+
+    async def test_the_web_server_is_down(self) -> None:
+        """The client is reset, it is counted, and said until the next one is served."""
+        self.site.start([])
+        client = Client()
+        await TCP4ClientEndpoint(reactor, HOST, self.port.getHost().port).connect(Single(client))
+        await self.until(lambda: client.lost is not None)
+        assert client.lost is not None
+        self.assertTrue(client.lost.check(ConnectionLost))
+        self.assertEqual(self.failures, 1)
+        self.assertIn(f"cannot connect to {self.directory / SITE_SOCKET}: No such file", self.site.tell_trouble())
+        await deferToThread(self.nginx.start, self.directory / SITE_SOCKET)
+        self.trusting()
+        await self.dial()
+        self.assertEqual(self.site.tell_trouble(), "")
+
+    async def test_a_reset_is_passed_on(self) -> None:
+        """And an orderly end as one, with all that came before it."""
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self.directory / SITE_SOCKET))
+            listening.listen()
+            for reads, reason in ((True, ConnectionDone), (False, ConnectionLost)):
+                client = Client()
+                await TCP4ClientEndpoint(reactor, HOST, self.port.getHost().port).connect(Single(client))
+                mine = client.transport.getHost()
+                client.transport.write(b"hello")
+                accepted, _ = await deferToThread(listening.accept)
+                with accepted:
+                    header = await deferToThread(accepted.recv, 1000, socket.MSG_PEEK)
+                    while not header.endswith(b"hello"):
+                        header = await deferToThread(accepted.recv, 1000, socket.MSG_PEEK)
+                    if reads:
+                        accepted.recv(1000)
+                        accepted.sendall(b"bye")
+                await self.until(lambda client=client: client.lost is not None)  # type: ignore[misc]
+                assert client.lost is not None
+                self.assertTrue(client.lost.check(reason), client.lost)
+                self.assertEqual(client.received, b"bye" if reads else b"")
+                wanted = f"PROXY TCP4 {HOST} {HOST} {mine.port} {self.port.getHost().port}\r\nhello"
+                self.assertEqual(header, wanted.encode())
+
+    async def test_two_bridges_on_one_site(self) -> None:
+        """The second one says so, and takes over when the first has gone."""
+        self.site.start([])
+        other = Site(reactor, self.directory, PATH, self.failed)
+        other._looks.clock = clock = Clock()
+        other.start([])
+        self.assertIn("another bridge uses", other.tell_trouble())
+        await self.site.stop()
+        clock.advance(5)
+        self.assertEqual(other.tell_trouble(), "")
+        self.assertTrue((self.directory / TUNNEL_SOCKET).is_socket())
+        await other.stop()
+        self.assertFalse((self.directory / TUNNEL_SOCKET).exists())
+
+    async def test_a_directory_that_is_not_there(self) -> None:
+        """Or that this user cannot write to."""
+        other = Site(reactor, self.directory / "none", PATH, self.failed)
+        other.start([])
+        self.assertIn("cannot listen on", other.tell_trouble())
+        await other.stop()
+
+    async def test_a_socket_that_was_left_there(self) -> None:
+        """By a bridge that was killed: it is replaced."""
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(self.directory / TUNNEL_SOCKET))
+        await self.start()
+        self.assertEqual(os.stat(self.directory / TUNNEL_SOCKET).st_mode & 0o777, 0o666)
+        self.trusting()
+        await self.dial()

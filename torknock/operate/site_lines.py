@@ -1,0 +1,33 @@
+"""The lines that an operator adds to a web server's configuration, so that it is the site of a bridge. Pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
+
+_NGINX = """\
+listen unix:{site} ssl proxy_protocol;
+location = /{path} {{
+    proxy_pass http://unix:{tunnel};
+    proxy_http_version 1.1;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection upgrade;
+    proxy_set_header X-Peer $proxy_protocol_addr:$proxy_protocol_port;
+    proxy_intercept_errors on;
+    recursive_error_pages on;
+    error_page 404 502 504 = /{unknown};
+    proxy_read_timeout 1d;
+    proxy_send_timeout 1d;
+    proxy_buffer_size 64k;
+    proxy_buffers 8 64k;
+    proxy_busy_buffers_size 128k;
+    access_log off;
+}}
+"""
+"""What is no client's goes to `unknown`, so that the site answers it as it answers any path that it does not have."""
+
+
+def nginx_lines(directory: Path, path: str) -> str:
+    """The lines for the `server` block of nginx whose name clients send, for a site in *directory*."""
+    return _NGINX.format(site=directory / SITE_SOCKET, tunnel=directory / TUNNEL_SOCKET, path=path, unknown=path[::-1])
