@@ -27,6 +27,7 @@ VERBS = {
     "doctor": Verb("torknock.cli.doctor", "doctor", "Check every condition of a bridge or a client."),
     "status": Verb("torknock.cli.status", "status", "Show what the running bridge does."),
     "line": Verb("torknock.cli.line", "line", "Issue bridge lines, list them, revoke them."),
+    "site": Verb("torknock.cli.site", "site", "Print the lines that make nginx the web site of a bridge."),
     "check": Verb("torknock.cli.check", "check", "From outside: is the bridge hidden, and does a line open it?"),
     "server": Verb("torknock.cli.server", "server", "The bridge's transport; tor starts it."),
     "client": Verb("torknock.cli.client", "client", "The client's transport; tor starts it."),

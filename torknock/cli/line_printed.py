@@ -29,6 +29,7 @@ from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
 from torknock.keyring.issued import Issued
 from torknock.keyring.lines import POSTURE, Keyring
+from torknock.keyring.site import SITE
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
 from torknock.operate.line_table import state
 from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, Channel, Scheme, write_bridge_line
@@ -100,7 +101,7 @@ class KnockNeedsSilence(TorknockError):
     help="How many connections it opens in 5 minutes.",
 )
 @click.option("--note", default="", metavar="TEXT", help="A note about it, which only torknock line list shows.")
-@click.option("--sni", metavar="NAME", help="A host name that clients send in TLS.")
+@click.option("--sni", metavar="NAME", help="A host name that clients send in TLS; that of the site, if it has one.")
 @click.option(
     "--scheme",
     type=WordChoice(Scheme),
@@ -109,7 +110,9 @@ class KnockNeedsSilence(TorknockError):
     help="How clients knock; knock is for clients of TCP Stealth, and needs posture filtered.",
 )
 @click.option(
-    "--channel", type=WordChoice(Channel), help="The channel behind the knock.  [tls; raw with --scheme knock]"
+    "--channel",
+    type=WordChoice(Channel),
+    help="The channel behind the knock.  [web if the bridge has a site, else tls; raw with --scheme knock]",
 )
 @click.option("--shape", is_flag=True, help="Shape the stream, so that it looks like a web site's (--channel tls).")
 @click.option(
@@ -150,9 +153,10 @@ def add(
             _check_posture(opened)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
+        channel, pin = _channel_and_pin(opened, scheme, channel, sni)
         issued = opened.add(
             name, expires=expires, now=now, n=n, sni=sni, scheme=scheme, channel=channel, integrity=integrity or 0,
-            shape=shape, secret=secret, note=note,
+            shape=shape, secret=secret, note=note, site_pin=pin,
         )  # fmt: skip
         with printed_or_withdrawn(keyring, name):
             opened.make_known_at(name, str(where[0]))
@@ -225,6 +229,23 @@ def _check_posture(keyring: Keyring) -> None:
     posture = Posture.read(keyring.setting(POSTURE))
     if posture is None or not posture.hides_judging:
         raise KnockNeedsSilence(None if posture is None else posture.value)
+
+
+def _channel_and_pin(
+    keyring: Keyring, scheme: Scheme, channel: Channel | None, sni: str | None
+) -> tuple[Channel | None, bytes | None]:
+    """The channel of a new line, and with channel `web` the site's pin if one is needed. A warning goes to stderr."""
+    site = keyring.setting(SITE)
+    if channel is None and scheme is Scheme.TOKEN and site:
+        channel = Channel.WEB
+    if channel is not Channel.WEB or scheme is not Scheme.TOKEN:
+        return channel, None
+    from torknock.operate.site_pin import pin_for  # it loads OpenSSL
+
+    pin, warning = pin_for(site, sni)
+    if warning:
+        click.echo(f"torknock: {warning}", err=True)
+    return channel, pin
 
 
 def _unused_name() -> Path:
