@@ -30,7 +30,7 @@ from torknock.protocol.web_proof import NONCE, Session, client_proof, server_pro
 ANSWER_WITHIN = 15.0
 """Seconds that the client gives the bridge from the TCP handshake to the answer to its request."""
 
-_CHROME = 150
+_CHROME = 152
 """The version of Chrome that the request is like."""
 
 

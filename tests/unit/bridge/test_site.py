@@ -30,7 +30,8 @@ from pluggable.relay import Single
 from tests.support.nginx import NAME, PAGE, Nginx
 from tests.unit.channel import peer
 from torknock.bridge.site import Site
-from torknock.channel import web
+from torknock.channel.browser import Browser
+from torknock.channel.hello import BrowserHello, OpenSSLHello
 from torknock.channel.interfaces import ChannelFailed, NotProved
 from torknock.channel.web import ClientWeb
 from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
@@ -103,6 +104,7 @@ class SiteCase(TestCase):
         self.nginx = Nginx(nginx_lines(self.directory, PATH), CERTIFICATE, peer.KEY)
         self.addCleanup(self.nginx.close)
         self.failures = 0
+        self.hello: Any = BrowserHello(Browser(random.shuffle))
         self.site = Site(reactor, self.directory, PATH, self.failed)
         self.accepting = Accepting(self.site, [LINE])
         self.port = reactor.listenTCP(0, self.accepting, interface=HOST)
@@ -136,7 +138,7 @@ class SiteCase(TestCase):
         """A client that was carried. Raises `ChannelFailed`."""
         upper = Client()
         lower: Any
-        lower, opened = ClientWeb(reactor, random.SystemRandom()).open(line, isn, HOST, upper)
+        lower, opened = ClientWeb(reactor, random.SystemRandom(), self.hello).open(line, isn, HOST, upper)
         await TCP4ClientEndpoint(reactor, HOST, self.port.getHost().port).connect(Single(lower))
         await opened
         self.made.append(upper)
@@ -144,9 +146,10 @@ class SiteCase(TestCase):
 
     def trusting(self) -> None:
         """Clients trust the site's certificate."""
-        context = web._context(SSL.VERIFY_PEER)
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.load_verify_locations(str(self.nginx.certificate))
-        self.patch(ClientWeb, "_trusting", context)
+        context.set_verify(SSL.VERIFY_PEER)
+        self.hello.trusting = context
 
     def get(self, *requests: bytes) -> list[bytes]:
         """The answers to *requests*, over one connection, of a visitor that trusts anything. It blocks."""
@@ -204,6 +207,13 @@ class SiteTests(SiteCase):
             with self.assertRaises(ChannelFailed) as caught:
                 await self.dial(line)
             self.assertIn("its key is not the one", caught.exception.reason)
+
+    async def test_without_a_browser(self) -> None:
+        """Where no browser's hello can be written OpenSSL's serves."""
+        self.hello = OpenSSLHello()
+        await self.start()
+        self.trusting()
+        await self.dial()
 
     async def test_which_of_two_lines(self) -> None:
         """A token that two lines share is the one's whose client proves it."""
