@@ -176,6 +176,15 @@ class BrowserTLS:
         return [each.public_bytes(each.ENCODING_DER) for each in self._tls.get_unverified_chain()]
 
 
+def why_none() -> str | None:
+    """Why this process can write no browser's ClientHello; None if it can."""
+    try:
+        Browser(lambda anchors: None)
+    except NoBrowser as error:
+        return error.reason
+    return None
+
+
 def profile_date() -> datetime.date | None:
     """The month of the profile's release, its first day; None without `utls`."""
     try:

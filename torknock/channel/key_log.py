@@ -9,10 +9,15 @@ library's, to be closed by it.
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterable
 from contextlib import suppress
 
 _LINES_AT_MOST = 1 << 14
 """Octets of a log that are looked at; a handshake writes five lines of less than 300 (draft-ietf-tls-keylogfile)."""
+
+_NUMBERS_AT_MOST = 65_536
+"""As many as `torknock.kernel.descriptor_limit` allows."""
 
 _NAME = "exporter"
 
@@ -60,7 +65,7 @@ class KeyLog:
 def _silence_others(file: int) -> None:
     """Have every other descriptor of this process for *file* be one of `/dev/null`."""
     wanted = _identity(file)
-    others = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != file and _identity(int(name)) == wanted]
+    others = [number for number in _descriptors() if number != file and _identity(number) == wanted]
     if not others:
         return
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -69,6 +74,14 @@ def _silence_others(file: int) -> None:
             os.dup2(null, other, inheritable=False)
     finally:
         os.close(null)
+
+
+def _descriptors() -> Iterable[int]:
+    """The descriptors that this process may have."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # a sandbox may forbid it: then each number is tried, some milliseconds for all
+        return range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _NUMBERS_AT_MOST))
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor as _reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
 
-from tests.unit.channel import test_bios, test_loopback, test_pump, test_tls
+from tests.unit.channel import test_bios, test_greedy_peers, test_loopback, test_pump, test_tls
+from tests.unit.channel.openssl import Peer
 from torknock.channel.browser import Browser
 from torknock.channel.hello import BrowserHello
+from torknock.channel.tls_client import ClientTLS
+
+reactor: Any = _reactor
 
 HELLO = BrowserHello(Browser(random.SystemRandom().shuffle))
 
@@ -59,3 +68,27 @@ class PumpTests(test_pump.PumpTests):
 
     def make_hello(self) -> BrowserHello:
         return HELLO
+
+
+class HostileBridgeTests(TestCase):
+    """A bridge that asks for new keys again and again, and does not read."""
+
+    timeout = 60
+
+    async def test_little_waits_for_it(self) -> None:
+        """BoringSSL ends such a connection; what was to be said by then is not more than TCP's buffer may hold."""
+        listener = test_greedy_peers._small()
+        self.addCleanup(listener.close)
+        listener.bind((test_greedy_peers.HOST, 0))
+        listener.listen()
+        client = ClientTLS(reactor, random.SystemRandom(), HELLO)
+        line = test_greedy_peers.LINE
+        lower, opened = client.open(line, test_greedy_peers.ISN, test_greedy_peers.HOST, test_greedy_peers.Echo())
+        factory = test_greedy_peers.Small(lambda: lower)
+        accepting = deferToThread(lambda: Peer(listener.accept()[0], server=True))
+        await TCP4ClientEndpoint(reactor, test_greedy_peers.HOST, listener.getsockname()[1]).connect(factory)
+        with await accepting as asking:
+            await opened
+            await deferToThread(asking.ask_for_keys, test_greedy_peers.UPDATES)
+            self.assertLess(factory.waiting, test_greedy_peers.AT_MOST)
+        await factory.over

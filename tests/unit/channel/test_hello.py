@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.mdwe import MDWE, why_not
 from torknock.channel.configuration import OPENSSL_CONF
 
 ROOT = Path(__file__).parents[3]
 
 _CLIENT = """
 import random, sys
-from pathlib import Path
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.logger import FilteringLogObserver, LogLevel, LogLevelFilterPredicate
@@ -25,22 +26,22 @@ from tests.support.ja4 import client_hello
 from tests.unit.channel import peer
 from tests.unit.channel.wire import Wire, accepted
 from torknock.channel import tls_server
-from torknock.client.memory import Memory
-from torknock.client.reach import Bridges
-from torknock.protocol.bridge_line import Channel, Line
+from torknock.channel.hello import usual_hello
+from torknock.channel.tls_client import ClientTLS
+from torknock.protocol.bridge_line import Line
 line = Line(b"s" * 32, peer.PIN, sni="a.example")
-bridges = Bridges(None, Clock(), lambda: 0.0, random.SystemRandom(), Memory(Path(sys.argv[1])))
+client = ClientTLS(Clock(), random.SystemRandom(), usual_hello(random.SystemRandom().shuffle))
 server = tls_server.ServerTLS(Clock(), peer.PRIVATE_KEY, random.SystemRandom())
 for _ in range(3):
     proved = []
-    lower, opened = bridges._channels[Channel.TLS].open(line, 1, "192.0.2.7", Protocol())
+    lower, opened = client.open(line, 1, "192.0.2.7", Protocol())
     accepting, whose = server.accept([line], 1, Protocol())
     whose.addCallback(proved.append)
     wire = Wire(lower, accepting)
     wire.run()
     print(client_hello(wire.client.said[0]).ja4(), proved)
 """
-"""The channel that `torknock client` has, at a bridge of ours: three times its hello, and which line it has proved."""
+"""A client as `torknock client` makes it, at a bridge of ours: three hellos, and which line each has proved."""
 
 _WITHOUT = """
 import sys
@@ -51,12 +52,10 @@ sys.modules["utls"] = None  # what Python itself does for a package that cannot 
 class UsualHelloTests(SynchronousTestCase):
     """What a client says first."""
 
-    def run_client(self, before: str = "") -> tuple[list[str], str]:
-        """The lines that the client prints, and its warnings; *before* is run first."""
-        folder = Path(self.mktemp()).absolute()
-        folder.mkdir(parents=True)
+    def run_client(self, before: str = "", within: Sequence[str] = ()) -> tuple[list[str], str]:
+        """The lines that the client prints, and its warnings; *before* is run first, and all of it by *within*."""
         done = subprocess.run(
-            [sys.executable, "-c", before + _CLIENT, folder],
+            [*within, sys.executable, "-c", before + _CLIENT],
             capture_output=True, text=True, check=False, cwd=ROOT, env={"OPENSSL_CONF": str(OPENSSL_CONF)},
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -76,3 +75,12 @@ class UsualHelloTests(SynchronousTestCase):
         self.assertEqual(warnings.count("this TLS hello can be recognised"), 1, warnings)
         self.assertEqual(warnings.count("\n"), 1, warnings)
         self.assertIn("the Python package utls is not installed", warnings)
+
+
+class NoExecutableMemoryTests(UsualHelloTests):
+    """The same where no memory is writable and executable, as in hardened units."""
+
+    skip = why_not()
+
+    def run_client(self, before: str = "", within: Sequence[str] = MDWE) -> tuple[list[str], str]:
+        return super().run_client(before, within)

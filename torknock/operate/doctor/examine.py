@@ -31,6 +31,7 @@ from torknock.operate import tor_log
 from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor, torrc_file
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
+from torknock.operate.doctor.tls_hello import tls_hello
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.fate import SYN
 from torknock.operate.firewall.look import Firewall, look, routed
@@ -71,7 +72,7 @@ class Target:
 async def examine(reactor: IReactor, target: Target, now: Callable[[], float]) -> list[Finding]:
     """What holds and what does not. Raises `RoleUnknown`."""
     if target.user is not None:
-        return [*own_tor(target.user), await host.clock(reactor, now, None)]
+        return [*own_tor(target.user), tls_hello(now()), await host.clock(reactor, now, None)]
     facts: TorFacts | None = None
     findings: list[Finding] = []
     try:
@@ -122,6 +123,7 @@ async def _client(
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
     service = service_here("dial")
     findings += [host.versions("client", transport, service), *files([("client", transport), ("dial", service)])]
+    findings.append(tls_hello(now()))
     if facts is None:
         return findings
     if tor.uses_knocks(facts):
