@@ -27,6 +27,9 @@ error_log {home}/error.log info;
 events {{}}
 http {{
     access_log {home}/access.log;
+    client_header_timeout 2s;
+    client_body_timeout 2s;
+    keepalive_timeout 2s;
     client_body_temp_path {home}/body;
     proxy_temp_path {home}/proxy;
     fastcgi_temp_path {home}/fastcgi;
