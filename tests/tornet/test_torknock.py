@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.capture import Capture, Control, Seen
+from tests.support.nginx import NAME, Nginx
 from tests.support.packets import probe
 from tests.support.tornet import PAGE, Tor, TorFailed, content, shared_network, until
+from tests.unit.channel import peer
+from torknock.kernel.places import SITE_SOCKET
 
 TORKNOCK = Path(sys.executable).with_name("torknock")
 CLIENT = f"ClientTransportPlugin torknock exec {TORKNOCK} client\n"
@@ -78,6 +84,33 @@ class KnockLineTests(Case):
         """tor's first octets are known before the SYN leaves."""
         client = self.client(self.line("carol", "--scheme", "knock", "--integrity", "64")).wait_bootstrapped()
         self.assertEqual(self.network.fetch("/", via=client), PAGE)
+
+
+class SiteTests(Case):
+    """The operator's own nginx ends TLS for everybody."""
+
+    directory = Path(tempfile.mkdtemp(prefix="torknock-site-"))
+    options = f"ServerTransportOptions torknock site={directory}\n"
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        atexit.register(shutil.rmtree, cls.directory, ignore_errors=True)
+
+    def test_a_web_line_works(self) -> None:
+        """tor bootstraps through nginx, beside a line of channel tls on the same port; nginx logs no client."""
+        lines = torknock(self.bridge, "site")
+        with Nginx(lines, peer.certificate(NAME), peer.KEY) as nginx:
+            nginx.start(self.directory / SITE_SOCKET, self.bridge.host)
+            web = self.line("alice", "--sni", NAME)
+            self.assertIn("channel=web", web)
+            client = self.client(web).wait_bootstrapped()
+            self.assertEqual(self.network.fetch("/", via=client), PAGE)
+            self.assertEqual(self.network.fetch("/bytes/10000000", via=client), content(10_000_000))
+            client.stop()
+            other = self.client(self.line("bob", "--channel", "tls")).wait_bootstrapped()
+            self.assertEqual(self.network.fetch("/", via=other), PAGE)
+            told = nginx.log + (nginx.home / "access.log").read_text()
+        self.assertNotIn(self.network.lab.host("client").address, told)
 
 
 class HiddenBridgeTests(Case):
