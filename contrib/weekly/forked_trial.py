@@ -15,7 +15,6 @@ import select
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,8 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="torknock-mutation-") as made:
         for line in sys.stdin:
             asked = json.loads(line)
-            outcome = run(asked["modules"], asked["seconds"], Path(made))
-            output = (Path(made) / "output").read_text(errors="replace")
+            with tempfile.TemporaryDirectory(dir=made, ignore_cleanup_errors=True) as directory:
+                outcome = run(asked["modules"], asked["seconds"], Path(directory))
+                output = (Path(directory) / "output").read_text(errors="replace")
             print(json.dumps({"outcome": outcome, "output": output[-6000:]}), flush=True)
 
 
@@ -71,7 +71,7 @@ def _be_trial(modules: Sequence[str], directory: Path) -> None:
     output = os.open(directory / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number, opened in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(opened, number)
-    sys.argv = ["trial", "--exitfirst", "--temp-directory", str(directory / str(time.monotonic_ns())), *modules]
+    sys.argv = ["trial", "--exitfirst", "--temp-directory", str(directory / "trial"), *modules]
     trial = importlib.import_module("twisted.scripts.trial")
     try:
         trial.run()

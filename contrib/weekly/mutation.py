@@ -39,8 +39,8 @@ _ALSO = (
 )  # fmt: skip
 """Files that decide much, beside those that call themselves pure."""
 
-_TESTS = {"torknock/redact.py": "tests/unit/operate"}
-"""Where the tests are of a file that lies in no room."""
+_TESTS = {"torknock/redact.py": "tests/unit/operate", "torknock/service/posture_table.py": "tests/unit/privileged"}
+"""Where the tests are of a file that lies in no room, or is tested in another."""
 
 _TREE = ("contrib", "pluggable", "tests", "torknock", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "pyproject.toml")
 

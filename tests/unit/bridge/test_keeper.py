@@ -361,6 +361,24 @@ class KeeperTests(SynchronousTestCase):
         self.pass_time(0.6)
         self.assertFalse(self.gate.standing)
 
+    def test_a_line_that_is_revoked_while_its_record_is_written_opens_nothing(self) -> None:
+        """The connection waits for the disk, and the keyring is read meanwhile."""
+        syncs: list[Deferred[None]] = []
+
+        def later(_sync: object, handle: int) -> Deferred[None]:
+            os.close(handle)
+            syncs.append(Deferred())
+            return syncs[-1]
+
+        self.keeper = self.another(in_thread=later)
+        self.started()
+        waiting = self.asked(min(self.tokens_of(self.alice, E)))
+        self.keyring.revoke("alice", now=NOW)
+        self.pass_time(2)
+        self.assertNoResult(waiting)
+        syncs.pop().callback(None)
+        self.assertEqual(self.successResultOf(waiting), ())
+
     def test_a_connection_is_answered_for_where_no_thread_can_be_had(self) -> None:
         """The reactor syncs its record, and no descriptor is left open."""
 
@@ -508,6 +526,15 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(self.spending.judge([syn]), [True])
         self.assertEqual([issued.name for issued in self.whose(syn)], ["carol"])
         self.assertEqual(self.whose(syn), ())
+
+    def test_the_first_knock_line_has_room_on_the_disk_before_it_opens(self) -> None:
+        """So a disk that is full is found out before a knock comes."""
+        self.started()
+        before = (self.directory / "knocks").stat().st_size
+        self.knocking("carol")
+        self.pass_time(2)
+        self.assertTrue(self.gate.judging)
+        self.assertGreater((self.directory / "knocks").stat().st_size, before)
 
     def test_where_knocks_are_not_served_nothing_is_judged(self) -> None:
         """The gate never asks, tokens go on to open, and which lines open nothing is told for as long as they live."""
@@ -670,6 +697,24 @@ class KeeperTests(SynchronousTestCase):
             self.keyring.revoke("bob", NOW)
             self.pass_time(2)
         self.assertEqual([log["names"] for log in logs], ["alice"])
+
+    def test_stop_is_the_end_also_while_the_gate_is_closed_for_an_error(self) -> None:
+        """No further step opens it again."""
+        closing: list[Deferred[None]] = []
+
+        def close() -> Deferred[None]:
+            closing.append(Deferred())
+            return closing[-1]
+
+        self.started()
+        self.patch(self.gate, "close", close)
+        self.refusing = TorknockError("tor takes no clients")
+        self.pass_time(1)
+        self.assertEqual(len(closing), 1)
+        stopping = Deferred.fromCoroutine(self.keeper.stop())
+        closing[-1].callback(None)
+        self.successResultOf(stopping)
+        self.assertEqual((len(closing), self.clock.getDelayedCalls()), (2, []))
 
     def test_stop_leaves_nothing(self) -> None:
         """The gate is closed, and no call is left waiting."""

@@ -78,6 +78,11 @@ class WordsTests(SynchronousTestCase):
         self.assertRaises(Malformed, number, str(value), value + 1, 2**33)
         self.assertRaises(Malformed, number, str(value), -1, value - 1)
 
+    def test_the_longest_number_has_64_bits(self) -> None:
+        """Twenty digits; one more is none, whatever the range."""
+        self.assertEqual(number(str(2**64 - 1), 0, 2**70), 2**64 - 1)
+        self.assertRaises(Malformed, number, "1" + 20 * "0", 0, 2**70)
+
     def test_no_number(self) -> None:
         """Signs, zeros in front, other digits, too many."""
         for word in ("", "-1", "+1", "01", "00", "1_0", "0x1", "\u0661", "1" * 5000, "1.0", "1 "):
