@@ -153,6 +153,8 @@ async def ask(reactor: IReactor, host: str, port: int, isn: int) -> tuple[Sent, 
     try:
         return sent, parse_answer(await answer.octets.addTimeout(PATIENCE, reactor))
     except TimeoutError:
+        if answer.transport is not None:
+            answer.transport.loseConnection()
         raise PathUnknown(_NO_REFLECTOR) from None
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from torknock.client.path import PathUnknown, Seen, Sent, Verdict, judge, parse_answer, write_answer
+from tests.support.own_tor import free_port
+from tests.support.reactor import reactor
+from torknock.client import path
+from torknock.client.path import PathUnknown, Seen, Sent, Verdict, ask, judge, parse_answer, reflect, write_answer
 
 WORDS = st.integers(0, 2**32 - 1)
 SEEN = st.builds(Seen, WORDS, st.none() | WORDS)
@@ -62,3 +72,69 @@ class AnswerTests(SynchronousTestCase):
         except PathUnknown:
             return
         self.assertEqual(write_answer(seen), octets)
+
+
+class ReflectorTests(TestCase):
+    """A reflector on loopback, and who asks it, without the capability: the ISN is the kernel's."""
+
+    def setUp(self) -> None:
+        self.patch(path, "may_administer_network", lambda: False)
+
+    def ask(self, port: int, host: str = "127.0.0.1") -> Deferred[tuple[Sent, Seen]]:
+        return Deferred.fromCoroutine(ask(reactor, host, port, 0x1234567))
+
+    async def test_a_reflector_tells_the_syn_as_it_arrived(self) -> None:
+        """Its ISN is the kernel's own, so whether that was rewritten cannot be said."""
+        listening = reflect(reactor, "127.0.0.1", 0)
+        self.addCleanup(lambda: maybeDeferred(listening.stopListening))
+        where: Any = listening.getHost()
+        sent, seen = await self.ask(where.port)
+        self.assertIsNone(sent.isn)
+        self.assertEqual(judge(sent, seen)[0], Verdict.UNKNOWN)
+        self.assertEqual(judge(replace(sent, isn=seen.isn), seen)[0], Verdict.UNTOUCHED)
+
+    async def test_a_port_without_a_reflector_is_unknown_with_the_reason(self) -> None:
+        """Nothing that listens, or something that says something else."""
+        error = await self.assertFailure(self.ask(free_port()), PathUnknown)
+        self.assertIn("the connection was refused: no reflector listens there", str(error))
+        for said in (b"SSH-2.0-OpenSSH\r\n", b"x" * 10_000, b""):
+            factory: Any = ServerFactory.forProtocol(partial(_Says, said))
+            factory.noisy = False
+            listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
+            where: Any = listening.getHost()
+            await self.assertFailure(self.ask(where.port), PathUnknown)
+            await maybeDeferred(listening.stopListening)
+
+    async def test_a_reflector_that_does_not_answer_is_not_waited_for(self) -> None:
+        """The connection is closed then."""
+        self.patch(path, "PATIENCE", 0.2)
+        closed: Deferred[None] = Deferred()
+        factory: Any = ServerFactory.forProtocol(partial(_Silent, closed))
+        factory.noisy = False
+        listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(lambda: maybeDeferred(listening.stopListening))
+        where: Any = listening.getHost()
+        await self.assertFailure(self.ask(where.port), PathUnknown)
+        await closed
+
+
+class _Silent(Protocol):
+    """Says nothing, and notices when the peer hangs up."""
+
+    def __init__(self, closed: Deferred[None]) -> None:
+        self._closed = closed
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._closed.callback(None)
+
+
+class _Says(Protocol):
+    """Says something, and hangs up."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(self._said)
+        self.transport.loseConnection()
