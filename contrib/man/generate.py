@@ -16,6 +16,9 @@ from torknock.cli import torknock
 MAN = Path(__file__).parent / "man1"
 PROJECT = MAN.parents[2] / "pyproject.toml"
 COMPLETION = MAN.parents[1] / "completion"
+TRANSCRIPTS = MAN.parent / "transcripts"
+"""What the pages show: `tests/unit/test_transcripts.py` runs each."""
+
 SHELLS = {"bash": "torknock.bash", "zsh": "_torknock", "fish": "torknock.fish"}
 
 
@@ -79,7 +82,18 @@ def _page(context: click.Context) -> str:
     if command.epilog:
         introduction, _, example = command.epilog.partition(":")
         text += f".SH {introduction.upper()}\n.nf\n{example.strip()}\n.fi\n"
-    return text
+    return text + _transcript(context)
+
+
+def _transcript(context: click.Context) -> str:
+    """The section with the transcript of the verb; "" if it has none."""
+    path = TRANSCRIPTS / f"{context.command_path.replace(' ', '-')}.txt"
+    if not path.exists():
+        return ""
+    shown = path.read_text("utf-8").replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
+    lines = "".join(f"\\&{line}\n" for line in shown.splitlines())
+    told = "What varies is shown as \\&..., and an exit status other than 0 in brackets."
+    return f".SH TRANSCRIPT\n{told}\n.PP\n.nf\n{lines}.fi\n"
 
 
 def _prose(text: str | None) -> str:
