@@ -27,6 +27,7 @@ from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.spending import Spending
 from torknock.errors import TorknockError
 from torknock.interfaces import IGate
+from torknock.kernel.generations import take_for_old
 from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.token import NEIGHBOURS, epoch_at
 
@@ -141,17 +142,19 @@ class Keeper:
 
     async def _bring(self, now: float) -> None:
         """Update and apply."""
-        await self._update(now)
+        changed = await self._update(now)
         wanted = self._admission.wanted(self._spending.now())
         self._books.tokens.reserve(sum(len(page.tokens) for page in wanted.pages))
         await self._gate.apply(wanted)
+        if changed:
+            take_for_old()
 
-    async def _update(self, now: float) -> None:
-        """Have admission follow the date *now* and the lines, if either has changed anything."""
+    async def _update(self, now: float) -> bool:
+        """Have admission follow the date *now* and the lines, if either has changed anything; whether it has."""
         epoch, known, news = epoch_at(now), self._admission.live.values(), self._lines.news(now)
         live = [issued for issued in known if issued.lives(now)] if news is None else news
         if news is None and epoch == self._epoch and len(live) == len(known):
-            return
+            return False
         judging, knocked = any(issued.line.scheme is Scheme.KNOCK for issued in live), set[tuple[int, int, int]]()
         if self._epoch is None or judging != self._admission.judging:
             knocked = self._books.knocked(self._lines.tags, judging)
@@ -160,6 +163,7 @@ class Keeper:
         for _ in self._admission.update(self._valid(epoch), live, knocked):
             await deferLater(self._spending.clock, 0)
         self._lines.taken()
+        return True
 
     def _enter(self, epoch: int) -> None:
         """Let *epoch* be the present one, for ever, and forget what cannot come back."""

@@ -48,9 +48,10 @@ class TokenBook:
         """Write down that the line *name* derives *isns* in *epoch*; those that are spent stay so."""
         holders = self._holders.setdefault(epoch, {})
         spent = self._spent.get(epoch, ())
+        alone = (name,)  # one for all of them: so many tuples would have the garbage collector run all the time
         for isn in isns:
             if isn not in spent:
-                holders[isn] = (*holders[isn], name) if isn in holders else (name,)
+                holders[isn] = (*holders[isn], name) if isn in holders else alone
         self._change(epoch)
 
     def retire(self, epoch: int, name: str, isns: Iterable[int]) -> None:

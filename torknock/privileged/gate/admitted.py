@@ -26,7 +26,9 @@ class AdmittedTokens:
     def add(self, tokens: set[int], until: float, now: float) -> None:
         """The table has *tokens*, the caller's no more; those that are new there run out at *until*."""
         self._batches = [batch for batch in self._batches if batch[0] > now - _SLACK]
-        self._batches.append((until, tokens.difference(*(earlier for _, earlier in self._batches))))
+        for _, earlier in self._batches:
+            tokens -= earlier
+        self._batches.append((until, tokens))
 
     def remove(self, tokens: Collection[int]) -> None:
         """The table has none of *tokens* any more."""
