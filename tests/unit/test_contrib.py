@@ -212,3 +212,38 @@ class PinTests(Case):
                 "--require-hashes", "--dest", self.directory / "taken", "--requirement", pinned,
             )  # fmt: skip
             self.assertIn("DO NOT MATCH THE HASHES", done.stderr)
+
+
+class PackageTests(Case):
+    """The Debian package, and the container that is made of it."""
+
+    def test_the_package_has_the_version_of_the_project(self) -> None:
+        """`contrib/debian/changelog` is where Debian's tools read it."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+        newest = (CONTRIB / "debian" / "changelog").read_text("utf-8").splitlines()[0]
+        self.assertIn(f"({project['version']})", newest)
+
+    def test_the_maintainer_scripts_are_sound(self) -> None:
+        """`sh` can read each of them."""
+        for name in ("preinst", "postinst", "prerm", "postrm"):
+            done = self.run_("sh", "-n", CONTRIB / "debian" / f"torknock.{name}")
+            self.assertEqual((done.returncode, done.stderr), (0, ""), name)
+
+    def test_the_container_says_what_is_wrong_with_its_environment(self) -> None:
+        """One line, before anything is written."""
+        cases: list[tuple[dict[str, str], str]] = [
+            ({}, "ADDRESS is not set: give the public address of this host, as in --env ADDRESS=192.0.2.7"),
+            ({"PT_PORT": "70000"}, "PT_PORT is 70000: give a port from 1 to 65535"),
+            ({"PT_PORT": "443 x"}, "PT_PORT is 443 x: give a port from 1 to 65535"),
+            ({"NICKNAME": "a b"}, "NICKNAME is a b: give 1 to 19 letters and digits"),
+            (
+                {"EMAIL": "a@example.org\nExitRelay 1"},
+                "EMAIL has a line break or a control character in it: remove it",
+            ),
+        ]
+        for variables, message in cases:
+            environment = {"PATH": "/usr/bin:/bin"} | ({"ADDRESS": "192.0.2.7"} if variables else {}) | variables
+            done = subprocess.run(
+                [CONTRIB / "container" / "entrypoint"], env=environment, capture_output=True, text=True, check=False
+            )
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (1, "", f"torknock: {message}\n"))
