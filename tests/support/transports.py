@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from pluggable.testing import TorOutput, TorSOCKS, client_environment
+from tests.support.measured import measured
 
 EXAMPLE = Path(__file__).parents[2] / "contrib" / "examples" / "plain.py"
 """The example transport."""
@@ -41,7 +42,7 @@ class Transport:
         whole = {**client_environment((), data_directory), "TOR_PT_CLIENT_TRANSPORTS": None, **environ}
         self.process = subprocess.Popen(
             [sys.executable, *(arguments or [str(program)])],
-            env={name: value for name, value in whole.items() if value is not None},
+            env={name: value for name, value in whole.items() if value is not None} | measured(),
             cwd="/", stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._hung = threading.Timer(PATIENCE, self.process.kill)

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.support.measured import measured
 from tests.unit.service.test_conversation import Echo
+from torknock.service import requester
 from torknock.service.conversation import PeerConnection
 from torknock.service.factory import PER_USER, PeerFactory
 from torknock.service.grammar import Malformed
@@ -237,6 +238,7 @@ class ConversationTests(TestCase):
 
     async def test_nobody_there(self) -> None:
         """No socket, no service behind it, one that does not take connections."""
+        self.patch(requester, "_BREATH", 0.01)
         await self.assertFailure(connect(reactor, f"{self.path}-none"), ServiceMissing)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(f"{self.path}-dead")
