@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import shutil
+import tempfile
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any, cast
 
 from click.testing import CliRunner
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
+from tests.support.own_tor import OwnTor, free_port
+from tests.support.reactor import reactor
 from torknock.cli import torknock
 from torknock.client.knocker import TokensSpent
 from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
+from torknock.kernel.proc import is_served
 from torknock.operate.check_bridge import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
-from torknock.operate.finding import State, exit_status
+from torknock.operate.finding import Finding, State, exit_status
 from torknock.protocol.bridge_line import BridgeLine, Line
 from torknock.tor.link import Relay
 
@@ -90,21 +97,21 @@ class CheckTests(SynchronousTestCase):
 
     def test_only_the_line_is_tried(self) -> None:
         """Nothing is sent but by the endpoint that knocks."""
-        reactor = MemoryReactorClock()
-        checking = check(cast(Any, reactor), LINE, Closed(TokensSpent()), int)
+        memory = MemoryReactorClock()
+        checking = check(cast(Any, memory), LINE, Closed(TokensSpent()), int)
         answers = self.successResultOf(Deferred.fromCoroutine(checking))
-        self.assertEqual(reactor.tcpClients, [])
+        self.assertEqual(memory.tcpClients, [])
         self.assertEqual([answer.name for answer in answers], ["line", "tor"])
 
     def test_as_a_stranger(self) -> None:
         """It connects to the bridge's port and to three others, once each, with nothing of the line."""
-        reactor = MemoryReactorClock()
-        checking = Deferred.fromCoroutine(check_as_stranger(cast(Any, reactor), LINE, secrets.SystemRandom()))
-        hosts, ports, _factories, patience, _bind = zip(*reactor.tcpClients, strict=True)
+        memory = MemoryReactorClock()
+        checking = Deferred.fromCoroutine(check_as_stranger(cast(Any, memory), LINE, secrets.SystemRandom()))
+        hosts, ports, _factories, patience, _bind = zip(*memory.tcpClients, strict=True)
         self.assertEqual((set(hosts), set(patience), len(set(ports))), ({"192.0.2.7"}, {PATIENCE}, 4))
         self.assertEqual((ports[0], all(10_000 <= port < 32_768 for port in ports[1:])), (443, True))
         self.assertNoResult(checking)
-        for client in reactor.tcpClients:
+        for client in memory.tcpClients:
             client[2].clientConnectionFailed(cast(Any, None), Failure(ConnectionRefusedError()))
         answers = self.successResultOf(checking)
         self.assertEqual([(one.name, one.state) for one in answers], [
@@ -121,9 +128,9 @@ class CheckTests(SynchronousTestCase):
             (ConnectionRefusedError(), State.UNKNOWN),
             (TorknockError("something else"), State.UNKNOWN),
         ):
-            reactor = MemoryReactorClock()
-            checking = Deferred.fromCoroutine(check(cast(Any, reactor), LINE, Closed(error), int))
-            reactor.advance(100)
+            memory = MemoryReactorClock()
+            checking = Deferred.fromCoroutine(check(cast(Any, memory), LINE, Closed(error), int))
+            memory.advance(100)
             answers = {answer.name: answer for answer in self.successResultOf(checking)}
             self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
             self.assertNotIn("192.0.2.7", " ".join(answer.why for answer in answers.values()))
@@ -135,7 +142,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(exit_status([State.UNKNOWN, State.NOT_OK, State.OK]), 1)
 
 
-class _Talker(Protocol):
+class _OtherService(Protocol):
     """A service that is not tor."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -148,16 +155,80 @@ class DecoyTests(TestCase):
     """A port on which something else answers."""
 
     async def test_a_decoy_is_no_tor(self) -> None:
-        """A stranger is let in, and what he meets is asked whether it is tor: one that hangs up is not."""
-        from tests.support.reactor import reactor
-
-        listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(_Talker))
+        """A stranger is let in, and asks what answers whether it is tor: what hangs up is not."""
+        listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
+            Factory.forProtocol(_OtherService)
+        )
         self.addCleanup(listening.stopListening)
         line = BridgeLine(IPv4Address("127.0.0.1"), listening.getHost().port, None, LINE.line)
         answers = await check_as_stranger(reactor, line, secrets.SystemRandom())
         self.assertEqual(answers[0].state, State.OK, answers)
         self.assertIn("decoy", answers[0].why)
         self.assertEqual(answers[1].state, State.OK)
+
+
+class TorTests(TestCase):
+    """A real tor, at its ORPort on loopback: what is behind a bridge's port, without the bridge."""
+
+    def setUp(self) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+        self.port = free_port()
+        self.tor = OwnTor(directory / "tor", "BridgeRelay 1", f"ORPort 127.0.0.1:{self.port}", "Address 127.0.0.1")
+        self.addCleanup(self.tor.stop)
+        self.tor.start()
+
+    async def fingerprint(self) -> str:
+        """The tor's own, once it listens."""
+        while not ((path := self.tor.data / "fingerprint").exists() and len(path.read_text().split()) == 2):
+            await deferLater(reactor, 0.05)
+        while not is_served("127.0.0.1", self.port):
+            await deferLater(reactor, 0.05)
+        return path.read_text().split()[1]
+
+    async def checked(self, fingerprint: str | None, port: int) -> Finding:
+        """What is found of the tor behind *port*, by a line with *fingerprint* that opens it."""
+        line = BridgeLine(IPv4Address("127.0.0.1"), port, fingerprint, LINE.line)
+        opened, behind = await check(reactor, line, TCP4ClientEndpoint(reactor, "127.0.0.1", port), int)
+        self.assertEqual((opened.name, opened.state), ("line", State.OK))
+        return behind
+
+    async def test_tor_behind_the_port_proves_the_fingerprint_in_the_line(self) -> None:
+        """Another tor does not, and a line without a fingerprint cannot tell."""
+        fingerprint = await self.fingerprint()
+        for named, state, told in (
+            (fingerprint, State.OK, "proves the fingerprint in the line"),
+            ("B" * 40, State.NOT_OK, "another tor than the one that the line names"),
+            (None, State.OK, "its identity was not verified"),
+        ):
+            found = await self.checked(named, self.port)
+            self.assertIs(found.state, state, found)
+            self.assertIn(told, found.why)
+
+    async def test_a_stranger_whom_tor_answers_finds_the_bridge(self) -> None:
+        """It is not hidden."""
+        await self.fingerprint()
+        line = BridgeLine(IPv4Address("127.0.0.1"), self.port, None, LINE.line)
+        [stranger, _] = await check_as_stranger(reactor, line, secrets.SystemRandom())
+        self.assertIs(stranger.state, State.NOT_OK)
+        self.assertIn("tor itself answers a stranger", stranger.why)
+
+    async def test_a_service_that_is_not_tor_is_reported(self) -> None:
+        """Whether it answers something else, or hangs up."""
+        for kind in (_OtherService, _HangsUp):
+            listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(kind))
+            found = await self.checked(None, listening.getHost().port)
+            await listening.stopListening()
+            self.assertIs(found.state, State.NOT_OK)
+            self.assertEqual(found.remedy, "on the bridge: torknock doctor bridge")
+
+
+class _HangsUp(Protocol):
+    """A service that ends each connection."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
 
 
 class CommandTests(SynchronousTestCase):

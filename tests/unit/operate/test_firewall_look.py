@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping
 from ipaddress import IPv4Address, ip_address
 from typing import Any
@@ -209,6 +212,24 @@ class FrameTests(SynchronousTestCase):
         for packets, counted in ((0, set()), (2, {"torknock-arrived"})):
             self.patch(trial, "output_of", lambda *_, packets=packets, **__: written(packets))
             self.assertEqual(trial._Copy().counted(), counted)
+
+
+class ProgramTests(SynchronousTestCase):
+    """The child, as a process that may not make a network namespace."""
+
+    def test_what_cannot_be_copied_is_unknown_with_the_reason(self) -> None:
+        """Of each SYN, in their order."""
+        syn = {"interface": "eth0", "source": "198.51.100.1", "address": "192.0.2.7"}
+        syns = [syn | {"port": port} for port in (443, 8443)]
+        asked = {"nft": "", "saved": {}, "devices": [], "syns": syns}
+        powerless = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"] if os.geteuid() == 0 else []
+        done = subprocess.run(
+            [*powerless, sys.executable, "-m", "torknock.operate.firewall.trial"], input=json.dumps(asked),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        told = json.loads(done.stdout)
+        self.assertEqual([each["fate"] for each in told], ["UNKNOWN", "UNKNOWN"])
+        self.assertRegex(told[0]["doubts"][0], "^the rules, which cannot be copied: .*not permitted")
 
 
 class ProposalTests(SynchronousTestCase):
