@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pluggable.heap import trim_heap
+from pluggable.splice import Way, spliceable
 
 _log = Logger()
 
@@ -74,6 +75,8 @@ class Half(protocol.Protocol):
         self._read_ended = False
         self._write_ended = False
         self._heard = False
+        self._ways: tuple[Way, Way] | None = None
+        """From here to there and from there to here, if both links are sockets."""
         self._deliver: Callable[[bytes], object] = self.opening.received
 
     def connectionMade(self) -> None:
@@ -112,6 +115,11 @@ class Half(protocol.Protocol):
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         """Close the other link, once it has sent what it still holds."""
         self.lost = True
+        if self._ways is not None:
+            away, back = self._ways
+            away.source_lost()
+            back.sink_lost()
+            self._ways = None
         peer, self._peer = self._peer, None
         if peer is not None:
             peer._leave()
@@ -127,6 +135,15 @@ class Half(protocol.Protocol):
         self._heard = bool(self.opening.rest)
         self._deliver = peer.transport.write
         peer.transport.registerProducer(self.transport, True)
+
+    def _splice(self, peer: Half) -> None:
+        """Let the kernel relay what arrives at this link and at *peer*."""
+        there = Way(self.transport, peer.transport, self._has_heard)
+        back = Way(peer.transport, self.transport, peer._has_heard)
+        self._ways, peer._ways = (there, back), (back, there)
+
+    def _has_heard(self) -> None:
+        self._heard = True
 
     def _finish(self) -> None:
         """Say no more to our peer; transports that cannot say so are closed."""
@@ -182,6 +199,8 @@ def join(one: Half, other: Half) -> None:
         if half.opening.rest:
             peer.transport.write(half.opening.rest)
             half.opening.rest = b""
+    if spliceable(one.transport, one) and spliceable(other.transport, other):
+        one._splice(other)
 
 
 TRIM_AFTER = 100

@@ -46,6 +46,7 @@ _CAUSES: tuple[tuple[tuple[type[BaseException], ...], type[SOCKSError]], ...] = 
     ((error.NoRouteError,), NetworkUnreachable),
 )
 
+
 def socks_error(cause: BaseException) -> SOCKSError:
     """*cause* as an error with a reply for tor: by its class, else by its errno, else a general failure."""
     if isinstance(cause, SOCKSError):

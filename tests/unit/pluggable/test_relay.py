@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from typing import Any, ClassVar
 
 from hypothesis import given
@@ -19,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
+from pluggable import splice
 from pluggable.relay import EARLY_LIMIT, READ_SIZE, Half, Links, join
 
 reactor: Any = _reactor
@@ -239,3 +242,27 @@ class SocketTests(TestCase):
     async def test_a_wrapper_without_halves_delivers_one_way(self) -> None:
         """What was said before the end arrives before the end."""
         await self.relay(True, b"all of it" * 100_000, b"")
+
+    async def test_a_kernel_that_does_not_splice(self) -> None:
+        """Twisted relays what it does not, and nothing is lost."""
+
+        def refuses(*_arguments: object, **_options: object) -> int:
+            raise OSError(errno.EINVAL, "no")
+
+        self.patch(os, "splice", refuses)
+        await self.relay(False, bytes(range(256)) * 10_000, b"back" * 50_000)
+
+    async def test_a_process_without_descriptors(self) -> None:
+        """No pipe is to be had."""
+        self.patch(splice, "_pipe", lambda: None)
+        await self.relay(False, bytes(range(256)) * 10_000, b"back" * 50_000)
+
+    async def test_pipes_are_given_back(self) -> None:
+        """A link that has nothing to say holds none, and few are kept."""
+        kept: list[Any] = []
+        self.patch(splice, "_pipes", kept)
+        await self.relay(False, bytes(range(256)) * 10_000, b"back" * 50_000)
+        self.assertTrue(1 <= len(kept) <= 8, len(kept))
+        for pipe in kept:
+            self.assertRaises(BlockingIOError, os.read, pipe.out, 1)
+            pipe.close()
