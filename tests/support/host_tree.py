@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.own_tor import OwnTor
+from tests.support.own_tor import TORKNOCK, OwnTor
 from torknock.operate.setup import apply, debian_tor, doors, place, plan, shipped_files, this_host
 
 
 class HostTreeCase(SynchronousTestCase):
-    """The paths of a host, moved to a new directory."""
+    """The paths of a host, moved to a new directory, where the command is installed."""
 
     def setUp(self) -> None:
         self.host = Path(tempfile.mkdtemp(prefix="torknock-"))
@@ -36,6 +37,12 @@ class HostTreeCase(SynchronousTestCase):
         }.items():  # fmt: skip
             for name, path in names.items():
                 self.patch(module, name, path)
+
+        self.program = self.host / "bin" / "torknock"
+        self.program.parent.mkdir()
+        self.program.write_text(f'#!/bin/sh\nexec {TORKNOCK} "$@"\n')
+        self.program.chmod(0o755)
+        self.patch(sys, "argv", [str(self.program)])
 
     def own_tor(self, *lines: str) -> OwnTor:
         """A tor whose torrc is the host's, not started yet."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from torknock.kernel.files import directory_of_others
 from torknock.kernel.places import APPARMOR_ENABLED, APPARMOR_TOR, SYSTEMD_RUNS
 from torknock.operate.setup.changes import CannotSetUp
 from torknock.operate.setup.config_files import read_or_empty
@@ -39,6 +40,7 @@ class Host:
         apparmor = APPARMOR_TOR.parent.is_dir() and read_or_empty(APPARMOR_ENABLED).strip() == "Y"
         config_file, tor_user = (TORRC, TOR_USER) if tor is None else (tor.config_file, tor.user)
         _check_runs(program, user or tor_user)
+        _check_ours(program)
         return cls(Place.of(config_file), tor_user, program, SYSTEMD_RUNS.is_dir(), apparmor)
 
 
@@ -57,3 +59,13 @@ def _check_runs(program: Path, user: str) -> None:
             "install torknock where every user can run it: "
             "contrib/install does, and so does pipx with PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin",
         )
+
+
+def _check_ours(program: Path) -> None:
+    """Raise `CannotSetUp` if a user other than root could replace *program*, which root's services are started from."""
+    for path in (program, program.resolve()):
+        if (place := directory_of_others(path, (0, os.geteuid()))) is not None:
+            raise CannotSetUp(
+                f"{place} can be changed by users other than root, and root's services would run what they put there",
+                "install torknock in a place of root's: contrib/install and the Debian package do",
+            )

@@ -200,7 +200,7 @@ class HostTests(HostTreeCase):
         tor = self.own_tor()
         tor.start()
         with tor_at(tor.control, None) as running:
-            host = Host.of(running, TORKNOCK)
+            host = Host.of(running, self.program)
         self.assertEqual((host.tor_user, host.place.config_file, host.systemd), (SELF, self.torrc, False))
 
     def test_a_program_that_tor_cannot_start_is_refused(self) -> None:
@@ -215,3 +215,14 @@ class HostTests(HostTreeCase):
         """It is made later."""
         self.patch(this_host, "TOR_USER", "torknock-user-of-no-host")
         self.assertEqual(Host.of(None, Path("/bin/false")).program, Path("/bin/false"))
+
+    def test_a_program_that_others_can_replace_is_refused(self) -> None:
+        """Root's services are started from it."""
+        self.patch(this_host, "TOR_USER", "torknock-user-of-no-host")
+        self.program.parent.chmod(0o777)
+        with self.assertRaisesRegex(CannotSetUp, f"{self.program.parent} can be changed by users other than root"):
+            Host.of(None, self.program)
+        link = self.host / "torknock"
+        link.symlink_to(self.program)
+        with self.assertRaisesRegex(CannotSetUp, "install torknock in a place of root's"):
+            Host.of(None, link)
