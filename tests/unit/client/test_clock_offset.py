@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from torknock.client.attempts import proving
 from torknock.client.clock_offset import ClockOffset
 from torknock.protocol.token import EPOCH
 
@@ -38,6 +39,17 @@ class ClockOffsetTests(SynchronousTestCase):
             self.assertEqual(self.offset.forget_after_step(), forgotten, step)
             self.assertEqual(self.offset.minutes_slow() == 0, forgotten)
             self.assertFalse(self.offset.forget_after_step() and forgotten)
+
+    def test_neighbours_tokens_are_looked_into_once_in_ten_minutes(self) -> None:
+        """A round that found no wrong clock need not be sent again at once."""
+        self.clock.advance(10)
+        looked_into = []
+        for pause, answers in ((0, 2), (0, 2), (599, 1), (1, 1)):
+            self.clock.advance(pause)
+            for _ in range(answers):
+                self.offset.accepted(1)
+            looked_into.append(self.offset.offsets(0, 0) == proving(1))
+        self.assertEqual(looked_into, [True, False, False, True])
 
     def test_where_nothing_is_known_a_step_forgets_nothing(self) -> None:
         """A clock may be set before the first knock."""
