@@ -96,6 +96,11 @@ class ReaderTests(SynchronousTestCase):
                 reader.feed(struct.pack("!HHI", data, padding, 0))
             self.assertIn(f"a frame has {HEAD + data + padding} octets", str(caught.exception))
 
+    def test_the_shortest_and_the_longest_answer_may_be_asked_for(self) -> None:
+        """Of one head, and of 65,536 octets."""
+        for asked in (HEAD, ANSWER_AT_MOST):
+            self.assertEqual(FrameReader(asks=True).feed(write_frame(b"", HEAD, asked)).asked, (asked,))
+
     def test_an_answer_of_4_gib_is_refused(self) -> None:
         """And each other that is longer than allowed, or shorter than a frame."""
         for asked in (2**32 - 1, PAST_PLAN - 1, PAST_PLAN + ANSWER_AT_MOST + 1, ANSWER_AT_MOST + 1, HEAD - 1, 1):

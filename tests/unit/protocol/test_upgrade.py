@@ -54,6 +54,13 @@ class RequestTests(SynchronousTestCase):
         lower = [name.lower() + b":" + value for name, _, value in (each.partition(b":") for each in fields)]
         self.assertEqual(read_request(b"\r\n".join([start, *lower]), PATH), wanted)
 
+    def test_as_many_fields_as_a_browser_may_send_are_read(self) -> None:
+        """One hundred, and no more."""
+        fields = REQUEST.count(b"\r\n")
+        head = REQUEST + b"".join(b"\r\nX-%d: 1" % number for number in range(100 - fields))
+        self.assertEqual(read_request(head, PATH).proof, PROOF)
+        self.refused(head + b"\r\nX-More: 1")
+
     def test_an_ipv6_peer(self) -> None:
         """Its address has colons too."""
         head = without(REQUEST, b"X-Peer") + b"\r\nX-Peer: 2001:db8::7:54321"
