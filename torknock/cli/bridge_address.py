@@ -15,8 +15,8 @@ from torknock.protocol.bridge_line import BridgeLine, LineError, parse_address, 
 
 Address = tuple[IPv4Address | IPv6Address, int]
 
-_TOLD_AT_MOST = 64 * 1024
-"""Octets of a file in which tor tells of itself; it writes some hundred."""
+_FILE_LIMIT = 64 * 1024
+"""Octets that are read of a file of tor's, which has some hundred."""
 
 
 class BridgeUnidentified(TorknockError):
@@ -26,10 +26,10 @@ class BridgeUnidentified(TorknockError):
         super().__init__(f"the bridge's {what} is not known", f"give it with {option}")
 
 
-def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Address:
+def find_address(keyring: Keyring, directory: Path, given: Address | None) -> Address:
     """The public address of the bridge whose keyring is in *directory*, or `BridgeUnidentified`."""
-    if said is not None:
-        return said
+    if given is not None:
+        return given
     for text in (keyring.setting("address") or "", *_published(directory)):
         try:
             where = parse_address(text)
@@ -40,10 +40,10 @@ def find_address(keyring: Keyring, directory: Path, said: Address | None) -> Add
     raise BridgeUnidentified("public address", "--address IP:PORT")
 
 
-def find_fingerprint(keyring: Keyring, directory: Path, said: str | None) -> str:
+def find_fingerprint(keyring: Keyring, directory: Path, given: str | None) -> str:
     """The fingerprint of the bridge whose keyring is in *directory*, or `BridgeUnidentified`."""
-    if said is not None:
-        return said
+    if given is not None:
+        return given
     for text in (keyring.setting("fingerprint") or "", *_fingerprints(directory)):
         try:
             return parse_fingerprint(text)
@@ -52,7 +52,7 @@ def find_fingerprint(keyring: Keyring, directory: Path, said: str | None) -> str
     raise BridgeUnidentified("fingerprint", "--fingerprint HEX")
 
 
-def remember(keyring: Keyring, address: Address | None, fingerprint: str | None) -> None:
+def store(keyring: Keyring, address: Address | None, fingerprint: str | None) -> None:
     """Store what the operator gave, for later lines."""
     if address is not None:
         keyring.set_setting("address", write_address(*address))
@@ -62,25 +62,25 @@ def remember(keyring: Keyring, address: Address | None, fingerprint: str | None)
 
 def _published(directory: Path) -> Iterator[str]:
     """The addresses of torknock in tor's `bridgelines`."""
-    for words in _tor_wrote(directory, "bridgelines"):
+    for words in _words_in(directory, "bridgelines"):
         if len(words) > 2 and words[:2] == ["Bridge", BridgeLine.transport]:
             yield words[2]
 
 
 def _fingerprints(directory: Path) -> Iterator[str]:
-    """What tor's `fingerprint` says: "Nickname FINGERPRINT"."""
-    for words in _tor_wrote(directory, "fingerprint"):
+    """The fingerprint in tor's `fingerprint`: "Nickname FINGERPRINT"."""
+    for words in _words_in(directory, "fingerprint"):
         if len(words) == 2:
             yield words[1]
 
 
-def _tor_wrote(directory: Path, name: str) -> Iterator[list[str]]:
+def _words_in(directory: Path, name: str) -> Iterator[list[str]]:
     """The words of each line of the file *name* in the DataDirectory that the keyring's *directory* is in, if it is."""
     data_directory = data_directory_of(directory)
     if data_directory is None:
         return
     try:
-        text = read_file(data_directory / name, _TOLD_AT_MOST).decode("ascii", "replace")
+        text = read_file(data_directory / name, _FILE_LIMIT).decode("ascii", "replace")
     except OSError:
         return
     for written in text.splitlines():

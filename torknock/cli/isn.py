@@ -1,4 +1,4 @@
-"""`torknock isn`: the ISNs that open a bridge, and whose an ISN is; for debugging and for other implementations."""
+"""`torknock isn`: the ISNs that open a bridge, and the line of an ISN; for debugging and for other implementations."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import click
 from click.core import ParameterSource
 
-from torknock.cli.bridge_address import Address, find_address, find_fingerprint, remember
+from torknock.cli.bridge_address import Address, find_address, find_fingerprint, store
 from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import (
     WordChoice,
@@ -160,7 +160,7 @@ def add(
         )  # fmt: skip
         with printed_or_withdrawn(keyring, name):
             opened.make_known_at(name, str(where[0]))
-            remember(opened, address, fingerprint)
+            store(opened, address, fingerprint)
     text = write_bridge_line(BridgeLine(*where, who, issued.line))
     with printed_or_withdrawn(keyring, name):
         say(text)

@@ -1,4 +1,4 @@
-"""The keyring, opened by a command: that it has to wait is said."""
+"""Opens the keyring for a command, and reports on stderr if that has to wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torknock.keyring.lines import Keyring
 
 
 def open_keyring(directory: Path, create: bool = False) -> Keyring:
-    """The keyring in *directory*, as `Keyring.open`; once it has waited for a moment, that is said on stderr."""
+    """The keyring in *directory*, as `Keyring.open`; reports on stderr once it has waited for a moment."""
     waiting = (
         f"torknock: waiting for the keyring {click.format_filename(directory)}: the disk is slow, or another program, "
         f"such as a backup, holds it; a program is waited for at most {PATIENCE:.0f} s"

@@ -20,7 +20,7 @@ from torknock.cli.options import (
     say_code,
 )
 from torknock.cli.setup_address import parse_public_address, public_address, where_lines_point
-from torknock.cli.setup_steps import agreed, configure, group_of, program, yes_option
+from torknock.cli.setup_steps import configure, confirm_changes, group_of, program, yes_option
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.operate.addresses import warning
 from torknock.protocol.door import Door, Posture
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torknock.tor.inspect import TorFacts
 
 
-class _Asked(NamedTuple):
-    """What was said on the command line; None where it was not."""
+class _Options(NamedTuple):
+    """The options of the command line; None where one was not given."""
 
     address: IPv4Address | IPv6Address | None
     port: int | None
@@ -68,12 +68,12 @@ def bridge(
 
     Needs root. To strangers the port looks closed; a client with the line gets in.
     """
-    asked, password = _Asked(address, port, posture, name, yes), control_password(asks)
+    asked, password = _Options(address, port, posture, name, yes), control_password(asks)
     line = _set_up(asked, control, password)
     _conclude(line, name, control, password)
 
 
-def _set_up(asked: _Asked, control: str, password: str | None) -> str:
+def _set_up(asked: _Options, control: str, password: str | None) -> str:
     """Make the bridge, and print its first line, which is returned. Raises `TorknockError`."""
     from torknock.operate.setup import apply as operate
     from torknock.operate.setup import debian_tor
@@ -85,9 +85,9 @@ def _set_up(asked: _Asked, control: str, password: str | None) -> str:
     named = None
     with ExitStack() as stack:
         stack.enter_context(Record(RECORD).locked())
-        if debian_tor.is_at_rest(control):
+        if debian_tor.is_stopped(control):
             host = Host.of(None, program())
-            changes, settings = _changes(host, debian_tor.resting_facts(), None, asked, None)
+            changes, settings = _changes(host, debian_tor.configured_facts(), None, asked, None)
             configure(changes, host.place.record, asked.yes, operate.verify)
             asked, named = asked._replace(address=settings.address), settings.line_address
         tor = stack.enter_context(tor_at(control, password))
@@ -95,7 +95,7 @@ def _set_up(asked: _Asked, control: str, password: str | None) -> str:
         changes, settings = _changes(host, facts, tor.address, asked, named)
         if ignored := operate.ignored_lines(facts, settings.door.posture, time.time()):
             _warn_of_ignored(ignored, settings.door.posture)
-        if agreed(changes, asked.yes):
+        if confirm_changes(changes, asked.yes):
             stack.enter_context(operate.applying(changes, tor, host.place.record, "bridge"))
         elif not operate.transport_runs(tor, "bridge"):
             operate.start_transport(tor, "bridge")
@@ -106,7 +106,7 @@ def _set_up(asked: _Asked, control: str, password: str | None) -> str:
 
 
 def _changes(
-    host: Host, facts: TorFacts, guess: str | None, asked: _Asked, named: Address | None
+    host: Host, facts: TorFacts, guess: str | None, asked: _Options, named: Address | None
 ) -> tuple[list[Change], BridgeSettings]:
     """What is to be changed on *host*, and for which settings; *guess* is the address that tor takes for its own.
 
@@ -155,14 +155,14 @@ def _conclude(line: str, name: str, control: str, password: str | None) -> None:
     wanting = [finding for finding in findings if finding.state is not State.OK]
     if wanting:
         click.echo(in_text(wanting), err=True)
-    if any(it.state is State.NOT_OK and it.name not in _LETS_CLIENTS_IN for it in wanting):
+    if any(it.state is State.NOT_OK and it.name not in _HARMLESS for it in wanting):
         click.echo(_NOT_YET.format(name=name), err=True)
         raise click.exceptions.Exit(1)
     _draw(line)
     click.echo(_NEXT, err=True)
 
 
-_LETS_CLIENTS_IN = {"bootstrap", "knock lines", "posture"}
+_HARMLESS = {"bootstrap", "knock lines", "posture"}
 """Findings that do not keep the new line out: a first bootstrap takes minutes, and the posture may be intended."""
 
 _NOT_YET = """

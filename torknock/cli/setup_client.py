@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from torknock.cli.options import control_option, control_password, password_option, read_bridge_line, say
-from torknock.cli.setup_steps import agreed, configure, group_of, program, yes_option
+from torknock.cli.setup_steps import configure, confirm_changes, group_of, program, yes_option
 from torknock.protocol.bridge_line import BridgeLine
 
 
@@ -49,10 +49,10 @@ def _use(bridge_line: BridgeLine, control: str, password: str | None, yes: bool)
     from torknock.tor.control import tor_at
 
     with Record(RECORD).locked():
-        if debian_tor.is_at_rest(control):
+        if debian_tor.is_stopped(control):
             host = Host.of(None, program())
             known = known_options(host.place.snippet)
-            options = client_options(debian_tor.resting_facts(), bridge_line, known, host)
+            options = client_options(debian_tor.configured_facts(), bridge_line, known, host)
             changes = plan("client", options, host, group_of(host.tor_user))
             configure(changes, host.place.record, yes, verify_bridged)
         with tor_at(control, password) as tor:
@@ -60,7 +60,7 @@ def _use(bridge_line: BridgeLine, control: str, password: str | None, yes: bool)
             known = known_options(host.place.snippet)
             options = client_options(tor.facts(), bridge_line, known, host)
             changes = plan("client", options, host, group_of(host.tor_user))
-            agreed(changes, yes)
+            confirm_changes(changes, yes)
             use_bridge(changes, tor, host.place.record, bridge_line)
 
 
@@ -74,7 +74,7 @@ def _let_knock(user: str, yes: bool) -> None:
     with record.locked():
         host = Host.of(None, program(), user)
         changes = plan_for_user(user, host)
-        if agreed(changes, yes, reloads=False):
+        if confirm_changes(changes, yes, reloads=False):
             with record.making(changes):
                 pass
     click.echo(f"torknock: {user} must log in again, and add this line and the bridge line to tor's torrc:", err=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 yes_option = click.option("--yes", is_flag=True, help="Change without asking.")
 
 
-def agreed(changes: list[Change], yes: bool, reloads: bool = True) -> bool:
+def confirm_changes(changes: list[Change], yes: bool, reloads: bool = True) -> bool:
     """Show *changes* and ask whether to make them, unless *yes*; False if there are none. Raises `click.Abort`.
 
     *reloads* says that tor will be reloaded, too.
@@ -43,8 +43,8 @@ def configure(changes: list[Change], record: Record, yes: bool, verify: Callable
     from torknock.operate.setup.changes import CannotSetUp
     from torknock.operate.setup.place import TORRC
 
-    wanted = agreed(changes, yes, reloads=False)
-    with record.making(changes if wanted else []):
+    confirmed = confirm_changes(changes, yes, reloads=False)
+    with record.making(changes if confirmed else []):
         verify(TORRC, debian_tor.DEFAULTS)
         started = debian_tor.start()
     if not started:

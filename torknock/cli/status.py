@@ -73,7 +73,7 @@ def _ended_by_q(reactor: IReactor) -> Iterator[None]:
 
 @implementer(IReadDescriptor)
 class _Keys:
-    """What is typed."""
+    """Reads the keys that are typed."""
 
     def __init__(self, reactor: IReactor) -> None:
         self._reactor = reactor

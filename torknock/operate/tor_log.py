@@ -27,7 +27,7 @@ _OPEN_AGAIN = re.compile(r"port open again")
 _CLOSED = re.compile(r"port (?:is )?closed|the tokens run out within")
 _RELOADED = re.compile(r"the gate was lost|gate table missing or changed|rules missing or changed by another program")
 _FULL, _ROOM_AGAIN = re.compile(r"connections turned away"), re.compile(r"connections accepted again")
-"""The transport's own words: what `_OPEN_AGAIN` or `_ROOM_AGAIN` follows is over, and `_RELOADED` has mended itself."""
+"""The transport's own words: what `_OPEN_AGAIN` or `_ROOM_AGAIN` follows is over, and `_RELOADED` repairs itself."""
 
 _RELOADS = 3
 """A table that is missing more often than this is removed by something that goes on."""
@@ -76,7 +76,7 @@ def judge(text: str) -> Finding:
     """What the log *text* says of the transport that runs now."""
     lines = text.splitlines()
     begun = _last(_ANEW, lines)
-    complaints = [redact(_without_date(line)) for line in _unmended(lines[begun + 1 :])]
+    complaints = [redact(_without_date(line)) for line in _current(lines[begun + 1 :])]
     if not complaints:
         return ok("tor's log", "tor complains of nothing about the transport")
     told = " / ".join(list(dict.fromkeys(complaints))[-_SHOWN:])
@@ -84,8 +84,8 @@ def judge(text: str) -> Finding:
     return not_ok("tor's log", f"tor complains {len(complaints)} times: {told}", remedy)
 
 
-def _unmended(lines: list[str]) -> list[str]:
-    """The complaints in *lines* about what has not mended itself since."""
+def _current(lines: list[str]) -> list[str]:
+    """The complaints in *lines* that are not over."""
     opened = _last(_OPEN_AGAIN, lines)
     had_room = _last(_ROOM_AGAIN, lines)
     reloads = sum(_RELOADED.search(line) is not None for line in lines)

@@ -226,7 +226,7 @@ class WarningTests(MonitorCase):
         said = [formatEvent(event) for event in logged]
         return [text for text in said if "brute force" in text]
 
-    def test_guesses_are_an_alarm(self) -> None:
+    def test_many_wrong_syns_are_a_warning(self) -> None:
         """In the log, though nobody asks for the status, with the live tokens; in the status as long as it lasts."""
         with capturedLogs() as logged:
             self.keeper.answer = 1_000
@@ -271,7 +271,7 @@ class WarningTests(MonitorCase):
             self.clock.pump([1.0] * 60)
             self.assertEqual(self.troubles(), [])
 
-    def test_many_tokens(self) -> None:
+    def test_the_odds_of_many_tokens_are_reported(self) -> None:
         """The number is said, and how long it takes to hit one."""
         self.keeper.tokens = self.keeper.kernel = 7_000
         self.assertEqual(self.troubles(), [])
@@ -289,7 +289,7 @@ class WarningTests(MonitorCase):
         self.keeper.trouble = ""
         self.assertEqual(self.troubles(), [])
 
-    def test_lines_that_open_nothing(self) -> None:
+    def test_lines_that_open_nothing_are_reported(self) -> None:
         """Told while there are any."""
         self.keeper.ignored = "1 line of scheme knock opens nothing: the posture is closed"
         (warned,) = self.status().warnings

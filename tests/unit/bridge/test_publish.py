@@ -130,7 +130,7 @@ class PublicationCase(TestCase):
 class SocketTests(PublicationCase):
     """`status.sock`."""
 
-    async def test_one_line_is_told(self) -> None:
+    async def test_a_bridge_with_one_line_is_published(self) -> None:
         """To the owner alone, and then the connection is closed."""
         await self.publish()
         octets = await self.status()
@@ -236,7 +236,7 @@ class MetricsTests(PublicationCase):
         self.assertNotIn("alice", body)
         self.assertNotIn("python", body)
 
-    async def test_on_a_unix_socket(self) -> None:
+    async def test_metrics_are_served_on_a_unix_socket(self) -> None:
         """For its owner and his group."""
         path = self.directory / "metrics.sock"
         await self.publish(parse_metrics(str(path)))
@@ -244,7 +244,7 @@ class MetricsTests(PublicationCase):
         self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o660)
         self.assertEqual((await self.page(UNIXClientEndpoint(reactor, str(path)), "/"))[0][-13:], "404 Not Found")
 
-    async def test_on_loopback(self) -> None:
+    async def test_metrics_are_served_on_loopback(self) -> None:
         """A port that was free a moment ago; nobody's request is logged."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -253,7 +253,7 @@ class MetricsTests(PublicationCase):
             self.check(await self.page(TCP4ClientEndpoint(reactor, "127.0.0.1", port)))
         self.assertEqual([event for event in logged if "127.0.0.1" in str(event)], [])
 
-    async def test_connections_are_few(self) -> None:
+    async def test_connections_to_the_metrics_are_limited(self) -> None:
         """Any local user may connect: 16 of theirs are kept, and no more, so that descriptors remain."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -276,7 +276,7 @@ class MetricsTests(PublicationCase):
         self.assertEqual([event["reason"] for event in logged if "reason" in event], ["Address already in use"])
         from_json(await self.status())
 
-    async def test_off_unless_asked_for(self) -> None:
+    async def test_metrics_are_off_unless_they_are_configured(self) -> None:
         """Then there is one socket and nothing else."""
         await self.publish()
         self.assertEqual(os.listdir(self.directory), [SOCKET])
@@ -285,13 +285,13 @@ class MetricsTests(PublicationCase):
 class PlaceTests(SynchronousTestCase):
     """`metrics=`."""
 
-    def test_good_places(self) -> None:
+    def test_loopback_and_paths_are_places_for_metrics(self) -> None:
         """Loopback of either family, or a path."""
         self.assertEqual(parse_metrics("127.0.0.1:9100"), Metrics("127.0.0.1", 9100))
         self.assertEqual(parse_metrics("[::1]:443"), Metrics("::1", 443))
         self.assertEqual(parse_metrics("/run/m.sock"), Metrics("/run/m.sock"))
 
-    def test_bad_places(self) -> None:
+    def test_other_places_for_metrics_are_refused(self) -> None:
         """Where others could read, or nothing that can be listened on."""
         others = ("0.0.0.0:9100", "192.0.2.7:9100", "[::]:9100")
         for text in (*others, "127.0.0.1", "127.0.0.1:0", "m.sock", "localhost:1"):

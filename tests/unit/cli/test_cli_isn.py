@@ -54,7 +54,7 @@ class ListTests(ISNCase):
         self.assertEqual(self.said(self.torknock("isn", "list", "--bridge-line", str(self.file), *epoch)), expected)
         self.assertEqual(self.said(self.torknock("isn", "list", "--bridge-line", "-", *epoch, stdin=WRITTEN)), expected)
 
-    def test_the_last_epoch(self) -> None:
+    def test_the_last_epoch_is_one_of_64_bits(self) -> None:
         """Of 64 bits; the one after it is none."""
         call = ("isn", "list", "--bridge-line", str(self.file), "--epoch")
         self.assertEqual(self.said(self.torknock(*call, str(2**64 - 1))).split(), self.isns(LINE, 2**64 - 1))
@@ -145,7 +145,7 @@ class KnockTests(CommandCase):
         where = ("--address", "2001:db8::2a:2a", "--port", "4242", "--tsval", "287454020", "--secret-file", str(path))
         return self.torknock("isn", "--scheme", "knock", *where, *options)
 
-    def test_the_draft_s_values(self) -> None:
+    def test_the_isns_are_those_of_the_draft(self) -> None:
         """In hexadecimal, on one line, nothing else."""
         self.assertEqual(self.said(self.knock()), f"{1227073602:#010x}\n")
         payload = self.data / "payload"

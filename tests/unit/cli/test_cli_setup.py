@@ -17,7 +17,7 @@ from torknock.keyring.lines import Keyring
 from torknock.operate import propose
 from torknock.operate.finding import Finding, not_ok, ok
 from torknock.operate.setup import debian_tor, plan, this_host, torrc_options
-from torknock.operate.setup.apply import until
+from torknock.operate.setup.apply import wait_until
 from torknock.operate.setup.changes import Change, Reader
 from torknock.operate.setup.doors import ListedDoor, _rules
 from torknock.operate.setup.file_changes import Block, File
@@ -64,7 +64,7 @@ class BridgeTests(SetUpCase):
             "ServerTransportOptions torknock posture=filtered",
         )  # fmt: skip
         tor.start()
-        self.assertTrue(until(lambda: "Registered server transport 'torknock'" in tor.log.read_text(), 60))
+        self.assertTrue(wait_until(lambda: "Registered server transport 'torknock'" in tor.log.read_text(), 60))
         door = ListedDoor(EVERYWHERE, self.port, "filtered", SELF, SELF, SELF)
         self.access.parent.mkdir()
         self.access.write_text(door._text)

@@ -46,7 +46,7 @@ class StatusCommandTests(TestCase):
         command = [*self.command, *options]
         return deferToThread(subprocess.run, command, capture_output=True, text=True, timeout=LIMIT)
 
-    async def test_for_scripts(self) -> None:
+    async def test_json_is_one_object_and_nothing_else(self) -> None:
         """One object and nothing else."""
         await self.publication.start()
         self.counts.opened("alice", lambda: None)
@@ -64,7 +64,7 @@ class StatusCommandTests(TestCase):
         self.assertIn("443, closed", done.stdout)
         self.assertNotIn("\x1b", done.stdout)
 
-    async def test_no_bridge(self) -> None:
+    async def test_a_missing_bridge_is_one_line(self) -> None:
         """One line that says so, and what to do."""
         for option in ("--json", "--once"):
             done = await self.run_command(option)
@@ -98,7 +98,7 @@ class StatusCommandTests(TestCase):
                 process.kill()
         return process.returncode, written
 
-    async def test_live_on_a_terminal(self) -> None:
+    async def test_a_terminal_is_drawn_again_until_ctrl_c(self) -> None:
         """Again and again until Ctrl-C, which is a good end; the cursor is there again."""
         await self.publication.start()
         status, written = await deferToThread(self.watch_terminal, lambda process: process.send_signal(signal.SIGINT))
@@ -107,7 +107,7 @@ class StatusCommandTests(TestCase):
         self.assertGreater(written.rindex(b"\x1b[?25h"), written.rindex(b"\x1b[?25l"))
         self.assertNotIn(b"Traceback", written)
 
-    async def test_q_ends_it(self) -> None:
+    async def test_the_key_q_ends_the_live_view(self) -> None:
         """As it ends less and top; the terminal echoes again, and each line stands on it once."""
         await self.publication.start()
 

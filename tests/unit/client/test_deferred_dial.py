@@ -114,7 +114,7 @@ class FirstOctetsTests(SynchronousTestCase):
     def lost(self, half: Any) -> None:
         half.connectionLost(Failure(ConnectionDone()))
 
-    def test_interfaces(self) -> None:
+    def test_it_provides_the_interfaces_of_a_transport(self) -> None:
         """It is a transport as others are."""
         for interface in (ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol):
             verifyObject(interface, self.upper.transport)
@@ -135,13 +135,13 @@ class FirstOctetsTests(SynchronousTestCase):
         self.assertEqual(self.bridge.wire.writes, [SAID])
 
     @given(st.binary(max_size=SIZE - 1))
-    def test_nothing_is_dialled_before(self, said: bytes) -> None:
+    def test_nothing_is_dialled_before_the_last_octet_is_there(self, said: bytes) -> None:
         """One octet less is not enough."""
         self.setUp()
         self.tor.dataReceived(said)
         self.assertEqual(self.bridge.payloads, [])
 
-    def test_both_ways_then(self) -> None:
+    def test_octets_pass_in_both_directions_after_the_dial(self) -> None:
         """A link like any other."""
         self.tor.dataReceived(SAID)
         lower = self.bridge.answers()
@@ -160,7 +160,7 @@ class FirstOctetsTests(SynchronousTestCase):
         self.bridge.answers()
         self.assertEqual(self.wire.producerState, "producing")
 
-    def test_early_octets(self) -> None:
+    def test_octets_from_before_the_relay_pause_tor_too(self) -> None:
         """What tor said before the links were joined is paused for, too."""
         bridge, upper, tor, wire = Bridge(), Half(), Half(), Tor()
         factory: Factory[Half] = Factory.forProtocol(lambda: upper)
@@ -172,7 +172,7 @@ class FirstOctetsTests(SynchronousTestCase):
         bridge.answers()
         self.assertEqual((bridge.wire.writes, wire.producerState), ([SAID], "producing"))
 
-    def test_not_reached(self) -> None:
+    def test_a_bridge_that_is_not_reached_closes_the_connection(self) -> None:
         """Tor was told that there is a bridge: all that is left is to close; the log says why."""
         self.tor.dataReceived(SAID)
         with capturedLogs() as logs:
@@ -180,7 +180,7 @@ class FirstOctetsTests(SynchronousTestCase):
         self.assertIn("refused", str(logs[0]["reason"]))
         self.assertTrue(self.wire.disconnecting)
 
-    def test_tor_goes(self) -> None:
+    def test_a_tor_that_hangs_up_ends_the_dial(self) -> None:
         """Before it has said enough, and while the bridge is dialled."""
         self.tor.dataReceived(SAID[:5])
         self.lost(self.tor)
@@ -193,7 +193,7 @@ class FirstOctetsTests(SynchronousTestCase):
         self.bridge.factory.buildProtocol(ADDRESS).makeConnection(self.bridge.wire)  # type: ignore[union-attr]
         self.assertTrue(self.bridge.wire.aborted)
 
-    def test_tor_says_no_more(self) -> None:
+    def test_a_half_closed_tor_is_passed_on_or_ends_the_dial(self) -> None:
         """Half-closed: with all said it is passed on, with too little it is the end."""
         self.tor.dataReceived(SAID)
         self.tor.readConnectionLost()
@@ -251,7 +251,7 @@ class FirstOctetsTests(SynchronousTestCase):
         self.assertEqual(self.bridge.wire.writes[-1], b"still here")
         lower.writeConnectionLost()
 
-    def test_abort(self) -> None:
+    def test_it_can_be_aborted_at_any_time(self) -> None:
         """At any time."""
         self.upper.abort()
         self.assertTrue(self.upper.lost)

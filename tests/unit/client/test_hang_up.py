@@ -72,7 +72,7 @@ class HeardTests(SynchronousTestCase):
         heard.connectionLost(LOST)
         self.assertEqual(self.hung_up, 0)
 
-    def test_this_end_closes_it(self) -> None:
+    def test_a_connection_that_this_end_closes_is_no_hang_up(self) -> None:
         """Then the peer is not to blame."""
         for reason in (DONE, ABORTED):
             self.opened(HalfCloseable()).connectionLost(reason)
@@ -82,7 +82,7 @@ class HeardTests(SynchronousTestCase):
         heard.readConnectionLost()
         self.assertEqual(self.hung_up, 0)
 
-    def test_all_is_handed_on(self) -> None:
+    def test_all_octets_are_handed_on(self) -> None:
         """To a protocol that may be half-closed, and to one that may not."""
         upper = HalfCloseable()
         heard = self.opened(upper)

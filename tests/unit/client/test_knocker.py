@@ -218,14 +218,14 @@ class RatchetTests(Case):
 class RoundTests(Case):
     """One round."""
 
-    def test_first_token_opens(self) -> None:
+    def test_the_first_token_opens_with_one_syn(self) -> None:
         """One SYN, no pause."""
         self.network.answers = self.bridge()
         knocked = self.successResultOf(self.knock(0))
         self.assertEqual(self.network.isns, [knocked.isn])
         self.assertEqual(self.network.sent, [(0.0, 0)])
 
-    def test_refused(self) -> None:
+    def test_a_refusal_is_followed_by_tokens_of_the_neighbour_epochs(self) -> None:
         """Three tokens, of this epoch and its neighbours; the reason is told."""
         error = self.in_vain()
         self.assertTrue(error.refused)
@@ -239,7 +239,7 @@ class RoundTests(Case):
         self.assertTrue(0.3 <= second - first <= 1.1)
         self.assertTrue(15 <= third - second <= 30.1)
 
-    def test_silence(self) -> None:
+    def test_silence_ends_the_round(self) -> None:
         """The first socket is waited for longest, and the kernel sends its SYN again; none is left open."""
         self.network.answers = always(SILENCE)
         error = self.in_vain()
@@ -275,7 +275,7 @@ class RoundTests(Case):
         self.assertEqual(self.failureResultOf(self.knock(), ConnectError).value.osError, errno.EHOSTUNREACH)
         self.assertEqual(len(self.network.isns), 1)
 
-    def test_nothing_was_sent(self) -> None:
+    def test_a_dial_that_sent_nothing_loses_no_token(self) -> None:
         """If this host cannot knock no token is lost, and the next knock tries at once."""
         self.network.answers = always(CannotKnock("no network", errno.ENETUNREACH))
         for _ in range(30):
@@ -291,7 +291,7 @@ class RoundTests(Case):
         self.assertEqual(len(self.network.isns), TRIES)
         self.assertEqual(len(set(self.network.isns)), 1)
 
-    def test_tokens_are_spent(self) -> None:
+    def test_a_line_without_tokens_sends_nothing_until_the_next_epoch(self) -> None:
         """After 24 connections nothing is sent, and the next epoch brings eight more."""
         self.network.answers = self.bridge()
         for _ in range(24):
@@ -324,7 +324,7 @@ class RoundTests(Case):
             firsts.append(places[0])
         self.assertGreater(len(set(firsts)), 2)
 
-    def test_knocks_at_once(self) -> None:
+    def test_knocks_at_once_send_one_syn_at_a_time(self) -> None:
         """Each its own token, one SYN at a time: the second leaves when the first was answered."""
         self.network.answers = always(SILENCE)
         results = [self.knock(0) for _ in range(3)]
@@ -335,7 +335,7 @@ class RoundTests(Case):
         self.assertEqual(self.network.isns, opened)
         self.assertEqual(len(set(opened)), 3)
 
-    def test_knocks_at_once_in_vain(self) -> None:
+    def test_knocks_that_wait_for_a_failed_round_fail_with_it(self) -> None:
         """Who waited while a round failed fails with it, and sends nothing."""
         results = [self.knock(0) for _ in range(5)]
         self.clock.pump([0.1] * 400)
@@ -343,7 +343,7 @@ class RoundTests(Case):
             self.failureResultOf(result, BridgeSilent)
         self.assertEqual(len(self.network.isns), 3)
 
-    def test_two_lines(self) -> None:
+    def test_the_silence_of_one_line_is_no_matter_of_another(self) -> None:
         """A bridge's silence towards one line is no matter of another."""
         other = Line(secret=bytes(32), pin=bytes(32))
         self.network.answers = always(SILENCE)
@@ -351,7 +351,7 @@ class RoundTests(Case):
         self.network.answers = self.bridge(line=other)
         self.successResultOf(self.knock(0, other))
 
-    def test_cancelled(self) -> None:
+    def test_a_cancelled_knock_closes_its_socket(self) -> None:
         """The socket is closed; the next one must wait."""
         self.network.answers = always(SILENCE)
         first = self.knock(0)
@@ -514,7 +514,7 @@ class DeadlineTests(Case):
         """Of each dial: when its socket was closed."""
         return [at + spent for at, spent in self.network.waited]
 
-    def test_the_sum(self) -> None:
+    def test_every_syn_and_the_channel_have_their_time_before_socks_gives_up(self) -> None:
         """Every SYN of every round has its time, and then the channel has all of its own, before SOCKS gives up."""
         for seed in range(60):
             self.setUp()
@@ -561,7 +561,7 @@ class DeadlineTests(Case):
 class HungUpTests(Case):
     """A bridge that lets the client in and hangs up: its tor hibernates."""
 
-    def test_it_is_let_rest(self) -> None:
+    def test_a_failed_round_is_followed_by_a_backoff(self) -> None:
         """As one that is silent: its tokens are not used up, and what happens is said."""
         self.network.answers = self.bridge()
 
@@ -656,14 +656,14 @@ class ClockTests(Case):
         assert seconds is not None
         return seconds
 
-    def test_it_is_found(self) -> None:
+    def test_a_clock_that_is_wrong_by_20_minutes_is_found(self) -> None:
         """Up to 20 minutes, whether wrong tokens are refused or not: in the first two rounds."""
         for minutes in (-20, -12, -7, -4, 4, 7, 12, 20):
             for refusal in (RST, SILENCE):
                 self.assertLess(self.found(minutes, refusal), 180, (minutes, refusal))
                 self.assertLessEqual(len(self.network.isns), 6)
 
-    def test_it_is_said_once(self) -> None:
+    def test_a_wrong_clock_is_logged_once(self) -> None:
         """The offset that worked is used from then on, through the epochs, without another search."""
         for minutes, way in ((15, "slow"), (-15, "fast")):
             with capturedLogs() as logs:
@@ -861,7 +861,7 @@ class DownTests(Case):
         for _ in range(4):
             self.successResultOf(self.knock(0))
 
-    def test_the_rest_is_said(self) -> None:
+    def test_an_error_during_the_backoff_says_how_long_it_lasts(self) -> None:
         """With the seconds until the next attempt, and what the last one got."""
         self.in_vain(40)
         error = self.in_vain(0)

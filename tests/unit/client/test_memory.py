@@ -66,7 +66,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertFalse(again.claim(NAME, E, 7))
         self.assertEqual(again.used(NAME), {7})
 
-    def test_lines_are_apart(self) -> None:
+    def test_a_token_used_by_one_line_is_unused_by_another(self) -> None:
         """Two lines may derive the same word."""
         memory = self.opened()
         self.assertTrue(memory.claim(NAME, E, 7))
@@ -155,7 +155,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertNotIn(line.secret[:8], path.read_bytes())
             self.assertNotIn(line.bridge_name[:8], path.read_bytes())
 
-    def test_line_id(self) -> None:
+    def test_the_id_of_a_line_depends_on_secret_and_bridge(self) -> None:
         """Secret and bridge both make it; 16 bytes."""
         lines = [Line(bytes(32), bytes(32)), Line(bytes(31) + b"1", bytes(32)), Line(bytes(32), bytes(31) + b"1")]
         self.assertEqual(len({line_id(line) for line in lines}), 3)
@@ -256,7 +256,7 @@ class MemoryTests(SynchronousTestCase):
         with contextlib.closing(Memory(self.directory)) as again:
             self.assertIn(6, again.used(NAME))
 
-    def test_a_changed_octet(self) -> None:
+    def test_a_changed_octet_anywhere_in_the_file_is_survived(self) -> None:
         """Wherever it is: those of the header and the schema, and a sample of the others."""
         whole = self.small_file()
         schema = whole.index(b"CREATE TABLE"), whole.rindex(b"STRICT") + 6
@@ -272,7 +272,7 @@ class MemoryTests(SynchronousTestCase):
         for size in (0, 1, 15, 99, 100, 512, 4095, 4096, 4097, 8192, 9000):
             self.assert_survives(whole[:size])
 
-    def test_files_of_another_form(self) -> None:
+    def test_a_file_of_another_form_is_put_aside(self) -> None:
         """Other columns, other types, another table beside ours, a trigger: each is put aside, and a new one begun."""
         for script in (
             "CREATE TABLE used (epoch, line, isn); INSERT INTO used VALUES ('a', 'b', x'ff')",

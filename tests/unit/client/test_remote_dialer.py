@@ -99,18 +99,18 @@ class RemoteDialerTests(TestCase):
             return error
         self.fail("a socket came back")
 
-    def test_interfaces(self) -> None:
+    def test_it_provides_the_interface_of_a_dialer(self) -> None:
         """It is what knockers ask for."""
         self.assertTrue(verifyObject(IPrivilegedDialer, self.dialer))
 
-    async def test_socket(self) -> None:
+    async def test_the_socket_does_not_block_and_is_this_process_own(self) -> None:
         """It does not block, and belongs to this process alone."""
         for self.script in (["(socket)"], ["dialling", "(socket)"]):
             with await self.dialer.dial(HOST, PORT, ISN) as connected:
                 self.assertEqual((connected.getblocking(), connected.get_inheritable()), (False, False))
         self.assertEqual(self.heard, [f"dial {HOST} {PORT} {ISN}"] * 2)
 
-    async def test_stamped(self) -> None:
+    async def test_the_isn_is_chosen_for_the_tsval(self) -> None:
         """The ISN is what was chosen for the TSval."""
         self.script = ["tsval 5", "dialling", "(socket)"]
         dialled = await self.dialer.dial_stamped(HOST, PORT, lambda tsval: tsval + 1)
@@ -118,14 +118,14 @@ class RemoteDialerTests(TestCase):
         self.assertEqual((dialled.isn, dialled.tsval), (6, 5))
         self.assertEqual(self.heard, [f"stamped {HOST} {PORT}", "isn 6"])
 
-    async def test_bind_address(self) -> None:
+    async def test_the_bind_address_is_of_the_targets_family(self) -> None:
         """The one of the target's family, in its canonical form, as the target is."""
         self.dialer = RemoteDialer(reactor, self.path, "192.0.2.9", "2001:DB8::9")
         for host in (HOST, "2001:db8:0::1"):
             (await self.dialer.dial(host, PORT, ISN)).close()
         self.assertEqual(self.heard, ["dial 192.0.2.1 443 7 192.0.2.9", "dial 2001:db8::1 443 7 2001:db8::9"])
 
-    async def test_what_is_no_dial(self) -> None:
+    async def test_a_wrong_request_does_not_reach_the_service(self) -> None:
         """It does not come to the service."""
         for isn in (0, -1, 2**32):
             self.assertRaises(ValueError, self.dialer.dial, HOST, PORT, isn)
@@ -134,7 +134,7 @@ class RemoteDialerTests(TestCase):
         await self.assertFailure(RemoteDialer(reactor, self.path, "eth0").dial(HOST, PORT, ISN), CannotKnock)
         self.assertEqual(self.made, [])
 
-    async def test_errors(self) -> None:
+    async def test_the_errors_are_those_of_a_dialer_in_this_process(self) -> None:
         """Those of a `RepairDialer`."""
         for said, kind, number in (
             ("no failed 111 Connection refused", ConnectionRefusedError, errno.ECONNREFUSED),
@@ -152,7 +152,7 @@ class RemoteDialerTests(TestCase):
             self.assertEqual((str(error), error.number), ("no port is left", number))
         self.assertIsInstance(await self.failed("no slipped too late"), Slipped)
 
-    async def test_no_service(self) -> None:
+    async def test_a_missing_service_is_named_with_the_remedy(self) -> None:
         """It says how to start one."""
         self.dialer = RemoteDialer(reactor, f"{self.path}-none")
         error = await self.failed("(never)")
@@ -160,14 +160,14 @@ class RemoteDialerTests(TestCase):
         self.assertIn(START, str(error))
         self.assertIn(f"{self.path}-none: No such file", str(error))
 
-    async def test_not_for_us(self) -> None:
+    async def test_a_service_that_refuses_this_user_is_named_with_the_remedy(self) -> None:
         """It says how to become one of those who may ask."""
         self.service.may_ask = lambda _: False
         error = await self.failed("(never)")
         self.assertIsInstance(error, CannotKnock)
         self.assertIn(JOIN, str(error))
 
-    async def test_nonsense(self) -> None:
+    async def test_a_service_that_breaks_the_grammar_is_one_error(self) -> None:
         """A service that does not keep to the grammar: one clear error, and what it sent is closed."""
         await self.quiet()
         before = descriptors()
@@ -183,7 +183,7 @@ class RemoteDialerTests(TestCase):
         await self.quiet()
         self.assertEqual(descriptors(), before)
 
-    async def test_it_dies(self) -> None:
+    async def test_a_service_that_dies_is_a_connect_error(self) -> None:
         """A SYN may have left: a `ConnectError`; the next dial finds the next service."""
         self.script = ["dialling", "(never)"]
         dialling = self.dialer.dial(HOST, PORT, ISN)
@@ -194,7 +194,7 @@ class RemoteDialerTests(TestCase):
         self.script = ["(socket)"]
         (await self.dialer.dial(HOST, PORT, ISN)).close()
 
-    async def test_it_is_stopped(self) -> None:
+    async def test_a_dial_that_a_stopped_service_never_took_is_its_fault(self) -> None:
         """Who gives up a dial that the service never took up is told that the service is the reason."""
         self.script = ["(never)"]
         clock = Clock()
@@ -205,7 +205,7 @@ class RemoteDialerTests(TestCase):
         self.assertIn(RESTART, str(error))
         await self.until(lambda: self.made[0].ends)
 
-    async def test_given_up(self) -> None:
+    async def test_a_dial_that_is_given_up_is_cancelled_at_the_service(self) -> None:
         """Nobody answers the SYN: as with a dialer in this process, and the service learns of it."""
         self.script = ["tsval 5", "dialling", "(never)"]
         clock = Clock()
@@ -226,6 +226,6 @@ class ErrorTests(SynchronousTestCase):
     """What is made of a `no`."""
 
     @given(st.sampled_from(["cannot", "failed", "slipped", "refused", "busy", "bad", "broken"]) | st.text(), st.text())
-    def test_any_text(self, kind: str, text: str) -> None:
+    def test_any_answer_is_one_of_a_dialers_errors(self, kind: str, text: str) -> None:
         """One of the three errors of a dialer."""
         self.assertIsInstance(_error(ServiceRefused(kind, text)), (CannotKnock, ConnectError, Slipped))

@@ -79,7 +79,7 @@ class StealthKnockerTests(SynchronousTestCase):
         knocked.socket.close()
         return knocked
 
-    def test_isn(self) -> None:
+    def test_the_isn_is_that_of_the_address_port_and_tsval(self) -> None:
         """That of the address as it is in the packet, the port, and the TSval that was foreseen."""
         for host, address in (
             ("192.0.2.7", "192.0.2.7"),
@@ -91,7 +91,7 @@ class StealthKnockerTests(SynchronousTestCase):
             self.assertEqual(knocked.isn, isn(LINE.secret, ip_address(address).packed, 443, tsval, None))
             self.assertEqual(self.dialled.isns[-1], knocked.isn)
 
-    def test_integrity(self) -> None:
+    def test_the_isn_covers_the_payload(self) -> None:
         """The ISN covers the payload; the bridge is the same, and rests for all."""
         payload = b"the first octets"
         covering = self.knocker.covering(payload)
@@ -105,7 +105,7 @@ class StealthKnockerTests(SynchronousTestCase):
         self.failureResultOf(self.knock(0), BridgeSilent)
         self.assertEqual(len(self.dialled.isns), dialled)
 
-    def test_silence(self) -> None:
+    def test_silence_is_followed_by_another_isn(self) -> None:
         """Given up before the kernel repeats its SYN after a second; then again, with another ISN."""
         self.dialled.answers = [None]
         error = self.failureResultOf(self.knock(40), BridgeSilent).value
@@ -115,13 +115,13 @@ class StealthKnockerTests(SynchronousTestCase):
         self.assertEqual(len(set(self.dialled.isns)), PORTS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_lost_syn(self) -> None:
+    def test_a_syn_that_was_lost_is_followed_by_one_that_opens(self) -> None:
         """The next one opens."""
         self.dialled.answers = [None, True]
         self.successResultOf(self.knock(5))
         self.assertEqual(len(self.dialled.isns), 2)
 
-    def test_refused(self) -> None:
+    def test_a_refusal_ends_the_round_after_a_few_syns(self) -> None:
         """A few SYNs with pauses, no more; the reason is told."""
         self.dialled.answers = [ConnectionRefusedError()]
         error = self.failureResultOf(self.knock(40), BridgeSilent).value
@@ -130,7 +130,7 @@ class StealthKnockerTests(SynchronousTestCase):
         for before, after, (least, most) in zip(self.dialled.at, self.dialled.at[1:], PAUSES[1:], strict=False):
             self.assertTrue(least <= after - before <= most + 0.1)
 
-    def test_bounded(self) -> None:
+    def test_syns_to_a_bridge_that_refuses_are_bounded(self) -> None:
         """Tor asks again every second: in no two minutes more than 3 SYNs, or 11 if this host spoils them."""
         for answer, most in ((ConnectionRefusedError(), PORTS), (None, PORTS), (Slipped(), SYNS)):
             self.setUp()
@@ -145,7 +145,7 @@ class StealthKnockerTests(SynchronousTestCase):
             self.successResultOf(self.knock(0))
             self.successResultOf(self.knock(0))
 
-    def test_something_else_answers(self) -> None:
+    def test_another_peer_is_tried_again_as_after_a_rst(self) -> None:
         """The next SYN is tried, as after a RST, and both possibilities are said."""
 
         async def opened(knocked: Knocked) -> Knocked:
@@ -157,7 +157,7 @@ class StealthKnockerTests(SynchronousTestCase):
         self.assertIn("intercepted", str(self.failureResultOf(result, NotTheBridge).value))
         self.assertEqual(len(self.dialled.isns), PORTS)
 
-    def test_slipped(self) -> None:
+    def test_a_tsval_that_was_missed_is_dialled_again(self) -> None:
         """Dialled again at once, while SYNs are left; then the round has failed."""
         self.dialled.answers = [*[Slipped()] * (SYNS - 1), True]
         self.successResultOf(self.knock(0))
@@ -166,19 +166,19 @@ class StealthKnockerTests(SynchronousTestCase):
         self.assertIn("too late", str(self.failureResultOf(self.knock(0), BridgeSilent).value))
         self.assertEqual(len(self.dialled.isns), 2 * SYNS)
 
-    def test_port_taken(self) -> None:
+    def test_a_source_port_that_was_taken_is_replaced(self) -> None:
         """Somebody else was quicker: another is asked for."""
         self.dialled.answers = [CannotKnock("", errno.EADDRNOTAVAIL), True]
         self.successResultOf(self.knock(0))
 
-    def test_cannot(self) -> None:
+    def test_what_this_host_cannot_do_is_not_counted_against_the_bridge(self) -> None:
         """What this host cannot do is told at once, and does not count against the bridge."""
         self.dialled.answers = [CannotKnock("", errno.EPERM), True]
         self.failureResultOf(self.knock(0), CannotKnock)
         self.successResultOf(self.knock(0))
         self.failureResultOf(self.knock(0, "bridge.example"), CannotKnock)
 
-    def test_no_way(self) -> None:
+    def test_an_unreachable_host_ends_the_round(self) -> None:
         """A router that says so ends the round."""
         self.dialled.answers = [ConnectError(errno.EHOSTUNREACH)]
         self.failureResultOf(self.knock(0), ConnectError)

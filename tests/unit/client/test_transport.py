@@ -153,12 +153,12 @@ class FailureTests(SynchronousTestCase):
         self.assertNotIn("\n", str(told))
         return told
 
-    def test_bridge_silent(self) -> None:
+    def test_a_refusal_and_silence_have_socks_replies_of_their_own(self) -> None:
         """A RST is a refusal; silence is an answer that did not come in time."""
         self.assertIs(type(self.told(BridgeSilent("it refused", refused=True))), ConnectionRefused)
         self.assertIs(type(self.told(BridgeSilent("nothing came back", refused=False))), TTLExpired)
 
-    def test_no_way(self) -> None:
+    def test_an_unreachable_host_has_its_socks_reply(self) -> None:
         """Whether this host knows none or a router says so."""
         for number, reply in ((errno.ENETUNREACH, NetworkUnreachable), (errno.EHOSTUNREACH, HostUnreachable)):
             self.assertIs(type(self.told(CannotKnock("no way", number))), reply)
@@ -170,7 +170,7 @@ class FailureTests(SynchronousTestCase):
         for cause in (TokensSpent(), CannotKnock(NO_CAPABILITY, errno.EPERM), CannotKnock("no scope")):
             self.assertIs(type(self.told(cause)), SOCKSError)
 
-    def test_cancelled(self) -> None:
+    def test_a_connection_that_is_given_up_cancels_the_knock(self) -> None:
         """Who gives the connection up ends the knock."""
         given_up: list[Deferred[Knocked]] = []
         knock: Deferred[Knocked] = Deferred(given_up.append)
@@ -194,7 +194,7 @@ class ConnectionTests(TestCase):
             self.addCleanup(end.close)
         return ours, theirs
 
-    async def test_it_is_carried(self) -> None:
+    async def test_the_channel_knows_the_isn_and_address_that_were_dialled(self) -> None:
         """The service's protocol has the connection, over both families; the dialer's socket is closed."""
         for family, host in ((socket.AF_INET, "192.0.2.7"), (socket.AF_INET6, "2001:db8::7")):
             ours, theirs = self.pair(family)
@@ -319,18 +319,18 @@ class StartTests(TestCase):
         self.addCleanup(transport.stop)
         await transport.start()
 
-    async def test_with_the_capability(self) -> None:
+    async def test_a_process_with_the_capability_dials_itself(self) -> None:
         """Nobody else is needed."""
         await self.started(capability=True)
 
-    async def test_with_a_service(self) -> None:
+    async def test_a_process_without_the_capability_asks_the_service(self) -> None:
         """One that can be connected to will do."""
         path = self.mktemp()
         port = await UNIXServerEndpoint(reactor, path).listen(Factory.forProtocol(Protocol))
         self.addCleanup(port.stopListening)
         await self.started(capability=False, helper=path)
 
-    async def test_with_neither(self) -> None:
+    async def test_a_process_with_neither_says_what_is_missing(self) -> None:
         """The error says what is missing, and what to do."""
         try:
             await self.started(capability=False)
@@ -353,11 +353,11 @@ class KnockClientTests(SynchronousTestCase):
         self.assertNotIn("\n", str(error))
         return str(error)
 
-    def test_interface(self) -> None:
+    def test_it_provides_the_interface_of_a_client_transport(self) -> None:
         """It is what `pluggable` asks for."""
         self.assertTrue(verifyObject(IClientTransport, self.transport))
 
-    def test_endpoint(self) -> None:
+    def test_a_right_line_has_an_endpoint_for_either_channel(self) -> None:
         """A line as it should be, for either channel."""
         for channel in ("tls", "raw"):
             arguments = (("key", KEY), ("pin", PIN), ("channel", channel))
@@ -381,7 +381,7 @@ class KnockClientTests(SynchronousTestCase):
             self.assertNotIn(KEY[1:-1], told)
 
     @given(st.lists(st.tuples(st.sampled_from(["key", "pin", "n", KEY, "k\ney"]), st.text(max_size=50)), max_size=4))
-    def test_any_arguments(self, arguments: list[tuple[str, str]]) -> None:
+    def test_any_arguments_are_refused_in_one_line_without_a_secret(self, arguments: list[tuple[str, str]]) -> None:
         """They are refused in one line without a secret, whatever they are."""
         self.assertNotIn(KEY, self.refused(*arguments))
 
@@ -455,7 +455,7 @@ class ProcessTests(SynchronousTestCase):
 
     test_without_the_capability.skip = needs_root  # type: ignore[attr-defined]
 
-    def test_a_proxy(self) -> None:
+    def test_a_proxy_is_refused_with_the_reason(self) -> None:
         """Refused, with the reason: the SYN would be the proxy's."""
         self.assertIn(f"PROXY-ERROR {PROXY_ERROR}", self.said(TOR_PT_PROXY="socks5://127.0.0.1:9"))
 

@@ -64,7 +64,7 @@ class AddressTests(SynchronousTestCase):
 class CommandTests(SynchronousTestCase):
     """`--address` of every command that puts it into a line."""
 
-    def test_each_command_refuses_it(self) -> None:
+    def test_each_command_refuses_an_unreachable_address(self) -> None:
         """Before tor or a keyring is looked at."""
         for address, word in REFUSED.items():
             where = f"[{address}]:443" if ":" in address else f"{address}:443"

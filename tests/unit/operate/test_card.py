@@ -118,7 +118,7 @@ def modules_of_svg(svg: str) -> Matrix:
 class ScanTests(CardCase):
     """Each drawing says the line, without the word that only torrc has."""
 
-    def test_in_a_terminal(self) -> None:
+    def test_a_code_in_a_terminal_is_read_by_a_scanner(self) -> None:
         """With its colours, which are the same in every terminal, and without them."""
         for line in (LINE, LONGEST, SHORTEST):
             drawn = qr_text(line, "utf-8")
@@ -143,21 +143,21 @@ class ScanTests(CardCase):
             black = re.findall(r"\x1b\[38;5;16;48;5;16m##", drawn)
             self.assertEqual(len(black), sum(map(sum, modules)))
 
-    def test_as_png(self) -> None:
+    def test_a_code_as_png_is_read_by_a_scanner(self) -> None:
         """As it is."""
         for line in (LINE, LONGEST, SHORTEST):
             path = self.directory / f"{len(line)}.png"
             write_png(path, line)
             self.assertEqual(self.scanned(path), line.removeprefix("Bridge "))
 
-    def test_as_svg(self) -> None:
+    def test_a_code_as_svg_is_read_by_a_scanner(self) -> None:
         """Drawn by a few lines of our own."""
         for line in (LINE, LONGEST, SHORTEST):
             path = self.directory / f"{len(line)}.svg"
             write_svg(path, line)
             self.assertEqual(self.scanned_modules(modules_of_svg(path.read_text())), line.removeprefix("Bridge "))
 
-    def test_on_a_card(self) -> None:
+    def test_the_code_on_a_card_is_read_by_a_scanner(self) -> None:
         """The same drawing, within the page."""
         write_card(self.path, LINE, None)
         scanned = self.scanned_modules(modules_of_svg(self.path.read_text()))
@@ -165,7 +165,7 @@ class ScanTests(CardCase):
 
     @settings(max_examples=5)
     @given(st.binary(min_size=32, max_size=32), st.integers(1, 1024))
-    def test_whatever_the_secret_is(self, secret: bytes, n: int) -> None:
+    def test_a_code_holds_any_secret(self, secret: bytes, n: int) -> None:
         """It is read as it was written."""
         line = write_bridge_line(BridgeLine(*parse_address("192.0.2.7:443"), FINGERPRINT, Line(secret, secret, n)))
         self.assertEqual("Bridge " + self.scanned_modules(modules_of_text(click.unstyle(qr_text(line, "utf-8")))), line)
@@ -214,7 +214,7 @@ class CardTests(CardCase):
         self.assertEqual(page.open, [])
         self.assertEqual(page.texts["code"], [LINE.removeprefix("Bridge ")])
 
-    def test_three_sentences(self) -> None:
+    def test_a_card_says_what_the_line_is_and_until_when_it_opens(self) -> None:
         """What it is, what to do, what to keep in mind; and until when it opens."""
         for expires, until in ((EXPIRES, True), (None, False)):
             sentences = [" ".join(text.split()) for text in self.page(LINE, expires).texts["p"]]
@@ -222,7 +222,7 @@ class CardTests(CardCase):
             self.assertTrue(all(re.fullmatch(r"[A-Z][^.]*\.", sentence) for sentence in sentences))
             self.assertEqual("opens until 2027-02-21 20:08 UTC" in sentences[2], until)
 
-    def test_what_it_needs(self) -> None:
+    def test_a_card_says_that_torknock_and_linux_are_needed(self) -> None:
         """Who has no Linux would try in vain, and show the line around."""
         text = " ".join(" ".join(self.page(LINE, None).texts["p"]).split())
         self.assertIn("Linux only", text)
@@ -233,7 +233,7 @@ class CardTests(CardCase):
         self.assertEqual(page.texts["title"], ["Card"])
         self.assertIn("@page { margin: 0 }", self.path.read_text())
 
-    def test_it_asks_nobody(self) -> None:
+    def test_a_card_loads_nothing_from_elsewhere(self) -> None:
         """No script, no resource from elsewhere, no link: to open it or to print it tells nobody about the bridge."""
         page = self.page(LINE, EXPIRES)
         tags = {tag for tag, _ in page.elements}
@@ -269,7 +269,7 @@ class FileTests(CardCase):
             self.assertNotIn("key=", said)
         return said
 
-    def test_what_is_there_stays(self) -> None:
+    def test_a_file_that_exists_is_not_replaced(self) -> None:
         """A file, a directory, a link to nowhere."""
         self.path.write_text("mine")
         self.assertIn("there already", self.refused(self.path))
@@ -286,7 +286,7 @@ class FileTests(CardCase):
             self.refused(path)
         self.assertEqual(list(self.directory.iterdir()), [])
 
-    def test_a_failure_leaves_nothing(self) -> None:
+    def test_a_failure_leaves_no_file(self) -> None:
         """Neither a part of a file nor an empty one."""
         done = subprocess.run(
             [sys.executable, "-c", LIMITED, self.path, LINE], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True

@@ -70,7 +70,7 @@ class FindingTests(SynchronousTestCase):
         for first, second in itertools.permutations(Reply, 2):
             self.assertEqual(stands_out(Reply.REFUSED, [first, second, second]).state, State.UNKNOWN)
 
-    def test_whose_tor_it_is(self) -> None:
+    def test_the_tor_behind_the_port_is_told_by_its_fingerprint(self) -> None:
         """The fingerprint is proved, another's, not proved, or not asked for; it is never quoted."""
         nameless = BridgeLine(LINE.address, LINE.port, None, LINE.line)
         for relay, line, state in (
@@ -103,7 +103,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(memory.tcpClients, [])
         self.assertEqual([answer.name for answer in answers], ["line", "tor"])
 
-    def test_as_a_stranger(self) -> None:
+    def test_a_stranger_connects_to_four_ports_once_each(self) -> None:
         """It connects to the bridge's port and to three others, once each, with nothing of the line."""
         memory = MemoryReactorClock()
         checking = Deferred.fromCoroutine(check_as_stranger(cast(Any, memory), LINE, secrets.SystemRandom()))
@@ -135,7 +135,7 @@ class CheckTests(SynchronousTestCase):
             self.assertEqual((answers["line"].state, answers["tor"].state), (state, State.UNKNOWN))
             self.assertNotIn("192.0.2.7", " ".join(answer.why for answer in answers.values()))
 
-    def test_exit_status(self) -> None:
+    def test_not_ok_decides_the_exit_status_before_unknown(self) -> None:
         """What is wrong counts more than what is not known."""
         self.assertEqual(exit_status([State.OK]), 0)
         self.assertEqual(exit_status([State.OK, State.UNKNOWN]), 2)
@@ -248,7 +248,7 @@ class CommandTests(SynchronousTestCase):
             self.assertNotIn("c2VjcmV0", done.output)
             self.assertIn("torknock: ", done.output)
 
-    def test_verbs_are_verbs(self) -> None:
+    def test_a_verb_of_check_is_no_bridge_line(self) -> None:
         """`check path` asks for what it always asked for, and help is help."""
         for words, said in (
             (["check", "path"], "IP:PORT"),

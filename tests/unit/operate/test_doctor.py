@@ -104,7 +104,7 @@ class LogTests(SynchronousTestCase):
         self.assertIn("2 times", found.why)
         self.assertEqual(found.why.count("no nft"), 1)
 
-    def test_what_is_no_fault(self) -> None:
+    def test_advice_and_complaints_that_are_over_are_no_fault(self) -> None:
         """tor's advice to have two bridges (0.4.8 and later), and what has mended itself since."""
         anew = "Nov 23 19:00:00.000 [notice] Registered server transport 'torknock' at '0.0.0.0:443'\n"
         said = 'Nov 23 19:00:01.000 [warn] Managed proxy "/usr/local/bin/torknock": '
@@ -170,7 +170,7 @@ class TorTests(SynchronousTestCase):
             self.assertEqual(found.state, state, said)
             self.assertNotIn("192.0.2.7", found.why)
 
-    def test_options_of_a_bridge(self) -> None:
+    def test_each_missing_option_of_a_bridge_is_named(self) -> None:
         """Each that is missing is named with the line that mends it."""
         well = {
             "BridgeRelay": "1", "AssumeReachable": "1", "PublishServerDescriptor": "0", "ExtORPort": "auto",
@@ -196,7 +196,7 @@ class TorTests(SynchronousTestCase):
 class PortTests(SynchronousTestCase):
     """The protected port."""
 
-    def test_which_posture_fits(self) -> None:
+    def test_a_posture_fits_if_unused_ports_do_the_same(self) -> None:
         """Closed among closed ports, filtered among dropped ones; a decoy anywhere; neither among rejected ones."""
         for fate, fitting in (
             (Fate.PASSED, Posture.CLOSED),
@@ -234,7 +234,7 @@ class PortTests(SynchronousTestCase):
         self.assertEqual(found.state, State.NOT_OK)
         self.assertIn("answered with a SYN-ACK", found.why)
 
-    def test_who_may_listen(self) -> None:
+    def test_only_the_decoy_and_the_filter_may_listen(self) -> None:
         """Nobody, but the operator's service for a decoy, and the transport that filters."""
         theirs = Listening(IPv4Address(0), 443, 7)
         none: frozenset[int] = frozenset()
@@ -294,7 +294,7 @@ class HostTests(SynchronousTestCase):
         serving.listen()
         return path
 
-    def test_who_has_the_power(self) -> None:
+    def test_the_transport_or_the_service_has_the_capability(self) -> None:
         """The transport itself, else the service; else a bridge filters, unless another posture was asked for."""
         able, unable, nowhere = self.process(may_administer_network=True), self.process(), self.mktemp()
         for side, transport, helper, posture, state, filtering in (
@@ -336,7 +336,7 @@ class HostTests(SynchronousTestCase):
         for nothing in (None, ("", "")):
             self.assertEqual(host.dated(seven, nothing).state, State.UNKNOWN)
 
-    def test_apparmor(self) -> None:
+    def test_only_a_profile_that_is_enforced_needs_rules_for_torknock(self) -> None:
         """Only a profile that is enforced counts, and lines for torknock that are no comment."""
         rules = Path(self.mktemp())
         self.assertEqual(host.apparmor(None, rules).state, State.UNKNOWN)
@@ -361,7 +361,7 @@ class HostTests(SynchronousTestCase):
 class FilesTests(SynchronousTestCase):
     """How many files may be open."""
 
-    def test_what_a_limit_allows(self) -> None:
+    def test_a_limit_of_open_files_is_judged_by_the_connections_it_allows(self) -> None:
         """A bridge with the usual soft limit is short of them; its gate service, and a client, are not."""
         for limits, state, said in (
             ([("server", 65_536), ("gate", 1_024)], State.OK, "65,536, enough for 32,704 clients"),
@@ -393,7 +393,7 @@ class AccessTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
 
-    def test_the_list(self) -> None:
+    def test_a_door_must_be_listed_as_torrc_has_it(self) -> None:
         """It has the door as torrc has it; else what to do is said."""
         for text, state, told in (
             (str(self.door), State.OK, "lets debian-tor guard port 443 as filtered"),

@@ -21,7 +21,7 @@ def rule(*statements: dict[str, Any]) -> list[dict[str, Any]]:
 class NftablesTests(SynchronousTestCase):
     """Rules of nftables."""
 
-    def test_what_is_understood(self) -> None:
+    def test_rules_that_depend_on_a_syn_alone_are_in_no_doubt(self) -> None:
         """What depends on nothing but a SYN's addresses, port, flags and interface."""
         understood: tuple[dict[str, Any], ...] = (
             dport({"set": [1, {"range": [2, 3]}]}), meta("iifname", "eth0"), DNAT, {"accept": None},
@@ -31,7 +31,7 @@ class NftablesTests(SynchronousTestCase):
         for statement in understood:
             self.assertEqual(doubtful(rule(statement)), [], statement)
 
-    def test_what_is_not_understood(self) -> None:
+    def test_other_rules_are_in_doubt_under_their_conditions(self) -> None:
         """Each kind, alone and within another, is in doubt under the conditions that stand before it."""
         random = {"numgen": {"mode": "random", "mod": 2}}
         strange: tuple[dict[str, Any], ...] = (
@@ -61,7 +61,7 @@ class NftablesTests(SynchronousTestCase):
 
     @settings(max_examples=40)
     @given(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "accept", "jump", "dnat"]), JSON)))
-    def test_any_rules(self, statements: list[Any]) -> None:
+    def test_rules_of_any_shape_raise_nothing(self, statements: list[Any]) -> None:
         """JSON of any shape raises nothing."""
         self.assertLessEqual(len(doubtful(rule(*json.loads(json.dumps(statements))))), 1)
 
@@ -75,7 +75,7 @@ class IptablesTests(SynchronousTestCase):
         told = counting(saved, "iptables")
         return [line for line in told.text.split("\n") if line.startswith("-A")], told.doubts
 
-    def test_what_is_understood_stays(self) -> None:
+    def test_rules_in_no_doubt_are_not_changed(self) -> None:
         """Octet for octet."""
         rules = [
             'INPUT -p tcp -m comment --comment "a \\" b" -m tcp --dport 22 -j own', "own ! -i eth0 -j REJECT",
@@ -102,7 +102,7 @@ class IptablesTests(SynchronousTestCase):
         self.assertEqual(self.counted("OUTPUT -m owner --uid-owner 7 -j ACCEPT"), ([], []))
 
     @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), max_size=5))
-    def test_any_rules(self, rules: list[list[str]]) -> None:
+    def test_rules_of_any_shape_raise_nothing(self, rules: list[list[str]]) -> None:
         """Nothing is raised, and nothing is in doubt once it is counted."""
         saved = "*filter\n:INPUT DROP [0:0]\n" + "".join(f"-A INPUT {' '.join(it)}\n" for it in rules)
         told = counting(saved, "iptables")

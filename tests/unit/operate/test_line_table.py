@@ -48,7 +48,7 @@ class JsonTests(SynchronousTestCase):
         )  # fmt: skip
         self.assertEqual(as_json([], NOW), "[]")
 
-    def test_it_is_ascii(self) -> None:
+    def test_json_is_ascii_alone(self) -> None:
         """Whatever a script takes stdout for."""
         self.assertTrue(as_json([ALICE], NOW).isascii())
 
@@ -56,7 +56,7 @@ class JsonTests(SynchronousTestCase):
 class TableTests(SynchronousTestCase):
     """What people read."""
 
-    def test_states(self) -> None:
+    def test_a_revoked_line_that_would_have_expired_is_revoked(self) -> None:
         """A revoked line that would have expired is revoked."""
         self.assertEqual([state(each, NOW) for each in (ALICE, BOB, CAROL)], ["live", "expired", "revoked"])
         self.assertEqual(state(BOB, 86_399.9), "live")

@@ -25,52 +25,52 @@ class RepairTests(SynchronousTestCase):
         self.assertEqual(found.bridge_line, parse_bridge_line(WRITTEN))
         self.assertEqual(found.repairs, list(repairs))
 
-    def test_as_it_was_issued(self) -> None:
+    def test_a_line_as_it_was_issued_needs_no_repair(self) -> None:
         """Nothing is told."""
         self.assert_repaired(WRITTEN)
         self.assert_repaired(f"  {WRITTEN}\n")
         self.assertEqual(read(WRITTEN).told, "")
 
-    def test_invisible_characters(self) -> None:
+    def test_invisible_characters_are_removed_anywhere(self) -> None:
         """Anywhere, also within the key."""
         for each in INVISIBLE:
             self.assert_repaired(each + WRITTEN, "invisible characters")
             self.assert_repaired(WRITTEN.replace(KEY, f"{KEY[:20]}{each}{KEY[20:]}"), "invisible characters")
 
-    def test_blanks(self) -> None:
+    def test_blanks_of_any_kind_are_one_blank(self) -> None:
         """Of another kind, or several."""
         for each in "\u00a0\u2007\u202f\u3000":
             self.assert_repaired(WRITTEN.replace(" ", each), "unusual blanks")
         self.assert_repaired(WRITTEN.replace(" ", " \t "))
 
-    def test_quotation_marks(self) -> None:
+    def test_quotation_marks_around_the_line_are_removed(self) -> None:
         """Around it, a pair or one."""
         for around in ('"{}"', "'{}'", "`{}`", "\u201c{}\u201d", "\u201e{}\u201c", "\u00ab{}\u00bb", '"{}', "{}'"):
             self.assert_repaired(around.format(WRITTEN), "quotation marks")
 
-    def test_punctuation(self) -> None:
+    def test_punctuation_around_the_line_is_removed(self) -> None:
         """Of the sentence that it stood in."""
         for each in (".", ",", ";", "..."):
             self.assert_repaired(WRITTEN + each, "punctuation at the end")
         self.assert_repaired(f'"{WRITTEN}".', "quotation marks", "punctuation at the end")
 
-    def test_the_word_bridge(self) -> None:
+    def test_the_word_bridge_may_be_there_once_twice_or_not(self) -> None:
         """Twice, since torrc's has it already; with a colon; not at all."""
         self.assert_repaired(f"Bridge {WRITTEN}", "the second word Bridge")
         self.assert_repaired(f"bridge: {WRITTEN}", "the second word Bridge")
         self.assert_repaired(WRITTEN.removeprefix("Bridge "))
 
-    def test_capital_letters(self) -> None:
+    def test_a_capital_letter_at_the_beginning_is_repaired(self) -> None:
         """Of a keyboard that starts words with them."""
         self.assert_repaired(WRITTEN.replace("torknock", "Torknock").replace("key=", "Key="), "capital letters")
 
-    def test_cited(self) -> None:
+    def test_the_marks_of_a_quoted_mail_are_removed(self) -> None:
         """By a mail program, once and twice, and wrapped by it."""
         self.assert_repaired(f"> {WRITTEN}", '"> " at the start of a line')
         wrapped = WRITTEN.replace(" key", "\n>> key")
         self.assert_repaired(f">> {wrapped}", '"> " at the start of a line', "line breaks")
 
-    def test_wrapped(self) -> None:
+    def test_a_line_that_was_wrapped_is_joined(self) -> None:
         """At a blank, and at any character."""
         for place in range(len("Bridge torknock"), len(WRITTEN)):
             self.assert_repaired(f"{WRITTEN[:place]}\n{WRITTEN[place:]}", "line breaks")
@@ -78,7 +78,7 @@ class RepairTests(SynchronousTestCase):
         self.assert_repaired(narrow, "line breaks")
 
     @given(BRIDGE_LINES, st.data())
-    def test_any_line(self, bridge_line: BridgeLine, data: st.DataObject) -> None:
+    def test_a_mangled_line_is_that_line_or_an_error(self, bridge_line: BridgeLine, data: st.DataObject) -> None:
         """However it was broken and sprinkled, it is that line or an error, never another line."""
         written = write_bridge_line(bridge_line)
         places = data.draw(st.lists(st.integers(0, len(written)), max_size=6, unique=True))
@@ -90,7 +90,7 @@ class RepairTests(SynchronousTestCase):
             return
         self.assertEqual(found, bridge_line)
 
-    def test_told(self) -> None:
+    def test_repairs_are_reported_in_one_sentence(self) -> None:
         """In one sentence, without the line."""
         told = read(f"\ufeff'{WRITTEN}").told
         self.assertEqual(told, "bridge line repaired: invisible characters, quotation marks")
@@ -113,26 +113,26 @@ class RefusalTests(SynchronousTestCase):
         told = self.refused(WRITTEN.replace(PIN_TEXT, "/" + PIN_TEXT[1:]))
         self.assertIn("the argument pin of the bridge line has U+002F (solidus) as its character 1", told)
 
-    def test_a_character_elsewhere(self) -> None:
+    def test_a_letter_of_another_alphabet_is_named_with_its_place(self) -> None:
         """A letter of another alphabet that looks the same."""
         told = self.refused(WRITTEN.replace(FINGERPRINT, "\u0430" + FINGERPRINT[1:]))
         self.assertIn("a word of the bridge line has U+0430 (cyrillic small letter a) as its character 1", told)
 
-    def test_two_lines(self) -> None:
+    def test_two_lines_are_refused(self) -> None:
         """Which one is meant is not guessed."""
         self.assertIn("more than one line", self.refused(f"{WRITTEN}\n{WRITTEN}"))
 
-    def test_half_a_line(self) -> None:
+    def test_a_line_that_was_cut_off_is_refused(self) -> None:
         """Cut within the key or the pin."""
         self.assertIn("lacks the argument pin", self.refused(WRITTEN[: WRITTEN.index("key=") + 20]))
         self.assertIn("the argument pin is not 43 characters", self.refused(WRITTEN[:-3]))
 
-    def test_much(self) -> None:
+    def test_a_long_text_is_refused(self) -> None:
         """A book is no line."""
         self.assertIn("longer", self.refused(WRITTEN + " " * LONGEST))
 
     @given(st.text(max_size=300))
-    def test_any_text(self, text: str) -> None:
+    def test_any_text_is_a_line_or_one_error_without_a_secret(self, text: str) -> None:
         """It is no line, and the error is one line without a secret."""
         assume("torknock" not in text)
         with self.assertRaises(LineError) as caught:
@@ -143,7 +143,7 @@ class RefusalTests(SynchronousTestCase):
 class VerbTests(SynchronousTestCase):
     """`read_bridge_line`: what `check` and `setup client` are given."""
 
-    def test_words(self) -> None:
+    def test_a_line_that_the_shell_has_split_is_joined(self) -> None:
         """A line that the shell has split is one; repairs are told on stderr."""
         told = StringIO()
         with redirect_stderr(told):

@@ -65,7 +65,7 @@ def drawn(report: Report, width: int = 120) -> str:
 class PictureTests(SynchronousTestCase):
     """What people see."""
 
-    def test_everything_is_there(self) -> None:
+    def test_the_picture_has_every_figure_and_line(self) -> None:
         """With the line that is used most first."""
         lines = [" ".join(line.split()) for line in drawn(Report(BRIDGE, TOR)).splitlines()]
         self.assertEqual(
@@ -103,19 +103,19 @@ class PictureTests(SynchronousTestCase):
             [row] = [line for line in lines if line.startswith(f"{figure.row} ")]
             self.assertIn(figure.words(getattr(BRIDGE, name)), row)
 
-    def test_tor_complains(self) -> None:
+    def test_a_complaint_of_tor_is_a_warning(self) -> None:
         """That is a warning too."""
         said = drawn(Report(BRIDGE, replace(TOR, or_port_answers=False, complaints=("Managed proxy: no",))))
         self.assertIn("ORPort does not answer", said)
         self.assertIn("! tor says: Managed proxy: no", said)
 
-    def test_tor_takes_no_clients(self) -> None:
+    def test_a_tor_that_takes_no_clients_says_what_it_does(self) -> None:
         """What it does instead is said, not that it has no ORPort."""
         said = drawn(Report(BRIDGE, replace(TOR, or_port_answers=None, refusing="is shutting down")))
         self.assertIn("! tor is shutting down: no client gets through", said)
         self.assertNotIn("it has no ORPort", said)
 
-    def test_markup_is_text(self) -> None:
+    def test_markup_in_what_a_bridge_says_is_text(self) -> None:
         """What the bridge says draws nothing of its own."""
         said = drawn(Report(replace(BRIDGE, posture="[red]x[/red]", in_use=(LineInUse("[b]", 1, 1),)), TOR))
         self.assertIn("[red]x[/red]", said)
@@ -127,7 +127,7 @@ class PictureTests(SynchronousTestCase):
         bridge = replace(BRIDGE, uptime=number, connections=number, tokens=number % 2**32)
         self.assertTrue(all(len(line) <= width for line in drawn(Report(bridge, TOR), width).splitlines()))
 
-    def test_for_scripts(self) -> None:
+    def test_json_is_one_object_with_the_odds(self) -> None:
         """One object, with what the tokens mean."""
         told = json.loads(as_json(Report(BRIDGE, TOR)))
         self.assertEqual(told["syns_to_a_hit"], 178_956_970)
@@ -174,7 +174,7 @@ class AskTests(TestCase):
             return str(error)
         self.fail("something was heard")
 
-    async def test_a_bridge_is_heard(self) -> None:
+    async def test_the_status_is_read_whole_in_however_many_pieces(self) -> None:
         """Whole, in however many pieces it speaks; tor is not needed."""
         octets = to_json(BRIDGE)
         await self.says(octets[:7], octets[7:])
@@ -182,7 +182,7 @@ class AskTests(TestCase):
         self.assertEqual(report.bridge, BRIDGE)
         self.assertIsInstance(report.tor, TorUnseen)
 
-    async def test_no_bridge(self) -> None:
+    async def test_a_bridge_that_cannot_be_reached_is_one_error(self) -> None:
         """No socket, a dead one, no directory, a path that no socket can have."""
         self.assertIn("No such file or directory; start tor", await self.refused(BridgeUnreachable))
         (self.directory / SOCKET).write_text("")
@@ -205,7 +205,7 @@ class AskTests(TestCase):
         await self.says(b" " * (2 * LONGEST))
         self.assertIn("too long", await self.refused(StatusError))
 
-    async def test_it_is_followed(self) -> None:
+    async def test_the_status_is_read_again_until_that_is_cancelled(self) -> None:
         """Again and again, until that is cancelled."""
         await self.says(to_json(BRIDGE))
         seen: list[Report] = []

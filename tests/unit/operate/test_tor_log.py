@@ -22,7 +22,7 @@ class JournalTests(SynchronousTestCase):
     """`from_journal`."""
 
     @given(st.lists(entries | entries.map(lambda entry: entry[:-2]), max_size=5))
-    def test_any_entries(self, lines: list[str]) -> None:
+    def test_any_entries_of_the_journal_can_be_judged(self, lines: list[str]) -> None:
         """What is no message of tor's is left out, and what is cut off; of the rest something can be said."""
         judge(from_journal("\n".join(lines)))
 

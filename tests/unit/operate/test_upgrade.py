@@ -88,7 +88,7 @@ class UnitsTests(Case):
 class RecordTests(Case):
     """What 0.1.0 has written down."""
 
-    def test_it_is_read(self) -> None:
+    def test_the_record_of_0_1_0_is_read(self) -> None:
         """Each file with who must read it again; a text that 0.1.0 wrote before is not given back."""
         shutil.copy(FIRST / "setup.json", self.directory)
         changes = Record(self.directory / "setup.json").changes()
@@ -97,7 +97,7 @@ class RecordTests(Case):
         self.assertEqual(readers, [Reader.SYSTEMD, Reader.SYSTEMD, Reader.TOR, Reader.TOR])
         self.assertEqual([change.before for change in changes if isinstance(change, File)], [None] * 3)
 
-    def test_it_is_continued(self) -> None:
+    def test_the_record_of_0_1_0_is_continued(self) -> None:
         """A unit that is replaced now is still one that was not there before."""
         record = Record(self.directory / "setup.json")
         text = (FIRST / "setup.json").read_text().replace("/etc/systemd/system", str(self.directory))
@@ -116,7 +116,7 @@ class RecordTests(Case):
 class OutdatedTests(SynchronousTestCase):
     """Processes that began before what is installed."""
 
-    def test_a_process(self) -> None:
+    def test_a_process_that_began_before_the_installation_is_outdated(self) -> None:
         """Only one of torknock's, as its command line says."""
         self.patch(daemons, "_is_ours", lambda _pid: True)
         for installed, outdated in ((0.0, False), (2.0**40, True)):
@@ -126,7 +126,7 @@ class OutdatedTests(SynchronousTestCase):
         self.patch(daemons, "_is_ours", lambda _pid: False)
         self.assertFalse(daemons.is_outdated(os.getpid()))
 
-    def test_its_arguments(self) -> None:
+    def test_a_process_is_known_by_its_arguments(self) -> None:
         """A service that was told something else is another one."""
         process = subprocess.Popen(["sleep", "--", "60"])
         self.addCleanup(process.wait)

@@ -80,7 +80,7 @@ async def examine(reactor: IReactor, target: Target, now: Callable[[], float]) -
         findings.append(tor.version(facts))
     except TorUnreachable as error:
         findings.append(_unreachable(error, target))
-    role = target.role or _guess(target, facts)
+    role = target.role or _guess_role(target, facts)
     if facts is not None and target.control == CONTROL:
         findings += torrc_file.included(role)
     tor_process = _process(facts)
@@ -98,7 +98,7 @@ def _unreachable(error: TorUnreachable, target: Target) -> Finding:
     return held or (not_ok if error.missing else unknown)("tor", error.what, error.remedy or start)
 
 
-def _guess(target: Target, facts: TorFacts | None) -> str:
+def _guess_role(target: Target, facts: TorFacts | None) -> str:
     if facts is not None and facts.of_torknock("ServerTransportPlugin") is not None:
         return "bridge"
     if facts is not None and facts.of_torknock("ClientTransportPlugin") is not None:

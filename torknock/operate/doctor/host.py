@@ -31,8 +31,6 @@ from torknock.protocol.door import Door, Posture
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""
 
-"""Where programs are looked for."""
-
 _VERBS = ("server", "client", "gate", "dial")
 
 AS_ROOT = "run torknock doctor as root"
@@ -40,15 +38,15 @@ AS_ROOT = "run torknock doctor as root"
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Which process does what needs CAP_NET_ADMIN."""
+    """How a transport gets what needs CAP_NET_ADMIN."""
 
     finding: Finding
     filtering: bool = False
-    """Nobody: a bridge then filters at its own port."""
+    """Not at all: the bridge filters at its own port."""
 
 
 def power(side: str, helper: str, transport: Process | None, tor: Process | None, posture: str | None) -> Power:
-    """Who does it for the *transport* of *side*, "server" or "client": itself, or the service at the socket *helper*.
+    """How the *transport* of *side*, "server" or "client", gets it: itself, or by the service at the socket *helper*.
 
     Where the transport does not run, what holds for *tor* holds for it; where neither is seen, a client's transport is
     taken for a process like this one.

@@ -112,7 +112,10 @@ class Firewall:
 
 
 def look() -> Firewall:
-    """The firewall now. Raises `ProgramFailed` if this process may not look, or a command is missing."""
+    """The host's firewall, as it is now.
+
+    Raises `ProgramFailed` if this process may not list the rules, or a command is missing.
+    """
     listed = _json("nft", "--json", "--terse", "list", "ruleset", package="nftables")
     try:
         return _firewall(listed)

@@ -1,4 +1,4 @@
-"""From an installed tor to a hidden bridge, or to a client of one, and back (`torknock.operate.setup.plan`)."""
+"""Makes the changes of a plan, has tor take them up, and undoes them (`torknock.operate.setup.plan`)."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ def applying(changes: list[Change], tor: RunningTor, record: Record, side: str) 
 
 
 def _reload_former(tor: RunningTor) -> None:
-    """Have *tor* return to the configuration that it had before a set-up failed."""
+    """Reload *tor* with the configuration that it had before a set-up failed."""
     with suppress(CannotSetUp, ControllerError):  # what made it fail is raised
         verify(tor.config_file, tor.defaults_file)
         tor.reload()
 
 
 def transport_runs(tor: RunningTor, side: str) -> bool:
-    """Whether tor has started the transport as it is installed now; *side* is as in `plan`."""
-    if not until(lambda: _transport(tor, side) is not None, _STARTS_WITHIN):
+    """Whether tor runs the installed version of the transport; *side* is as in `plan`."""
+    if not wait_until(lambda: _transport(tor, side) is not None, _STARTS_WITHIN):
         return False
     running = _transport(tor, side)
     return running is not None and not is_outdated(running.pid)
 
 
 def start_transport(tor: RunningTor, side: str) -> None:
-    """Have *tor* take up what is configured now. Raises `CannotSetUp` if its transport does not start.
+    """Reload *tor*, and wait until its transport runs with the new configuration. Raises `CannotSetUp` if it does not.
 
     A bridge's transport that runs is ended: tor starts it again, with its new options. So
     is one that is older than what is installed. One that tor has given up is started by a further reload.
@@ -113,19 +113,19 @@ class FirstLine:
     """For torrc."""
     keyring: Path
     made: bool
-    """It is a new one."""
+    """Whether it was issued just now."""
 
 
 def first_line(tor: RunningTor, settings: BridgeSettings, now: float) -> FirstLine:
     """The first bridge line of *settings*, issued if it does not exist. Raises `TorknockError`."""
-    until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
+    wait_until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not know its fingerprint yet", "try again in a minute")
     directory = keyring_within(facts.data_directory)
     with Keyring.open(directory, create=True) as keyring:
         before = {issued.name for issued in keyring.lines()}
-        issued = _first_living(keyring, settings.line_name, now)
+        issued = _first_live_line(keyring, settings.line_name, now)
         keyring.make_known_at(issued.name, str(settings.line_address[0]))
         keyring.set_setting("address", write_address(*settings.line_address))
         keyring.set_setting("fingerprint", parse_fingerprint(fingerprint))
@@ -133,8 +133,8 @@ def first_line(tor: RunningTor, settings: BridgeSettings, now: float) -> FirstLi
     return FirstLine(issued.name, text, directory, issued.name not in before)
 
 
-def _first_living(keyring: Keyring, name: str, now: float) -> Issued:
-    """The line called *name*, made if it is not there; if it has ended, the same of *name*-2, and so on."""
+def _first_live_line(keyring: Keyring, name: str, now: float) -> Issued:
+    """The live line *name*, issued if it does not exist; if that has ended, *name*-2, and so on."""
     for number in itertools.count(1):
         called = name if number == 1 else f"{name}-{number}"
         try:
@@ -157,7 +157,7 @@ def ignored_lines(facts: TorFacts, posture: Posture, now: float) -> list[str]:
 
 
 def undo(place: Place, control: str | None, password: str | None) -> Iterator[str]:
-    """Take back what was changed for the tor of *place*, newest first; what could not be, and what is left, is told.
+    """Undo what was changed for the tor of *place*, newest first; yields what could not be undone, and what is left.
 
     Then the tor at *control* reads its configuration again; None if it does not run.
     """
@@ -171,7 +171,7 @@ def undo(place: Place, control: str | None, password: str | None) -> Iterator[st
             with tor_at(control, password) as tor:
                 yield from _verify_without(changes, tor)
                 tor.reload()
-                until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
+                wait_until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, _LEFT_WITHIN)
         except TorUnreachable as error:
             yield f"{error}; if it runs, it still has the former configuration: reload or restart it"
         except CannotSetUp as error:
@@ -182,7 +182,7 @@ def undo(place: Place, control: str | None, password: str | None) -> Iterator[st
 
 
 def _verify_without(changes: list[Change], tor: RunningTor) -> Iterator[str]:
-    """Verify what *tor* is to read without *changes*; a directory of theirs that torrc includes by now is made again.
+    """Verify what *tor* reads without *changes*; a directory of theirs that torrc includes by now is made again.
 
     Raises `CannotSetUp`.
     """
@@ -232,10 +232,10 @@ def _transport(tor: RunningTor, side: str) -> Running | None:
     return None if pid is None else transport_of(pid, {"bridge": "server", "client": "client"}[side])
 
 
-def until(true: Callable[[], bool], seconds: float) -> bool:
-    """Whether *true* said so within so many *seconds*."""
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether *condition* becomes true within *seconds*."""
     gives_up = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > gives_up:
             return False
         time.sleep(_POLLED_EVERY)  # noqa: TID251  a command of root's, which has no reactor
@@ -267,6 +267,6 @@ def _remove_tables(tables: set[str]) -> None:
     def left() -> set[str]:
         return tables & set(run("nft", "list", "tables", "inet", check=False).output.split())
 
-    if not until(lambda: not left(), _LEFT_WITHIN):
+    if not wait_until(lambda: not left(), _LEFT_WITHIN):
         for table in left():
             run("nft", "delete", "table", "inet", table, check=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 from torknock.errors import TorknockError
 from torknock.kernel.places import PROGRAMS
 from torknock.operate.setup import debian_tor
-from torknock.operate.setup.apply import configured, start_transport, undo, until, verify
+from torknock.operate.setup.apply import configured, start_transport, undo, verify, wait_until
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.place import Place
@@ -31,7 +31,7 @@ _CONFIGURED = (
 
 
 def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: BridgeLine) -> None:
-    """Make *changes*, and come back when *tor* has a circuit through *bridge*.
+    """Make *changes*, and return once *tor* has a circuit through *bridge*.
 
     Every connection that tor had is closed before. Raises `TorknockError`, which says what is configured then.
     """
@@ -81,7 +81,7 @@ def _wait(tor: RunningTor, bridge: BridgeLine) -> None:
         """A line without a fingerprint leaves what is no other bridge."""
         return bool(fingerprints - others) if bridge.fingerprint is None else bridge.fingerprint in fingerprints
 
-    if until(lambda: is_in(tor.first_hops()) and is_in(tor.connected()), _USED_WITHIN):
+    if wait_until(lambda: is_in(tor.first_hops()) and is_in(tor.connected()), _USED_WITHIN):
         return
     if not is_in(tor.connected()):
         raise CannotSetUp(

@@ -1,4 +1,4 @@
-"""Debian's tor while it does not run: what it is configured to be, its first start, and what keeps it from starting.
+"""Debian's tor while it is stopped: its configuration, its first start, and what keeps it from starting.
 
 A tor that is started without a bridge connects to the Tor network directly. So `contrib/install` lets a tor that it
 installs wait: a file of systemd's has it start only where torknock's part of its configuration is (`HOLD`).
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torknock.kernel.places import PROGRAMS, SYSTEMD_RUNS, UNITS
 from torknock.kernel.proc import process, same_network, started_at
-from torknock.operate.setup.apply import until
+from torknock.operate.setup.apply import wait_until
 from torknock.operate.setup.changes import CannotSetUp
 from torknock.operate.setup.config_files import write
 from torknock.operate.setup.place import TORRC
@@ -43,8 +43,8 @@ _LISTED = (
 )  # fmt: skip
 
 
-def is_at_rest(control: str) -> bool:
-    """Whether Debian's tor, whose control socket *control* is to be, is installed and does not run."""
+def is_stopped(control: str) -> bool:
+    """Whether Debian's tor, with its control socket at *control*, is installed and does not run."""
     if control != CONTROL or not TORRC.exists() or shutil.which("tor", path=PROGRAMS) is None:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
@@ -74,8 +74,11 @@ def _runs() -> bool:
     return False
 
 
-def resting_facts() -> TorFacts:
-    """What Debian's tor will say of itself. Raises `CannotSetUp` if it would not take its configuration."""
+def configured_facts() -> TorFacts:
+    """What Debian's tor will report once it runs, from its configuration.
+
+    Raises `CannotSetUp` if tor would not take that.
+    """
     command = ["tor", "--defaults-torrc", str(DEFAULTS), "-f", str(TORRC), "--hush", "--dump-config", "full"]
     dumped = run(*command, check=False)
     if dumped.status:
@@ -118,7 +121,7 @@ def start() -> bool:
     began = int(time.time())  # noqa: TID251  for the journal
     run("systemctl", "daemon-reload")
     run("systemctl", "start", _UNIT, check=False)
-    if not until(lambda: Path(CONTROL).exists(), _OPENS_WITHIN):
+    if not wait_until(lambda: Path(CONTROL).exists(), _OPENS_WITHIN):
         run("systemctl", "stop", _UNIT, check=False)
         said = run("journalctl", f"--unit={_UNIT}", f"--since=@{began}", "--no-pager", "--output=json", check=False)
         raise CannotSetUp(f"tor does not start: {why_refused(from_journal(said.output))}. It is stopped")
@@ -143,7 +146,7 @@ def stop(control: str, password: str | None) -> bool:
         if error.missing:
             return False
         raise
-    if pid is None or not until(lambda: started_at(pid) is None, _ENDS_WITHIN):
+    if pid is None or not wait_until(lambda: started_at(pid) is None, _ENDS_WITHIN):
         raise CannotSetUp("tor does not end; nothing was taken back", f"end its process, {pid}, and try again")
     return False
 

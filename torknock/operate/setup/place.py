@@ -81,7 +81,7 @@ class Place:
 
 
 def place_at(control: str, password: str | None) -> Place:
-    """The place of the tor at *control*, from which something is to be taken back, whether it runs or not.
+    """The place of the tor at *control*, whose set-up is to be undone, whether it runs or not.
 
     Raises `CannotChange` if it cannot be told.
     """

@@ -10,8 +10,6 @@ from attrs import define
 from torknock.kernel.places import PROGRAMS
 from torknock.operate.setup.changes import CannotChange
 
-"""Where programs of this host are looked for."""
-
 _ENDS_WITHIN = 90.0
 """Seconds after which a program is killed; systemd gives a service as long to stop."""
 

@@ -59,7 +59,9 @@ class FilterTests(SynchronousTestCase):
     """Exactly the tokens open."""
 
     @given(tokens, isns, st.integers(0, 255), st.sampled_from((4, 6)), st.integers(0, 10))
-    def test_nothing_else_opens(self, live: set[int], seq: int, control: int, version: int, options: int) -> None:
+    def test_only_a_token_opens(
+        self, live: set[int], seq: int, control: int, version: int, options: int
+    ) -> None:
         """Whatever its control bits and IP options: a SYN with a token."""
         wanted = control & 0b10111 == 2 and seq in live
         self.assertEqual(run(program(live, version), datagram(version, seq, control, options)), wanted)
@@ -121,7 +123,7 @@ class FilterTests(SynchronousTestCase):
         self.assertEqual(len(assembled(made)), 8 * len(made))
         self.assertEqual(len(listing(made).splitlines()), len(made))
 
-    def test_the_listing(self) -> None:
+    def test_the_program_has_a_listing_for_auditors(self) -> None:
         """For who audits it."""
         self.assertEqual(listing(program((), 4)), "0: ret 0x0")
         self.assertEqual(

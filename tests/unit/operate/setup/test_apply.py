@@ -22,8 +22,8 @@ from torknock.operate.setup.apply import (
     start_transport,
     transport_runs,
     undo,
-    until,
     verify,
+    wait_until,
 )
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.file_changes import Block, File
@@ -91,7 +91,7 @@ class BridgeTests(ApplyCase):
         self.assertIn("the keyring with the issued lines is kept", told[-1])
         with tor_at(self.tor.control, None) as tor:
             self.assertIsNone(tor.facts().of_torknock("ServerTransportPlugin"))
-        self.assertTrue(until(lambda: transport_of(self.tor.pid, "server") is None, 30))
+        self.assertTrue(wait_until(lambda: transport_of(self.tor.pid, "server") is None, 30))
 
     def test_a_line_that_has_ended_is_followed_by_another(self) -> None:
         """Of a name with a number; the ended line stays ended."""
@@ -112,7 +112,7 @@ class BridgeTests(ApplyCase):
             with self.assertRaises(ZeroDivisionError), self.taken_up(tor, self.changes(tor)):
                 raise ZeroDivisionError
             self.assertEqual(self.files(), before)
-            self.assertTrue(until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, 30))
+            self.assertTrue(wait_until(lambda: tor.facts().of_torknock("ServerTransportPlugin") is None, 30))
 
     def test_a_configuration_that_tor_refuses_is_taken_back(self) -> None:
         """The running tor never reads it: it would end."""

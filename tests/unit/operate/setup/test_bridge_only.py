@@ -21,14 +21,14 @@ class BridgedTests(SynchronousTestCase):
         path.write_text(f"DataDirectory {path.absolute()}.data\n{torrc}")
         verify_bridged(path, None)
 
-    def test_bridges_alone(self) -> None:
+    def test_a_torrc_without_bridges_at_its_end_is_refused(self) -> None:
         """What stands last counts."""
         self.verify(f"UseBridges 1\n{_BRIDGE}")
         for torrc in ("", _BRIDGE, f"UseBridges 1\n{_BRIDGE}UseBridges 0\n"):
             with self.subTest(torrc=torrc), self.assertRaisesRegex(CannotSetUp, "connect directly"):
                 self.verify(torrc)
 
-    def test_no_command_tor(self) -> None:
+    def test_a_torrc_that_cannot_be_checked_is_refused(self) -> None:
         """What cannot be checked is refused."""
         self.patch(bridge_only, "PROGRAMS", "/nonexistent")
         with self.assertRaisesRegex(CannotSetUp, "no command tor"):

@@ -33,15 +33,15 @@ class AtRestTests(HostTreeCase):
         self.patch(debian_tor, "CONTROL", self.tor.control)
         self.patch(debian_tor, "TOR_USER", "torknock-user-of-no-host")
 
-    def test_it_is_at_rest_until_it_runs(self) -> None:
+    def test_it_is_stopped_until_it_runs(self) -> None:
         """At its own control socket alone."""
-        self.assertTrue(debian_tor.is_at_rest(self.tor.control))
-        self.assertFalse(debian_tor.is_at_rest("127.0.0.1:9051"))
+        self.assertTrue(debian_tor.is_stopped(self.tor.control))
+        self.assertFalse(debian_tor.is_stopped("127.0.0.1:9051"))
         self.tor.start()
-        self.assertFalse(debian_tor.is_at_rest(self.tor.control))
+        self.assertFalse(debian_tor.is_stopped(self.tor.control))
         self.tor.stop()
         self.torrc.unlink()
-        self.assertFalse(debian_tor.is_at_rest(self.tor.control))
+        self.assertFalse(debian_tor.is_stopped(self.tor.control))
 
     def test_a_tor_with_its_control_socket_elsewhere_runs_all_the_same(self) -> None:
         """One of Debian's user, in this network."""
@@ -49,13 +49,13 @@ class AtRestTests(HostTreeCase):
         self.patch(debian_tor, "TOR_USER", SELF)
         nowhere = str(self.host / "nowhere")
         self.patch(debian_tor, "CONTROL", nowhere)
-        self.assertFalse(debian_tor.is_at_rest(nowhere))
+        self.assertFalse(debian_tor.is_stopped(nowhere))
 
     def test_its_facts_are_those_of_its_torrc(self) -> None:
         """As the command tor reads it."""
         torrc = f"BridgeRelay 1\nORPort 127.0.0.1:auto\nExtORPort auto\nDataDirectory {self.tor.data}\n"
         self.torrc.write_text(torrc)
-        facts = debian_tor.resting_facts()
+        facts = debian_tor.configured_facts()
         self.assertGreaterEqual(facts.version[:2], (0, 4))
         self.assertEqual((facts.option("BridgeRelay"), facts.option("ExtORPort")), ("1", "auto"))
         self.assertEqual(facts.data_directory, self.tor.data)
@@ -71,7 +71,7 @@ class AtRestTests(HostTreeCase):
         """With the reason that tor gives."""
         self.torrc.write_text(self.torrc.read_text() + "ORPort nowhere\n")
         with self.assertRaisesRegex(CannotSetUp, f"does not take its configuration \\({self.torrc}\\) as it is: "):
-            debian_tor.resting_facts()
+            debian_tor.configured_facts()
 
     def test_without_systemd_it_is_started_by_hand(self) -> None:
         """And nothing holds it back."""

@@ -63,7 +63,7 @@ class ListTests(SynchronousTestCase):
             self.assertEqual(self.access.read_text() if self.access.exists() else None, before)
         self.assertFalse(self.access.parent.exists())
 
-    def test_what_others_have_stays(self) -> None:
+    def test_doors_of_other_tors_stay(self) -> None:
         """Another tor's door, also of the same user, and one that root has added by hand, octet for octet."""
         by_hand = Entry("192.0.2.7", 8443, Posture.DECOY, "debian-tor")
         second = Entry(EVERYWHERE, 9443, Posture.FILTERED, "debian-tor")
@@ -82,7 +82,7 @@ class ListTests(SynchronousTestCase):
         self.put(DOOR)
         self.assertEqual(self.access.read_text(), between)
 
-    def test_a_port_of_another_tor(self) -> None:
+    def test_a_port_that_is_listed_for_another_tor_is_refused(self) -> None:
         """It is refused before anything is written; so is one that root has listed by hand."""
         self.put(DOOR)
         before = self.access.read_text()
@@ -92,7 +92,7 @@ class ListTests(SynchronousTestCase):
             self.assertIn("name another port", str(error))
         self.assertEqual(self.access.read_text(), before)
 
-    def test_a_directory_of_others(self) -> None:
+    def test_a_directory_that_others_can_write_is_refused(self) -> None:
         """It is refused before anything is written."""
         self.access.parent.mkdir()
         self.access.parent.chmod(0o777)
@@ -108,7 +108,7 @@ class ListTests(SynchronousTestCase):
         self.assertIn("stays listed", door.undo())
         self.assertEqual(self.access.read_text(), before)
 
-    def test_the_door_of_torrc(self) -> None:
+    def test_the_door_in_torrc_is_read_as_the_transport_reads_it(self) -> None:
         """Its port and posture, as the transport takes them."""
         options = "ServerTransportListenAddr torknock {}\nServerTransportOptions torknock {}\n"
         self.assertEqual(door_of(options.format("0.0.0.0:443", "posture=filtered"), "debian-tor"), DOOR)

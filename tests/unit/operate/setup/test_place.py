@@ -41,7 +41,7 @@ class Case(SynchronousTestCase):
 class NameTests(Case):
     """Each tor has names of its own."""
 
-    def test_the_first(self) -> None:
+    def test_the_first_tor_has_the_names_without_an_addition(self) -> None:
         """Debian's, with the names that all versions have; another, if an earlier version has set that one up."""
         first = Place.of(DEBIANS)
         self.assertEqual((first.name, first.snippet, first.socket("gate")), ("", SNIPPET, "/run/torknock/gate.sock"))
@@ -51,7 +51,7 @@ class NameTests(Case):
         self.assertEqual(Place.of(elsewhere).snippet, SNIPPET)
         self.assertNotEqual(Place.of(DEBIANS).snippet, SNIPPET)
 
-    def test_another(self) -> None:
+    def test_no_name_is_another_tors(self) -> None:
         """No name is another tor's, whatever is alike about them."""
         torrcs = (DEBIANS, INSTANCE, "/etc/tor/instances/c/torrc", "/etc/tor/torrc2", "/srv/tor/torrc")
         places = [Place.of(Path(torrc)) for torrc in torrcs]
@@ -71,7 +71,7 @@ class PlanTests(Case):
         host = Host(Place(INSTANCE, "b"), "_tor-b", PROGRAM, systemd=True, apparmor=False)
         return plan.plan(side, OPTIONS, host, 0)
 
-    def test_units(self) -> None:
+    def test_another_tor_has_units_of_its_own(self) -> None:
         """Its own, which refer to each other and to its own socket and user."""
         for side, service in (("bridge", "gate"), ("client", "dial")):
             changes = self.planned(side)
@@ -102,7 +102,7 @@ class PlanTests(Case):
 class SharedTests(Case):
     """What both tors need is the second's when the first is taken back."""
 
-    def test_an_undo(self) -> None:
+    def test_what_both_tors_need_passes_to_the_other_record(self) -> None:
         """The user stays, and is in the other record; the undo of that removes it."""
         own, theirs = self.directory / "own", self.directory / "theirs"
         first, second = Record(place.RECORD), Record(place.RECORD.with_name("setup-b.json"))

@@ -114,7 +114,7 @@ class DirectoryTests(Case):
 class ChangesTests(Case):
     """Files and lines."""
 
-    def test_octet_for_octet(self) -> None:
+    def test_an_undo_restores_every_octet(self) -> None:
         """Whatever was in the file that got lines: CRLF, another encoding, no line end, a line that goes on."""
         self.make("a")
         self.assertEqual(
@@ -178,7 +178,7 @@ class ChangesTests(Case):
         self.assertEqual(self.undo(), [])
         self.assertEqual(self.state(), self.before)
 
-    def test_a_second_that_fails(self) -> None:
+    def test_a_second_set_up_that_fails_leaves_the_first(self) -> None:
         """The host and the record are as the first left them."""
         self.make("a")
         between = self.state()
@@ -187,7 +187,7 @@ class ChangesTests(Case):
         self.undo()
         self.assertEqual(self.state(), self.before)
 
-    def test_a_first_that_fails(self) -> None:
+    def test_a_first_set_up_that_fails_leaves_nothing(self) -> None:
         """Nothing stays: no file, no directory, no record."""
         self.assertRaises(RuntimeError, self.make, "a", RuntimeError())
         self.assertEqual(self.state(), self.before)
@@ -218,7 +218,7 @@ class ChangesTests(Case):
         self.undo()
         self.assertTrue((self.host / "torrc.d").is_dir())
 
-    def test_a_link(self) -> None:
+    def test_a_link_stays_one_and_its_target_gets_the_lines(self) -> None:
         """It stays one; the file that it leads to gets the lines, and keeps its mode and owner."""
         target = self.host / "elsewhere"
         self.torrc.rename(target)
@@ -275,15 +275,15 @@ class BrokenOffTests(Case):
             self.assertEqual(self.state(), self.before, step)
         self.fail("it did not end")
 
-    def test_a_first_setup(self) -> None:
+    def test_a_first_set_up_killed_at_any_step_is_undone(self) -> None:
         """Killed at any step, it is taken back."""
         self.each_step(lambda: None, lambda: self.make("a"), lambda: None)
 
-    def test_a_second_setup(self) -> None:
+    def test_a_second_set_up_killed_at_any_step_is_undone_with_the_first(self) -> None:
         """The first is taken back with it."""
         self.each_step(lambda: self.make("a"), lambda: self.make("b"), lambda: None)
 
-    def test_a_setup_after_it(self) -> None:
+    def test_a_set_up_goes_on_from_one_that_was_killed(self) -> None:
         """It goes on from there."""
 
         def again() -> None:
@@ -292,7 +292,7 @@ class BrokenOffTests(Case):
 
         self.each_step(lambda: self.make("a"), lambda: self.make("b"), again)
 
-    def test_one_that_fails_after_it(self) -> None:
+    def test_a_set_up_that_fails_after_a_killed_one_leaves_what_it_found(self) -> None:
         """What it finds is what it leaves."""
         self.each_step(
             lambda: self.make("a"),
@@ -300,7 +300,7 @@ class BrokenOffTests(Case):
             lambda: self.assertRaises(RuntimeError, self.make, "c", RuntimeError()),
         )
 
-    def test_the_way_back(self) -> None:
+    def test_a_set_up_killed_while_it_undoes_itself_is_undone(self) -> None:
         """A set-up that fails, and is killed while it takes back what it did."""
         self.each_step(
             lambda: self.make("a"),
@@ -308,7 +308,7 @@ class BrokenOffTests(Case):
             lambda: None,
         )
 
-    def test_an_undo(self) -> None:
+    def test_an_undo_killed_at_any_step_is_finished_by_the_next(self) -> None:
         """A second one finishes it."""
         self.each_step(lambda: self.make("a"), self.undo, lambda: None)
 
@@ -316,7 +316,7 @@ class BrokenOffTests(Case):
 class RecordTests(Case):
     """The file, and who may write it."""
 
-    def test_two_at_once(self) -> None:
+    def test_the_second_of_two_set_ups_at_once_is_refused(self) -> None:
         """The second is refused at once, and the first goes on."""
         with self.record.locked():
             error = self.assertRaises(CannotChange, self.make, "b")
@@ -326,7 +326,7 @@ class RecordTests(Case):
         self.undo()
         self.assertEqual(self.state(), self.before)
 
-    def test_it_is_roots_alone(self) -> None:
+    def test_the_record_is_its_owners_alone(self) -> None:
         """Who could open its directory could lock every set-up out."""
         self.make("a")
         directory = self.host / "lib"
@@ -346,7 +346,7 @@ class RecordTests(Case):
         path.parent.rmdir()
         self.assertEqual(self.state(), self.before)
 
-    def test_the_first_format(self) -> None:
+    def test_what_0_1_0_has_recorded_is_undone(self) -> None:
         """What 0.1.0 wrote down is taken back: there `before` was a former text of its own."""
         snippet, ours = self.host / "torrc.d" / "ours.conf", "Option b\n"
         snippet.parent.mkdir()
@@ -365,7 +365,7 @@ class RecordTests(Case):
         self.assertFalse(snippet.exists())
         self.assertEqual(self.torrc.read_bytes(), (self.before["torrc"] or b"") + b"\n")
 
-    def test_some_lines_are_left(self) -> None:
+    def test_lines_of_which_some_are_left_stay_and_are_reported(self) -> None:
         """They stay, and it is said."""
         block = Block(str(self.torrc), "one\ntwo\n")
         with self.record.locked(), self.record.making([block]):
