@@ -20,7 +20,8 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pluggable.report import Report, Severity, scrubbed
+from pluggable.report import Report, Severity
+from pluggable.scrubbing import scrubbed
 
 _log = Logger()
 

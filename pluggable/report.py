@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, ip_address
+from ipaddress import ip_address
 from typing import Literal
 
 from pluggable.arguments import write_smethod
 from pluggable.errors import StartError
 
 Severity = Literal["error", "warning", "notice", "info", "debug"]
-
-SCRUBBED = "[scrubbed]"
-"""What stands for an address that is not needed."""
-
-_IPV4 = re.compile(r"(?<![0-9])(?<![0-9]\.)((?:[0-9]{1,3}\.){3}[0-9]{1,3})(?!\.?[0-9])(?::[0-9]{1,5})?")
-_NO_HOST = IPv4Network("0.0.0.0/8")
-"""Addresses of no host (RFC 1122 §3.2.1.3). A version of tor looks like one: 0.4.8.12."""
-
-_IPV6 = re.compile(
-    r"\[((?:[0-9A-Fa-f]{0,4}:){2,8}[0-9A-Fa-f.]*)(?:%\w+)?\](?::[0-9]{1,5})?|((?:[0-9A-Fa-f]{0,4}:){2,8}[0-9A-Fa-f.]*)"
-)
 
 
 class Report:
@@ -83,24 +72,6 @@ class Report:
 
     def _say(self, line: str) -> None:
         self._write(_plain(line).encode("ascii") + b"\n")
-
-
-def scrubbed(text: str) -> str:
-    """*text* with `[scrubbed]` for every IP address, with or without port, but loopback's and those of no host.
-
-    Times of day and versions of tor stay.
-    """
-    return _IPV6.sub(_scrub, _IPV4.sub(_scrub, text))
-
-
-def _scrub(found: re.Match[str]) -> str:
-    host = next(group for group in found.groups() if group is not None).rstrip(".")
-    try:
-        address = ip_address(host)
-        harmless = address.is_loopback or address.is_unspecified or address in _NO_HOST
-    except ValueError:
-        harmless = "::" not in host  # the time of day, for instance
-    return found[0] if harmless else SCRUBBED + "." * found[0].endswith(".")
 
 
 def _address(host: str, port: int) -> str:

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 from torknock.kernel.files import read_file
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import LineError, parse_address
+from torknock.redact import redact
 from torknock.tor import CONTROL
 from torknock.tor.reasons import is_advice
 from torknock.tor.refusing import DISABLED, HIBERNATING, INTERVAL_END, refusing
@@ -32,9 +33,6 @@ _COOKIE = 32
 
 _LONGEST = 300
 _ABOUT_TRANSPORTS = re.compile(r"managed proxy|pluggable transport|torknock", re.IGNORECASE)
-_ADDRESS = re.compile(
-    r"\[?[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%\w+)?\]?|(?<![0-9])[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +155,8 @@ class _Protocol(txtorcon.TorControlProtocol):  # type: ignore[misc]  # txtorcon'
 
 
 def without_addresses(message: str) -> str:
-    """*message* as one line of bounded length, in which no IP address stands."""
-    return _ADDRESS.sub("[scrubbed]", _one_line(message)).strip()[:_LONGEST]
+    """*message* as one line of bounded length, without IP addresses and secrets."""
+    return redact(message).strip()[:_LONGEST]
 
 
 def _one_line(text: str) -> str:

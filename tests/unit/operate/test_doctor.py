@@ -14,7 +14,6 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, cast
 
-from hypothesis import assume, given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -30,7 +29,6 @@ from torknock.operate.doctor.open_files import judge as judge_files
 from torknock.operate.finding import State
 from torknock.operate.firewall.fate import Fate, Judgement
 from torknock.protocol.door import Posture
-from torknock.redact import redact
 from torknock.service.access import EVERYWHERE, Entry
 from torknock.tor.inspect import TorFacts
 from torknock.tor.refusing import refusing
@@ -43,51 +41,6 @@ def facts(or_listeners: Iterable[str] = ("127.0.0.1:9001",), **options: str) -> 
     """A tor with these *options*, one value each."""
     said = {name: (value,) for name, value in options.items()}
     return TorFacts((0, 4, 9, 11), 1, said, tuple(or_listeners), 100, True, None)
-
-
-class RedactTests(SynchronousTestCase):
-    """What may be posted in public."""
-
-    @given(ADDRESSES, st.integers(1, 65535), st.sampled_from(["{}:{}", "[{}]:{}", "from {} ({})", "'{}', {}"]))
-    def test_addresses_are_taken_out(self, address: str, number: int, form: str) -> None:
-        """Both kinds, in every form that tor writes them."""
-        line = f"Nov 23 19:00:54.000 [warn] it came {form.format(address, number)} today"
-        assume(address != "::" and not address.startswith("0."))
-        said = redact(line)
-        self.assertNotIn(address, said)
-        self.assertIn("19:00:54", said)
-
-    def test_times_and_versions_stay(self) -> None:
-        """They are what a log is read for."""
-        for text in (
-            "at 19:00:54", "[19:00:54] began", "19:00:54.000: done", "Nov 23 19:00:54.123 [notice] Tor 0.4.8.12 runs",
-            "2026-11-25T19:00:54.123456+00:00", "tor 0.4.9.1-alpha",
-        ):  # fmt: skip
-            self.assertEqual(redact(text), text)
-
-    def test_a_part_of_an_address_is_taken_out(self) -> None:
-        """The end of a log may begin within one."""
-        for text in ("1:db8:0:1 came", "0.113.7.8 came"):
-            self.assertIn("[address]", redact(text))
-
-    @given(HEX)
-    def test_fingerprints_are_taken_out(self, fingerprint: str) -> None:
-        """With and without the nickname that tor puts behind them."""
-        for form in (fingerprint.upper(), fingerprint, f"${fingerprint}~alice", f"${fingerprint}=alice"):
-            self.assertNotIn(fingerprint.lower(), redact(f"connection to {form} at").lower())
-
-    def test_secrets_are_taken_out(self) -> None:
-        """A whole bridge line leaves its name alone."""
-        line = f"Bridge torknock 192.0.2.7:443 {'A' * 40} key={'k' * 43} pin={'p' * 43} sni=www.example.org"
-        said = redact(line)
-        for secret in ("192.0.2.7", "AAAA", "kkkk", "pppp", "example"):
-            self.assertNotIn(secret, said)
-
-    @given(st.text())
-    def test_a_line_stays_a_line(self, text: str) -> None:
-        """Nothing breaks out of it, and what was taken out stays so."""
-        said = redact(text)
-        self.assertTrue(said.isprintable())
 
 
 class LogTests(SynchronousTestCase):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pluggable.errors import EnvironmentFault, ProxyError, VersionFault
-from pluggable.report import Report, scrubbed
+from pluggable.report import Report
 
 
 def said(say: Callable[[Report], None]) -> bytes:
@@ -75,40 +74,3 @@ class ReportTests(SynchronousTestCase):
         line = said(lambda report: report.smethod_error("rot", text))
         self.assertEqual(line.count(b"\n"), 1)
         self.assertTrue(line.isascii() and line[:-1].decode().isprintable())
-
-
-class ScrubbedTests(SynchronousTestCase):
-    """`scrubbed`."""
-
-    def test_addresses_go(self) -> None:
-        """With and without a port, of both families, in the clothes that Python's errors give them."""
-        for address in (
-            "192.0.2.7", "192.0.2.7:4242", "2001:db8::7", "[2001:db8::7]:443", "::ffff:192.0.2.7",
-            "2001:db8:0:1:2:3:4:5", "fe80::1", "[fe80::1%eth0]:1",
-        ):  # fmt: skip
-            for around in ("to {} now", "to {}.", "'{}'", "host={}, port", "({})", "{}"):
-                text = scrubbed(around.format(address))
-                self.assertIn("[scrubbed]", text)
-                self.assertNotIn("192", text)
-                self.assertNotIn("db8", text)
-                self.assertNotIn("fe80", text)
-
-    def test_what_the_operator_needs_stays(self) -> None:
-        """Loopback and the unspecified addresses are nobody's; times and versions are no addresses."""
-        for text in (
-            "127.0.0.1:9001", "[::1]:80", "0.0.0.0:443", "[::]:443", "at 12:34:56", "version 3.11", "a: b: c",
-            "[19:00:54]", "19:00:54.000: done", "Tor 0.4.8.12 runs", "tor 0.4.9.1-alpha",
-        ):  # fmt: skip
-            self.assertEqual(scrubbed(text), text)
-
-    @given(st.ip_addresses(), st.text("() ,.'=\"/", max_size=3), st.text("() ,'=\"/", max_size=3))
-    def test_no_address_escapes(self, address: IPv4Address | IPv6Address, before: str, after: str) -> None:
-        """Any address between any marks."""
-        text = scrubbed(f"{before}{address}{after}")
-        harmless = address.is_loopback or address.is_unspecified or address in IPv4Network("0.0.0.0/8")
-        self.assertEqual(harmless, "[scrubbed]" not in text)
-
-    @given(st.text())
-    def test_any_text_is_taken(self, text: str) -> None:
-        """Nothing that is logged can hurt the log."""
-        scrubbed(text)
