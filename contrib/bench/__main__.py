@@ -7,7 +7,7 @@ from importlib import import_module
 
 from contrib.bench.table import table
 
-BENCHMARKS = ("relay", "gate", "timing", "race", "judge", "knock", "timestamp", "tokens", "memory")
+BENCHMARKS = ("relay", "gate", "timing", "race", "judge", "knock", "timestamp", "tokens", "memory", "web")
 
 
 def main() -> int:

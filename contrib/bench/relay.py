@@ -16,7 +16,7 @@ SIZE = 400 << 20
 RUNS = 3
 
 
-def _swallow_then_send(connection: socket.socket) -> None:
+def swallow_then_send(connection: socket.socket) -> None:
     """Read `SIZE` octets, say so with one, then send as many."""
     with connection:
         _swallow(connection)
@@ -39,7 +39,7 @@ def _swallow(connection: socket.socket) -> None:
         left -= got
 
 
-def _measure(pair: Pair) -> tuple[float, float, float]:
+def measure(pair: Pair) -> tuple[float, float, float]:
     """MB/s, and CPU seconds a GB of client and server, of one transfer each way."""
     with pair.connect() as connection:
         before = (pair.client.cpu_seconds, pair.server.cpu_seconds)
@@ -58,13 +58,13 @@ def figures() -> Iterator[Figure]:
     ours, theirs = [], []
     with (
         Namespace("tk-bench-relay") as where,
-        service(where, _swallow_then_send) as or_port,
+        service(where, swallow_then_send) as or_port,
         torknock(where, or_port) as torknock_pair,
         obfs4(where, or_port) as obfs4_pair,
     ):
         for _ in range(RUNS):
-            ours.append(_measure(torknock_pair))
-            theirs.append(_measure(obfs4_pair))
+            ours.append(measure(torknock_pair))
+            theirs.append(measure(obfs4_pair))
     a, b = (tuple(sorted(column)[RUNS // 2] for column in zip(*rows, strict=True)) for rows in (ours, theirs))
     for number, what in enumerate(("speed, MB/s", "client, CPU s/GB", "server, CPU s/GB")):
         yield Figure("relay", f"torknock {what}", a[number], "")

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from tests.support.netns import Namespace, end
+from tests.support.nginx import NAME, Nginx
+from tests.unit.channel import peer
+from torknock.kernel.places import SITE_SOCKET
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 CHUNK = 1 << 18
@@ -51,8 +54,13 @@ class Child:
     @property
     def cpu_seconds(self) -> float:
         """User and system time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of process *pid* so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _drain(pipe: IO[str]) -> None:
@@ -151,6 +159,28 @@ def torknock(where: Namespace, or_port: int, channel: str = "tls") -> Iterator[P
 
 
 @contextlib.contextmanager
+def torknock_web(where: Namespace, or_port: int) -> Iterator[tuple[Pair, Nginx]]:
+    """The same with channel `web`, behind nginx."""
+    with tempfile.TemporaryDirectory(prefix="torknock-bench-") as directory:
+        where.ip(f"address replace {_PUBLIC}/32 dev lo")
+        site, keyring = Path(f"{directory}/site"), ["--keyring", f"{directory}/server/torknock"]
+        site.mkdir()
+        server = torknock_server(where, f"{directory}/server", or_port, f"torknock:site={site}")
+        with Nginx(where.run([TORKNOCK, "site", *keyring]).stdout, peer.certificate(NAME), peer.KEY) as nginx:
+            nginx.start(site / SITE_SOCKET, where)
+            line = where.run(
+                [TORKNOCK, "line", "add", "bench", "--n", "1024", "--sni", NAME, "--address", f"{_PUBLIC}:443",
+                 "--fingerprint", "0" * 40, *keyring]
+            ).stdout  # fmt: skip
+            arguments = ";".join(word for word in line.split() if "=" in word)
+            client = torknock_client(where, f"{directory}/client")
+            try:
+                yield Pair(where, client, server, (_PUBLIC, 443), arguments), nginx
+            finally:
+                end([client.process, server.process])
+
+
+@contextlib.contextmanager
 def obfs4(where: Namespace, or_port: int) -> Iterator[Pair]:
     """obfs4proxy's client and server."""
     with tempfile.TemporaryDirectory(prefix="torknock-bench-") as directory:
@@ -164,9 +194,9 @@ def obfs4(where: Namespace, or_port: int) -> Iterator[Pair]:
             end([client.process, server.process])
 
 
-def torknock_server(where: Namespace, state: str, or_port: int) -> Child:
+def torknock_server(where: Namespace, state: str, or_port: int, options: str = "") -> Child:
     """`torknock server` on port 443 of every address; its keyring is in `torknock` below *state*."""
-    return _server(where, [TORKNOCK, "server"], "torknock", "0.0.0.0:443", state, or_port)
+    return _server(where, [TORKNOCK, "server"], "torknock", "0.0.0.0:443", state, or_port, options)
 
 
 def torknock_client(where: Namespace, state: str) -> Child:
@@ -179,8 +209,11 @@ def plain_server(where: Namespace, state: str, or_port: int) -> Child:
     return _server(where, [sys.executable, "contrib/examples/plain.py"], "plain", "127.0.0.1:0", state, or_port)
 
 
-def _server(where: Namespace, arguments: list[str], name: str, bind: str, state: str, or_port: int) -> Child:
+def _server(
+    where: Namespace, arguments: list[str], name: str, bind: str, state: str, or_port: int, options: str = ""
+) -> Child:
     return Child(where, arguments, {
+        **({"TOR_PT_SERVER_TRANSPORT_OPTIONS": options} if options else {}),
         "TOR_PT_STATE_LOCATION": f"{state}/",
         "TOR_PT_SERVER_TRANSPORTS": name,
         "TOR_PT_SERVER_BINDADDR": f"{name}-{bind}",

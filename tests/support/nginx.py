@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.support.netns import Host
+from tests.support.netns import Namespace
 
 NAME = "site.example"
 PAGE = b"the operator's own page\n"
@@ -67,7 +67,7 @@ class Nginx:
         octets = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.home / "key.pem").write_bytes(octets)
 
-    def start(self, socket_path: Path, host: Host | None = None) -> None:
+    def start(self, socket_path: Path, host: Namespace | None = None) -> None:
         """Start it, on *host* if that is given, and wait until it listens at *socket_path*."""
         command = ["/usr/sbin/nginx", "-p", str(self.home), "-c", "nginx.conf", "-e", f"{self.home}/error.log"]
         start = subprocess.Popen if host is None else host.popen
@@ -83,6 +83,12 @@ class Nginx:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def log(self) -> str:

@@ -117,54 +117,78 @@ COMMIT
 """What Docker writes for `docker run --publish 443:443`."""
 
 ANSWERING = {
-    "synproxy": ("ANSWERED", """table inet own {
+    "synproxy": (
+        "ANSWERED",
+        """table inet own {
         chain before { type filter hook prerouting priority raw
             tcp dport 443 tcp flags syn notrack
         }
         chain input { type filter hook input priority 0
             tcp dport 443 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm
         }
-    }"""),
-    "-j SYNPROXY": ("ANSWERED", """*raw
+    }""",
+    ),
+    "-j SYNPROXY": (
+        "ANSWERED",
+        """*raw
 -A PREROUTING -p tcp -m tcp --dport 443 --tcp-flags FIN,SYN,RST,ACK SYN -j CT --notrack
 COMMIT
 *filter
 -A INPUT -p tcp -m tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1460 --wscale 7
 COMMIT
-"""),
-    "dport set": ("TAKEN", """table inet own { chain before { type filter hook prerouting priority 0
+""",
+    ),
+    "dport set": (
+        "TAKEN",
+        """table inet own { chain before { type filter hook prerouting priority 0
         tcp dport 443 tcp dport set 8443
-    } }"""),
-    "netdev ingress": ("DROPPED", """table netdev own { chain in { type filter hook ingress device eth0 priority 0
+    } }""",
+    ),
+    "netdev ingress": (
+        "DROPPED",
+        """table netdev own { chain in { type filter hook ingress device eth0 priority 0
         tcp dport 443 drop
-    } }"""),
-    "inet ingress": ("PASSED", """table inet own { chain in { type filter hook ingress device eth0 priority 0
+    } }""",
+    ),
+    "inet ingress": (
+        "PASSED",
+        """table inet own { chain in { type filter hook ingress device eth0 priority 0
         policy drop
         tcp dport 443 accept
-    } }"""),
-    "meta mark": ("DROPPED", """table inet own {
+    } }""",
+    ),
+    "meta mark": (
+        "DROPPED",
+        """table inet own {
         chain before { type filter hook prerouting priority 0
             tcp dport 443 meta mark set 7
         }
         chain input { type filter hook input priority 0
             meta mark 7 drop
         }
-    }"""),
-    "a set that a rule adds to": ("DROPPED", """table inet own {
+    }""",
+    ),
+    "a set that a rule adds to": (
+        "DROPPED",
+        """table inet own {
         set seen { type ipv4_addr; flags dynamic
         }
         chain input { type filter hook input priority 0
             tcp dport 443 add @seen { ip saddr }
             ip saddr @seen drop
         }
-    }"""),
-    "--ctstate INVALID,UNTRACKED": ("DROPPED", """*raw
+    }""",
+    ),
+    "--ctstate INVALID,UNTRACKED": (
+        "DROPPED",
+        """*raw
 -A PREROUTING -p tcp --dport 443 -j CT --notrack
 COMMIT
 *filter
 -A INPUT -p tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j DROP
 COMMIT
-"""),
+""",
+    ),
 }
 """Rules that are known by what they do to port 443, with that; to others they do not do it."""
 
