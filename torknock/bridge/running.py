@@ -18,7 +18,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, execute
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -37,6 +37,7 @@ from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.bridge.metrics import Metrics
 from torknock.bridge.publish import Publication
 from torknock.bridge.site import Site
+from torknock.bridge.site_relay import strangers_link
 from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream
 from torknock.bridge.usage import UsageRecord
@@ -150,7 +151,7 @@ async def run_bridge(
         keeper = Keeper(lines, spending, entrance.make_gate(spending.judge), lambda: upstream.refusing)
         parts.push_async_callback(keeper.stop)
         exchanges = exchanges_in(options.directory)
-        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), exchanges)
+        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), exchanges, _strangers(reactor, options))
         met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream, site)
         Deferred.fromCoroutine(accept_all(listener, met))
         await _take_over(reactor, keeper)
@@ -164,6 +165,12 @@ async def run_bridge(
         parts.callback(forgetting.stop)
         forgetting.start()
         return RunningBridge(address(options.door.host, options.door.port), parts.pop_all())
+
+
+def _strangers(reactor: IReactor, options: BridgeOptions) -> Callable[[], IProtocol | None]:
+    """What serves a connection of channel `tls` without a proof: the site, if there is one."""
+    site = options.site
+    return lambda: None if site is None else strangers_link(reactor, site)
 
 
 async def _site(reactor: IReactor, options: BridgeOptions, queue: KeyringQueue, counts: Counts) -> Site | None:

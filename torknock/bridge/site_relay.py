@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from pluggable.relay import READ_SIZE, Half, Single, join
 from torknock.bridge.site_certificate import connect, unreachable
 from torknock.kernel.interfaces import IReactor
-from torknock.kernel.places import SITE_SOCKET
+from torknock.kernel.places import PLAIN_SOCKET, SITE_SOCKET
 
 _BUSY_FOR = 3.0
 """Seconds for which a web server whose queue of connections is full is tried again."""
@@ -56,6 +56,31 @@ class _Resetting(Half):
             peer.transport.unregisterProducer()
             peer.abort()
         super().connectionLost(reason)
+
+
+class _StrangersLink(Half):
+    """The link, out of channel `tls`, of a client without a proof, to what *site* is connected to."""
+
+    def __init__(self, reactor: IReactor, site: socket.socket) -> None:
+        super().__init__()
+        self._reactor, self._site = reactor, site
+
+    def connectionMade(self) -> None:
+        """Join it with the web server's."""
+        super().connectionMade()
+        other = Half()
+        with self._site as site:
+            site.send(proxy_header(self.transport.getPeer(), self.transport.getHost()))  # into an empty buffer
+            self._reactor.adoptStreamConnection(site.fileno(), socket.AF_UNIX, Single(other))
+        join(self, other)
+
+
+def strangers_link(reactor: IReactor, directory: Path) -> Half | None:
+    """A link to the web server, behind TLS of the bridge's own; None if it does not listen there."""
+    try:
+        return _StrangersLink(reactor, connect(directory / PLAIN_SOCKET))
+    except OSError:
+        return None
 
 
 class ClientLink(_Resetting):

@@ -15,7 +15,7 @@ connects the upper protocol, and nothing comes after it but TLSPump's relay.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -68,16 +68,26 @@ class Refusal(StrEnum):
 class ServerTLS:
     """The bridge's end. *private_key* is the bridge's, PKCS #8 in DER; streams are shaped as *site* says (`Shapes`).
 
+    A connection without a proof is carried to what *strangers* gives, and stays silent if that gives None.
+
     Raises `TicketsSent` where OpenSSL would send session tickets.
     """
 
-    def __init__(self, clock: IReactorTime, private_key: bytes, chance: Chance, site: Site | None = None) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        private_key: bytes,
+        chance: Chance,
+        site: Site | None = None,
+        strangers: Callable[[], IProtocol | None] = lambda: None,
+    ) -> None:
         key = load_der_private_key(private_key, None)
         assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101  the keyring makes no others
         self._key = key
         self.clock = clock
         self.chance = chance
         self.shapes = Shapes(clock, chance, site)
+        self.strangers = strangers
         self._contexts: dict[frozenset[str], SSL.Context] = {}
         self._unproven: dict[_Server, None] = {}
         if sends_tickets(self._own_context(frozenset())):
@@ -145,7 +155,7 @@ class _Server:
         connection.set_accept_state()
         self._channel.came(self)
         self._ends = self._channel.clock.seconds() + PROOF_WITHIN + self._channel.chance.uniform(*SILENCE)
-        self._timer = self._channel.clock.callLater(PROOF_WITHIN, self._stay_silent, Refusal.NO_PROOF)
+        self._timer = self._channel.clock.callLater(PROOF_WITHIN, self._waited)
         return connection
 
     def handshakeDone(self) -> None:
@@ -154,13 +164,19 @@ class _Server:
     def received(self, octets: bytes) -> None:
         if self._waiting is None:
             return
+        first = not self._reader.begun
         try:
             self._reader.feed(octets)
         except WrongHello:
-            self._stay_silent(Refusal.WRONG_PROOF)
-        else:
-            if self._reader.proof is not None:
-                self._judge(self._reader.proof)
+            self._refuse(Refusal.WRONG_PROOF, octets, first)
+            return
+        given = self._reader.proof
+        if given is not None and (index := self._prover(given)) is not None:
+            self._serve(index)
+        elif given is not None:
+            self._refuse(Refusal.WRONG_PROOF, octets, first)
+        elif first:  # a client's hello is one record
+            self._welcomed(Refusal.WRONG_PROOF, octets)
 
     def broken(self, reason: str) -> None:
         self._settle(Refusal.BROKE_TLS)
@@ -177,12 +193,11 @@ class _Server:
         self._channel.left(self)
         self.pump.abortConnection()
 
-    def _judge(self, given: bytes) -> None:
+    def _prover(self, given: bytes) -> int | None:
         exported = self.pump.engine.tls.export_keying_material(EXPORTER_LABEL, EXPORTED, exporter_context(self._isn))
-        index = whose([proof_key(line.secret, line.bridge_name) for line in self._lines], exported, given)
-        if index is None:
-            self._stay_silent(Refusal.WRONG_PROOF)
-            return
+        return whose([proof_key(line.secret, line.bridge_name) for line in self._lines], exported, given)
+
+    def _serve(self, index: int) -> None:
         upper = self._waiting
         assert upper is not None  # noqa: S101  it is judged once
         self._settle(None)
@@ -191,6 +206,25 @@ class _Server:
             upper = self._channel.shapes.bridge(upper)
         self.pump.carry(upper, self._reader.rest)
         self.proved.callback(index)
+
+    def _refuse(self, why: Refusal, octets: bytes, first: bool) -> None:
+        """There is no proof in *octets*: if they are the first that came, they may be a stranger's."""
+        if not (first and self._welcomed(why, octets)):
+            self._stay_silent(why)
+
+    def _welcomed(self, why: Refusal, octets: bytes) -> bool:
+        """Whether strangers have a service; then the connection is carried to it, with *octets* first."""
+        upper = self._channel.strangers()
+        if upper is None:
+            return False
+        self._settle(why)
+        self._channel.left(self)
+        self.pump.carry(upper, octets)
+        return True
+
+    def _waited(self) -> None:
+        done = not self.pump.engine.handshaking
+        self._refuse(Refusal.NO_PROOF, b"", done and not self._reader.begun)
 
     def _stay_silent(self, why: Refusal) -> None:
         """Read and discard, send nothing, and close in the end: every wrong proof looks like a missing one."""

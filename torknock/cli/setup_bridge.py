@@ -53,9 +53,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str | N
     "--address", callback=_address, metavar="IP", help="The bridge's public address.  [this host's own, if public]"
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to hide.  [443]")
-@click.option(
-    "--posture", type=WordChoice(Posture), help="What strangers see there.  [as unused ports]"
-)
+@click.option("--posture", type=WordChoice(Posture), help="What strangers see there.  [as unused ports]")
 @click.option("--name", default="first", show_default=True, help="The name of the first line.")
 @control_option
 @password_option

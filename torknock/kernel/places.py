@@ -55,5 +55,5 @@ def data_directory_of(keyring: Path) -> Path | None:
     return state.parent if state.name == _PT_STATE else None
 
 
-SITE_SOCKET, TUNNEL_SOCKET = "site.sock", "tunnel.sock"
-"""In the directory of a bridge's site: where the web server listens, and where the bridge does."""
+SITE_SOCKET, PLAIN_SOCKET, TUNNEL_SOCKET = "site.sock", "plain.sock", "tunnel.sock"
+"""In the directory of a bridge's site: where the web server listens, with TLS and without; where the bridge does."""

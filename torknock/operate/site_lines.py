@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
+from torknock.kernel.places import PLAIN_SOCKET, SITE_SOCKET, TUNNEL_SOCKET
 
 _NGINX = """\
 listen unix:{site} ssl proxy_protocol;
+listen unix:{plain} proxy_protocol;
 location = /{path} {{
     proxy_pass http://unix:{tunnel};
     proxy_http_version 1.1;
@@ -30,4 +31,5 @@ location = /{path} {{
 
 def nginx_lines(directory: Path, path: str) -> str:
     """The lines for the `server` block of nginx whose name clients send, for a site in *directory*."""
-    return _NGINX.format(site=directory / SITE_SOCKET, tunnel=directory / TUNNEL_SOCKET, path=path, unknown=path[::-1])
+    site, plain, tunnel = (directory / name for name in (SITE_SOCKET, PLAIN_SOCKET, TUNNEL_SOCKET))
+    return _NGINX.format(site=site, plain=plain, tunnel=tunnel, path=path, unknown=path[::-1])

@@ -54,6 +54,11 @@ class HelloReader:
         self.rest = b""
         """What followed the hello."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything has come."""
+        return bool(self._inbox) or self.proof is not None
+
     def feed(self, octets: bytes) -> None:
         """Take more octets; those after a complete hello are `rest`. Raises `WrongHello`."""
         if self.proof is not None:

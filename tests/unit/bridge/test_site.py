@@ -11,6 +11,7 @@ import ssl
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ from pluggable.relay import Single
 from tests.support.nginx import NAME, PAGE, Nginx
 from tests.unit.channel import peer
 from torknock.bridge.site import Site
+from torknock.bridge.site_relay import strangers_link
+from torknock.channel import tls_server
 from torknock.channel.browser import Browser
 from torknock.channel.hello import BrowserHello, OpenSSLHello
 from torknock.channel.interfaces import ChannelFailed, NotProved
+from torknock.channel.tls_server import ServerTLS
 from torknock.channel.web import ClientWeb
 from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
 from torknock.operate.site_lines import nginx_lines
@@ -300,6 +304,35 @@ class SiteTests(SiteCase):
             made.connect(str(self.directory / TUNNEL_SOCKET))
             made.sendall(request)
             return made.recv(65_536)
+
+
+class StrangersTests(SiteCase):
+    """Channel `tls` of a bridge that has a site."""
+
+    async def visit(self, requests: list[bytes]) -> list[bytes]:
+        """The answers to *requests* of a client without a proof, in TLS of the bridge's own."""
+        self.patch(tls_server, "sends_tickets", lambda context: False)  # trial has loaded OpenSSL
+        strangers = partial(strangers_link, reactor, self.directory)
+        channel = ServerTLS(reactor, peer.PRIVATE_KEY, random.SystemRandom(), strangers=strangers)
+        await maybeDeferred(self.port.stopListening)
+        accepting = Accepting(self.site, [Line(b"s" * 32, peer.PIN)])
+        accepting.site = channel  # type: ignore[assignment]  # a channel as well
+        self.port = reactor.listenTCP(0, accepting, interface=HOST)
+        return await deferToThread(self.get, *requests)
+
+    async def test_a_stranger_meets_the_site(self) -> None:
+        """Whoever says something else than a proof is answered by the web server, in place of silence."""
+        await self.start()
+        request = f"GET {{}} HTTP/1.1\r\nHost: {NAME}\r\n\r\n"
+        pages = await self.visit([request.format("/").encode(), request.format("/none").encode()])
+        self.assertTrue(pages[0].endswith(PAGE))
+        self.assertIn(b"404 Not Found", pages[1])
+
+    async def test_half_a_proof_is_a_strangers(self) -> None:
+        """A client's hello is one record."""
+        await self.start()
+        (page,) = await self.visit([b"\0" * 33])
+        self.assertIn(b"400 Bad Request", page)
 
 
 class FaultTests(SiteCase):

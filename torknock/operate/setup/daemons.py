@@ -118,4 +118,3 @@ def end(started: StartedProcess) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(started.pid, signal.SIGTERM)
         time.sleep(0.05)  # noqa: TID251  a command of root's, which has no reactor
-

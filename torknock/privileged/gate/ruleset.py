@@ -209,5 +209,3 @@ def _taken_to(hidden: HiddenPorts) -> str:
 def _addressed_to(door: Door) -> str:
     """What matches a SYN to *door*."""
     return f"{sent_to(door)} {_SYN}"
-
-
