@@ -113,7 +113,10 @@ class BrowserTLS:
             self._log.close()
             raise
         self._check_version()
-        self._secret = self._log.take_exporter_secret()
+        try:
+            self._secret = self._log.take_exporter_secret()
+        except OSError as error:
+            raise _broken(f"the key log cannot be closed: {error.strerror}") from error
         if self._trust is not None and distrusted(self._trust, self._chain()):
             raise _broken("certificate verify failed")
 

@@ -19,7 +19,7 @@ OF_A_CLIENT = 2
 """Descriptors of a bridge's client: its connection, and the one to tor."""
 
 OF_A_REQUEST = 4
-"""Descriptors of a SOCKS request: tor's connection, the bridge's, and while it is dialled those of the knock."""
+"""Descriptors of a SOCKS request: tor's connection, the bridge's, and those of the knock, later of TLS's key log."""
 
 OF_A_PEER = 8
 """Descriptors of a peer of a service: its connection, twice, the sockets that are made for it, and one that leaves."""

@@ -1,0 +1,65 @@
+"""Tests of torknock.channel.trust, with certificates that are made here."""
+
+from __future__ import annotations
+
+import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL.crypto import X509, X509Store
+from twisted.trial.unittest import SynchronousTestCase
+
+from torknock.channel.trust import distrusted
+
+KEYS = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "middle", "server")}
+
+
+def issued(name: str, issuer: str, *usages: x509.ObjectIdentifier, ca: bool = False, days: int = 1) -> x509.Certificate:
+    """A certificate of *name*'s key, signed by *issuer*'s, for *usages* or for any; it ends after *days*."""
+    now = datetime.datetime.now(datetime.UTC)
+    subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer))
+    key = KEYS[name].public_key()
+    builder = x509.CertificateBuilder(signer, subject, key, x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=9))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=days))
+    builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    if usages:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return builder.sign(KEYS[issuer], SHA256())
+
+
+ROOT, MIDDLE = issued("root", "root", ca=True), issued("middle", "root", ca=True)
+
+
+class DistrustedTests(SynchronousTestCase):
+    """Whether a chain leads to what is trusted."""
+
+    def assert_distrusted(self, expected: bool, *chain: x509.Certificate) -> None:
+        """Where `ROOT` alone is trusted."""
+        store = X509Store()
+        store.add_cert(X509.from_cryptography(ROOT))
+        self.assertIs(distrusted(store, [each.public_bytes(Encoding.DER) for each in chain]), expected)
+
+    def test_a_chain_to_the_root(self) -> None:
+        """Of any length, as long as what is between is shown too."""
+        self.assert_distrusted(False, issued("server", "root"))
+        self.assert_distrusted(False, issued("server", "middle"), MIDDLE)
+        self.assert_distrusted(True, issued("server", "middle"))
+
+    def test_what_it_is_for(self) -> None:
+        """A certificate for servers, or for anything; not one for clients or mail."""
+        for usage in (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE):
+            self.assert_distrusted(False, issued("server", "root", ExtendedKeyUsageOID.CLIENT_AUTH, usage))
+        for usage in (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.EMAIL_PROTECTION):
+            self.assert_distrusted(True, issued("server", "root", usage))
+
+    def test_what_leads_nowhere(self) -> None:
+        """Another's signature, one that is no authority's, one that is over, none at all, no certificate."""
+        self.assert_distrusted(True, issued("server", "server"))
+        self.assert_distrusted(True, issued("server", "middle"), issued("middle", "root"))
+        self.assert_distrusted(True, issued("server", "root", days=-1))
+        self.assert_distrusted(True)
+        self.assertTrue(distrusted(X509Store(), [b"no certificate"]))
