@@ -118,8 +118,9 @@ def opened(
     Each of its statements waits *patience* seconds for another program that holds the file; *waits*: see `refusals`.
     It may be used in one thread after the other.
 
-    A directory that is made is 0700, the files are 0600. What root makes below a directory of tor's user belongs to
-    that user (`refusals`), so that tor's transport can use it. Raises `KeyringMissing` and `KeyringUnreadable`.
+    A directory that is made is 0700, the files are 0600; a directory that others can read or write is refused. What
+    root makes below a directory of tor's user belongs to that user (`refusals`), so that tor's transport can use it.
+    Raises `KeyringMissing` and `KeyringUnreadable`.
     """
     path = directory / FILE
     with refusals(directory, waits):
@@ -127,7 +128,9 @@ def opened(
             if not create:
                 raise KeyringMissing(directory)
             _make_directory(directory)
+            _check_private(directory)
             _build(path, new_key, wait=patience > 0)
+        _check_private(directory)
         return _connect(path, patience)
 
 
@@ -136,6 +139,12 @@ def _make_directory(directory: Path) -> None:
     if not directory.exists():
         _make_directory(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _check_private(directory: Path) -> None:
+    """Raise `KeyringUnreadable` if users other than its owner and root can list *directory*, or put files there."""
+    if directory.stat().st_mode & 0o066:
+        raise KeyringUnreadable(directory, "other users can read or write this directory", f"chmod 700 {directory}")
 
 
 def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:

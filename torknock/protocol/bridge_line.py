@@ -65,8 +65,8 @@ class Line:
     """Of scheme `token`: 32 bytes, `key=` alone, or 72, `key=` and `epoch=`; see `torknock.protocol.token`.
     Of scheme `knock`: 1..64 bytes."""
     pin: bytes | None
-    """32 bytes, SHA-256 of the SubjectPublicKeyInfo of the bridge, with channel `web` of its site; None where a public
-    certificate for `sni` replaces it."""
+    """32 bytes, SHA-256 of the SubjectPublicKeyInfo of the bridge, with channel `web` of its site. None with channel
+    `web` where a public certificate for `sni` replaces it, and with scheme `knock`."""
     n: int = DEFAULT_N
     """Tokens per epoch, 1..1024."""
     sni: str | None = None
@@ -135,9 +135,9 @@ def parse_arguments(pairs: Iterable[tuple[str, str]]) -> Line:
         return _knock_line(given)
     if "integrity" in given:
         raise LineError("the argument integrity belongs to scheme=knock alone", "leave it out")
-    if "pin" not in given and "sni" not in given:
-        raise LineError("the bridge line lacks the argument pin", "copy the whole line")
     channel = line_values.one_of(given, "channel", Channel)
+    if "pin" not in given and channel is not Channel.WEB:
+        raise LineError("the bridge line lacks the argument pin", "copy the whole line")
     if "shape" in given and (given["shape"] != "1" or channel is not Channel.TLS):
         raise LineError("the argument shape is 1, and belongs to channel=tls alone", "leave it out")
     return Line(

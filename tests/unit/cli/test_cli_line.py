@@ -500,7 +500,7 @@ class ShowTests(CommandCase):
 
     def test_a_damaged_keyring_is_said(self) -> None:
         """By each verb, in one line."""
-        self.keyring.mkdir(parents=True)
+        self.keyring.mkdir(mode=0o700, parents=True)
         (self.keyring / "keyring.sqlite").write_bytes(b"not a database" * 99)
         for call in (("list",), ("show", "alice"), ("revoke", "alice"), ("add", "alice", *WHERE)):
             self.refused(self.line(*call))

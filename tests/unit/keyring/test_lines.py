@@ -452,7 +452,7 @@ class FileTests(KeyringCase):
         temporary = tempfile.TemporaryDirectory(prefix="torknock-")
         self.addCleanup(temporary.cleanup)
         roots = Path(temporary.name)
-        roots.chmod(0o755)
+        roots.chmod(0o711)
         os.chown(self.above, 12345, 12346)
         self.directory.parent.mkdir()
         self.directory.symlink_to(roots)
@@ -471,13 +471,28 @@ class FileTests(KeyringCase):
         self.open(create=False)
         self.assertEqual(self.mode(self.directory / "keyring.sqlite"), 0o600)
 
-    def test_somebody_elses_keyring_is_refused(self) -> None:
+    def test_a_directory_that_others_can_read_or_write_is_refused(self) -> None:
+        """Whether the keyring is there or is to be made there; one line says which and what to do."""
+        self.directory.mkdir(mode=0o700, parents=True)
+        for there in (False, True):
+            for mode in (0o720, 0o740, 0o702, 0o704):
+                self.directory.chmod(mode)
+                self.assertEqual(
+                    self.refused(create=True),
+                    f"keyring {self.directory}: other users can read or write this directory; "
+                    f"chmod 700 {self.directory}",
+                )
+                self.assertEqual((self.directory / "keyring.sqlite").exists(), there)
+            self.directory.chmod(0o711)
+            self.open().close()
+
+    def test_another_users_keyring_is_refused(self) -> None:
         """One that all can read cannot be mended by a stranger; one that is private cannot be read."""
         if os.geteuid() != 0:
-            raise SkipTest("only root can become somebody else")
+            raise SkipTest("only root can become another user")
         self.open().close()
         for path in (self.above, self.directory.parent, self.directory):
-            path.chmod(0o755)
+            path.chmod(0o711)
         (self.directory / "keyring.sqlite").chmod(0o644)
         self.addCleanup(os.seteuid, 0)
         os.seteuid(12345)
@@ -546,7 +561,7 @@ class FileTests(KeyringCase):
 
     def test_a_database_of_somebody_else_is_refused(self) -> None:
         """A file of SQLite's is not yet a keyring."""
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(mode=0o700, parents=True)
         database = sqlite3.connect(self.directory / "keyring.sqlite")
         database.execute("CREATE TABLE t (x)")
         database.close()
@@ -554,7 +569,7 @@ class FileTests(KeyringCase):
 
     def test_what_is_no_file_is_refused(self) -> None:
         """A link, a folder or a pipe in the keyring's place, and a file in its directory's."""
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(mode=0o700, parents=True)
         path = self.directory / "keyring.sqlite"
         path.mkdir()
         self.refused()
@@ -609,7 +624,7 @@ class MigrationTests(KeyringCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(mode=0o700, parents=True)
         self.path = self.directory / "keyring.sqlite"
         key = ec.generate_private_key(ec.SECP256R1())
         self.key = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -847,7 +862,7 @@ class ProcessTests(KeyringCase):
 
     def test_a_creator_that_was_killed_is_in_nobodys_way(self) -> None:
         """What it left of a keyring is thrown away; the next process makes a whole one."""
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(mode=0o700, parents=True)
         for remnant in ("keyring.draft", "keyring.draft-journal"):
             (self.directory / remnant).write_bytes(b"torn")
         self.assertRaises(KeyringMissing, Keyring.open, self.directory, create=False)

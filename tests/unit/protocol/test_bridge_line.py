@@ -94,11 +94,13 @@ class ArgumentTests(SynchronousTestCase):
         line = parse_arguments([("pin", PIN_TEXT), ("key", KEY)])
         self.assertEqual(line, Line(SECRET, PIN, n=8, sni=None, scheme=Scheme.TOKEN, channel=Channel.TLS))
 
-    def test_a_name_with_a_public_certificate_replaces_the_pin(self) -> None:
-        """Then the name is what tokens are derived for."""
-        line = parse_arguments([("key", KEY), ("sni", "bridge.example")])
+    def test_the_name_of_a_site_with_a_public_certificate_replaces_the_pin(self) -> None:
+        """Then the name is what tokens are derived for. A bridge of channel `tls` has no such certificate."""
+        named = [("key", KEY), ("sni", "bridge.example")]
+        line = parse_arguments([*named, ("channel", "web"), ("path", "A" * 22)])
         self.assertEqual(line.pin, None)
         self.assertEqual(line.bridge_name, sha256(b"torknock/1 sni\0bridge.example").digest())
+        self.assertIn(" pin;", str(self.assertRaises(LineError, parse_arguments, named)))
 
     def test_defaults_are_not_written(self) -> None:
         """What says nothing is left out; what is said has one order."""
@@ -199,7 +201,7 @@ class ArgumentTests(SynchronousTestCase):
         self.refused(**{"a\nb": "x"})
 
     def test_what_is_missing_is_named(self) -> None:
-        """A line without a key, and one without pin and name, are cut short."""
+        """A line without a key, and one without a pin, are cut short."""
         self.assertIn(" key;", str(self.assertRaises(LineError, parse_arguments, [("pin", PIN_TEXT)])))
         self.assertIn(" pin;", str(self.assertRaises(LineError, parse_arguments, [("key", KEY)])))
 
