@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -17,10 +20,16 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from tests.support.memory_kernel import MemoryKernel
 from torknock.bridge.accept import Listener
 from torknock.bridge.remote_gate import Lease
-from torknock.interfaces import GateFailed
-from torknock.protocol.door import Door
+from torknock.interfaces import DoorTaken, GateFailed
+from torknock.privileged.gate.service import Guarding, Guards
+from torknock.protocol.door import Door, Posture
+from torknock.protocol.syn import SYN
+from torknock.service.access import AccessList, Entry
+from torknock.service.conversation import PeerConnection
+from torknock.service.factory import PeerFactory
 from torknock.service.listener import Accepting, listener
 
 reactor: Any = _reactor
@@ -195,3 +204,99 @@ class LeaseTests(TestCase):
         await gate.open(False)
         with socket.socket() as knocking:
             knocking.connect(self.service.made[0].getsockname())
+
+
+class ServiceTests(TestCase):
+    """A lease of the real gate service over its socket; the kernel behind that is in memory."""
+
+    door = Door("127.0.0.1", 443, Posture.FILTERED)
+
+    def setUp(self) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="torknock-"))
+        self.addCleanup(shutil.rmtree, directory)
+        self.kernel = MemoryKernel()
+        access = directory / "gate.toml"
+        user = pwd.getpwuid(os.getuid()).pw_name
+        access.write_text(str(Entry(self.door.host, self.door.port, self.door.posture, user)))
+        access.chmod(0o644)
+        self.path = str(directory / "socket")
+        listed = AccessList(access, (0, os.getuid()))
+        guards = Guards(self.kernel, listed, directory / "doors")
+        self.guarding: list[Guarding] = []
+
+        def converse(connection: PeerConnection) -> Guarding:
+            self.guarding.append(Guarding(guards, connection))
+            return self.guarding[-1]
+
+        self.peers = PeerFactory(self.kernel.reactor, listed.may_ask, converse, 16, 16)
+        accepting = Accepting(reactor, listener(self.path, {}, 0), self.peers)
+        self.addCleanup(lambda: deferLater(reactor, 0.02))
+        self.addCleanup(self.peers.hang_up)
+        self.addCleanup(accepting.stop)
+
+    def lease(self, door: Door) -> Lease:
+        """A lease of *door*; every SYN with an even ISN is let in."""
+        heard = Listener(reactor, door.port)
+        lease = Lease(reactor, self.path, door, heard, lambda syns: [syn.isn % 2 == 0 for syn in syns])
+        self.addCleanup(heard.stop)
+        self.addCleanup(lease.close)
+        return lease
+
+    async def failure(self, failing: Deferred[Any]) -> Exception:
+        """The `GateFailed` with which *failing* fails."""
+        failed: Exception = await self.assertFailure(failing, GateFailed)
+        return failed
+
+    async def test_each_step_is_done_in_the_kernel(self) -> None:
+        """Tokens come and go, are counted, and are gone with the lease."""
+        lease = self.lease(self.door)
+        self.assertIs(await lease.intact(), False)
+        self.assertIsNone(await lease.held())
+        await lease.open(False)
+        await lease.admit([1001, 1002, 1003], 300)
+        await lease.withdraw([1003])
+        self.assertEqual((await lease.intact(), await lease.held()), (True, 2))
+        self.assertTrue(self.kernel.syn(self.door.table, 1001))
+        self.assertFalse(self.kernel.syn(self.door.table, 1003))
+        self.kernel.lose(self.door.table)
+        self.assertIs(await lease.intact(), False)
+        await lease.close()
+        self.assertNotIn(self.door.table, self.kernel.tables)
+        error = await self.failure(lease.admit([1001], 300))
+        self.assertIn("is closed, so it cannot be changed", str(error))
+
+    async def test_a_door_has_one_lease(self) -> None:
+        """The second is refused with the reason, and gets the door once the first has left it."""
+        first, second = self.lease(self.door), self.lease(self.door)
+        await first.open(False)
+        await self.assertFailure(second.open(False), DoorTaken)
+        await first.close()
+        await second.open(False)
+
+    async def test_a_door_that_root_has_not_listed_is_refused(self) -> None:
+        """In the service's words."""
+        other = self.lease(Door("127.0.0.1", 444, Posture.FILTERED))
+        error = await self.failure(other.open(False))
+        self.assertIn("may not guard port 444", str(error))
+
+    async def test_a_knock_is_judged_by_the_bridge(self) -> None:
+        """Each of those that are asked about at once; a judge that breaks refuses them all."""
+        lease = self.lease(self.door)
+        await lease.open(True)
+        [guarding] = self.guarding
+        syns = [SYN("198.51.100.1", 50_000, bytes([127, 0, 0, 1]), 443, isn, None) for isn in (1, 2, 4)]
+        self.assertEqual(list(await guarding._ask(syns)), [False, True, True])
+
+        def breaks(_syns: object) -> list[bool]:
+            raise ZeroDivisionError
+
+        self.patch(lease, "_ask", breaks)
+        self.assertEqual(list(await guarding._ask(syns)), [False] * 3)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_a_service_that_is_missing_is_to_be_started(self) -> None:
+        """As root."""
+        lease = self.lease(self.door)
+        lease._path = "/nowhere/gate.sock"
+        error = await self.failure(lease.open(False))
+        self.assertIn("systemctl restart torknock-gate.socket", str(error))
