@@ -59,7 +59,6 @@ class UnitsTests(Case):
         service.inspect([])
         self.assertEqual(service.before, (FIRST / service.key[0].rpartition("/")[2]).read_text())
         self.assertEqual(service.reader, Reader.SYSTEMD)
-        self.assertIsInstance(self.planned()["torknock-gate.socket"], (File, Unit))
         self.assertTrue(any(isinstance(change, Unit) for change in plan.plan("bridge", "", HOST, 0)))
 
     def test_for_another_program_and_user(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from torknock.kernel.files import ROOT
 from torknock.kernel.places import SYSTEMD_RUNS, UNITS
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.doors import FILTERED, FILTERED_UNIT
@@ -14,11 +16,14 @@ _MEND = "as root: torknock setup bridge"
 _ENABLED = UNITS / "sysinit.target.wants" / FILTERED_UNIT
 
 
-def listed(door: Entry, path: Path = ACCESS) -> Finding:
-    """Whether the access list at *path* has *door*, which is what torrc and tor's user make of the bridge."""
+def listed(door: Entry, path: Path = ACCESS, trusted: Collection[int] = ROOT) -> Finding:
+    """Whether the access list at *path* has *door*, which is what torrc and tor's user make of the bridge.
+
+    *trusted* are the uids that may own the list.
+    """
     name = "access list"
     try:
-        entries = read(path)
+        entries = read(path, trusted)
     except AccessDenied as error:
         if isinstance(error.__cause__, PermissionError):
             return unknown(name, error.what, _AS_ROOT)
