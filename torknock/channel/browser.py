@@ -14,8 +14,9 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -24,12 +25,17 @@ from OpenSSL.crypto import X509Store
 from torknock.channel.exporter import UnknownCipher, exported, hash_of
 from torknock.channel.key_log import KeyLog
 from torknock.channel.trust import distrusted
+from torknock.channel.utls_types import UTLS, Fingerprint
 from torknock.errors import TorknockError
 
-try:
+_UTLS: UTLS | None = None
+with suppress(ImportError):  # it has wheels for some platforms only
     import utls
-except ImportError:  # it has wheels for some platforms only
-    utls = None
+
+    _UTLS = utls
+
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
 
 PROFILE = "chrome:stable"
 
@@ -53,12 +59,8 @@ class Browser:
     """
 
     def __init__(self, shuffle: Callable[[list[bytes]], None]) -> None:
-        if utls is None:
-            raise NoBrowser(
-                "the Python package utls is not installed; it has wheels for Linux on x86-64 and ARM64 alone"
-            )
-        self._profiles: dict[tuple[str, ...], Any] = {}
-        self._settings = utls.Fingerprint.from_preset(PROFILE).to_dict()
+        self._profiles: dict[tuple[str, ...], Fingerprint] = {}
+        self._settings = _library().Fingerprint.from_preset(PROFILE).to_dict()
         if anchors := _prefixed(self._settings.get("trust_anchors") or b""):
             shuffle(anchors)
             self._settings |= {"trust_anchors": b"".join(anchors), "permute_trust_anchors": False}
@@ -77,29 +79,30 @@ class Browser:
         """
         return BrowserTLS(self._profile(tuple(alpn)), sni, trust)
 
-    def _profile(self, alpn: tuple[str, ...]) -> Any:
+    def _profile(self, alpn: tuple[str, ...]) -> Fingerprint:
         if alpn not in self._profiles:
             settings = self._settings | {"alpn": list(alpn)}
             if "h2" not in alpn:
                 order = [number for number in settings["extensions_order"] if number not in _ALPS]
                 settings |= {"alps": [], "extensions_order": order}
-            self._profiles[alpn] = utls.Fingerprint.from_dict(settings)
+            self._profiles[alpn] = _library().Fingerprint.from_dict(settings)
         return self._profiles[alpn]
 
 
 class BrowserTLS:
     """The client's end of one connection. Provides `torknock.channel.side.TLS`."""
 
-    def __init__(self, profile: Any, sni: str | None, trust: X509Store | None) -> None:
+    def __init__(self, profile: Fingerprint, sni: str | None, trust: X509Store | None) -> None:
         self._trust = trust
         self._log = KeyLog()
         self._secret: bytes | None = None
-        context = utls.SSLContext(utls.PROTOCOL_TLS_CLIENT)  # of its own: a key log is a context's
+        library = _library()
+        context = library.SSLContext(library.PROTOCOL_TLS_CLIENT)  # of its own: a key log is a context's
         context.check_hostname = False
-        context.verify_mode = utls.CERT_NONE
+        context.verify_mode = library.CERT_NONE
         context.set_fingerprint(profile)
         context.keylog_filename = self._log.path
-        self._into, self._out = utls.MemoryBIO(), utls.MemoryBIO()
+        self._into, self._out = library.MemoryBIO(), library.MemoryBIO()
         self._tls = context.wrap_bio(self._into, self._out, server_hostname=sni)
 
     def do_handshake(self) -> None:
@@ -129,18 +132,18 @@ class BrowserTLS:
 
     def bio_write(self, octets: bytes, /) -> int:
         """See `TLS.bio_write`."""
-        return int(self._into.write(octets))
+        return self._into.write(octets)
 
     def bio_read(self, at_most: int, /) -> bytes:
         """See `TLS.bio_read`."""
-        octets: bytes = self._out.read(at_most)
+        octets = self._out.read(at_most)
         if not octets:
             raise SSL.WantReadError
         return octets
 
     def recv(self, at_most: int, /) -> bytes:
         """See `TLS.recv`."""
-        octets: bytes = _ask(self._tls.read, at_most)
+        octets = _ask(self._tls.read, at_most)
         if not octets:
             raise SSL.ZeroReturnError
         return octets
@@ -154,7 +157,7 @@ class BrowserTLS:
 
     def shutdown(self) -> bool:
         """See `TLS.shutdown`."""
-        return bool(_ask(self._tls.unwrap))
+        return _ask(self._tls.unwrap)
 
     def peer_certificate(self) -> x509.Certificate | None:
         """See `TLS.peer_certificate`."""
@@ -164,10 +167,11 @@ class BrowserTLS:
     def export_keying_material(self, label: bytes, length: int, context: bytes, /) -> bytes:
         """See `TLS.export_keying_material`; once. Raises `SSL.Error` if the secret was not told."""
         secret, self._secret = self._secret, None
-        if secret is None:
+        chosen = self._tls.cipher()
+        if secret is None or chosen is None:
             raise _broken("no exporter secret")
         try:
-            return exported(hash_of(self._tls.cipher()[0]), secret, label, context, length)
+            return exported(hash_of(chosen[0]), secret, label, context, length)
         except UnknownCipher as error:
             raise _broken(str(error)) from error
 
@@ -188,10 +192,17 @@ def why_none() -> str | None:
     return None
 
 
+def _library() -> UTLS:
+    """The package. Raises `NoBrowser` where it is not."""
+    if _UTLS is None:
+        raise NoBrowser("the Python package utls is not installed; it has wheels for Linux on x86-64 and ARM64 alone")
+    return _UTLS
+
+
 def profile_date() -> datetime.date | None:
     """The month of the profile's release, its first day; None without `utls`."""
     try:
-        numbers = re.match(r"(2\d{3})\.(\d{1,2})\b", version("utls")) if utls is not None else None
+        numbers = re.match(r"(2\d{3})\.(\d{1,2})\b", version("utls")) if _UTLS is not None else None
     except PackageNotFoundError:
         return None
     if numbers is None or not 1 <= int(numbers[2]) <= 12:
@@ -208,13 +219,13 @@ def _prefixed(octets: bytes) -> list[bytes]:
     return found
 
 
-def _ask(method: Callable[..., Any], *arguments: Any) -> Any:
+def _ask(method: Callable[Asked, Answer], *arguments: Asked.args, **named: Asked.kwargs) -> Answer:
     """What *method* of the library's returns. Raises pyOpenSSL's errors in place of its own."""
     try:
-        return method(*arguments)
-    except utls.SSLError as error:
+        return method(*arguments, **named)
+    except _library().SSLError as error:
         error.__traceback__ = None  # a frame in it holds the error: a cycle that keeps the whole connection
-        if isinstance(error, utls.SSLWantReadError):
+        if isinstance(error, _library().SSLWantReadError):
             raise SSL.WantReadError from None
         raise _broken(str(error.args[-1]) if error.args else "TLS failed") from None
 
