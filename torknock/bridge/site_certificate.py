@@ -36,6 +36,7 @@ class SiteUnusable(TorknockError):
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"site: {reason}", remedy)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +127,10 @@ def _shake_hands(path: Path, name: str, verify: int) -> SSL.Connection:
             while not _went_on(connection, raw):
                 pass
     except SSL.Error:
-        remedy = f"look at its error log, and at ssl_certificate of the server block for {name}"
-        raise SiteUnusable(f"the web server at {path} does not finish a TLS handshake for {name}", remedy) from None
+        remedy = "look at its error log, and at ssl_certificate of its server block"
+        raise SiteUnusable(f"the web server at {path} does not finish a TLS handshake", remedy) from None
     except OSError as error:
-        raise unreachable(path, error) from None
+        raise unreachable(path, error) from error
     return connection
 
 

@@ -12,7 +12,9 @@ import click
 from torknock.cli.line_printed import add, card, show
 from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import keyring_option, say, until
+from torknock.keyring.site import SITE
 from torknock.operate.line_table import as_json, as_table, minute
+from torknock.protocol.bridge_line import Channel
 
 
 def when(text: str) -> int | None:
@@ -42,11 +44,15 @@ def list_(machine: bool, keyring: Path) -> None:
     """
     now = time.time()
     with open_keyring(keyring) as opened:
-        lines = opened.lines()
+        lines, site = opened.lines(), opened.setting(SITE)
     if machine:
         say(as_json(lines, now))
     elif lines:
         say(as_table(lines, now, get_terminal_size().columns if sys.stdout.isatty() else None))
+        if site and (names := [each.name for each in lines if each.lives(now) and each.line.channel is Channel.TLS]):
+            click.echo(
+                f"torknock: channel tls in spite of a site: {', '.join(names)}; reissue as web", err=True
+            )
     else:
         click.echo("torknock: no line yet; issue one with torknock line add NAME", err=True)
 

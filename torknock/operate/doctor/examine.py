@@ -31,6 +31,7 @@ from torknock.operate import tor_log
 from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor, torrc_file
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
+from torknock.operate.doctor.site import site
 from torknock.operate.doctor.tls_hello import tls_hello
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.fate import SYN
@@ -162,6 +163,7 @@ async def _bridge(
     service = service_here("gate")
     findings += [host.versions("bridge", transport, service), *files([("server", transport), ("gate", service)])]
     findings += bridge_keyring.keyring(directory, tor_process, now())
+    findings += await deferToThread(site, directory, now())
     if facts is not None:
         findings += tor.bridge_options(facts)
         findings += [tor.or_port(facts, _listening_of(tor_process)), tor.takes_clients(facts)]
