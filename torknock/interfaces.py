@@ -44,7 +44,7 @@ class IGate(Interface):
         """
 
     def held() -> Deferred[int | None]:
-        """How many tokens the kernel lets in now; None if it cannot be told, as while the gate is closed.
+        """How many tokens the kernel admits now; None if it cannot be told, as while the gate is closed.
 
         It takes half a second for 100,000, in a thread.
         """

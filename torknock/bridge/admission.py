@@ -71,7 +71,7 @@ class Admission:
         return sum(len(self._book.unspent(epoch)) for epoch in self._book.epochs)
 
     def wanted(self, now: float) -> Wanted:
-        """What the gate is to let in, at the date *now*."""
+        """What the gate is to admit, at the date *now*."""
         pages = [
             Page(epoch, self._book.edition(epoch), seconds_valid(epoch, now), self._book.unspent(epoch))
             for epoch in self._book.epochs
@@ -87,7 +87,7 @@ class Admission:
     ) -> Iterator[None]:
         """Let *epochs* be valid and the lines be *live*, whatever was before; done when the iterator ends.
 
-        *knocked*, (tag, ISN, TSval), has been let in by an earlier process.
+        *knocked*, (tag, ISN, TSval), has been admitted by an earlier process.
         """
         before, self._live, self._epochs = self._live, {issued.name: issued for issued in live}, epochs
         self._judge.lines(_knocking(self._live), knocked)
@@ -110,8 +110,8 @@ class Admission:
         return self._judge.judge(syns, steady)
 
     def knocked(self, syn: SYN, steady: float) -> tuple[Issued, ...]:
-        """The live lines whose knock *syn* was, this once; empty if it was no knock that `judge` let in."""
-        return tuple(self._live[name] for name in self._judge.whose(syn, steady) if name in self._live)
+        """The live lines whose knock *syn* was, this once; empty if it was no knock that `judge` admitted."""
+        return tuple(self._live[name] for name in self._judge.lines_for(syn, steady) if name in self._live)
 
     def spend(self, isn: int, now: float) -> tuple[tuple[int, ...], tuple[Issued, ...]]:
         """The epochs in which *isn* is spent from now on, and the live lines that it opens for, this once.

@@ -55,12 +55,12 @@ class Books:
         return True
 
     def knocked(self, tags: Collection[int], judging: bool) -> set[tuple[int, int, int]]:
-        """The knocks with *tags* that were let in; with *judging* there is room for more. Raises `SpentUnusable`."""
+        """The knocks with *tags* that were admitted; with *judging* there is room for more. Raises `SpentUnusable`."""
         found = self.knocks.read(tags)
         self.knocks.reserve(_KNOCKS_RESERVED if judging else 0)
         return found
 
     def close(self) -> None:
-        """Let go of both files. May be called again."""
+        """Close both files. May be called again."""
         self.tokens.close()
         self.knocks.close()

@@ -1,6 +1,6 @@
 """The date by which tokens are valid: the wall clock's, unless the wall clock was stepped a moment ago. Pure.
 
-Whoever can set a host's clock, for example by forged answers of unauthenticated NTP, could otherwise have a bridge
+An attacker who can set a host's clock, for example by forged NTP, could otherwise have a bridge
 serve the epochs of another day and forget the present ones, with a step of a few seconds. So a step is believed once
 it has lasted for `HELD`; until then the date goes on as a steady clock goes.
 """

@@ -20,7 +20,7 @@ KNOCKS_AT_MOST = 262_144
 """Connections that one secret opens in its life: 4 MiB on disk, and about 25 MiB here."""
 
 _HANDSHAKE = 130.0
-"""Seconds within which a SYN that was let in becomes a connection: so long Linux repeats its SYN/ACK, and waits."""
+"""Seconds within which a SYN that was admitted becomes a connection: so long Linux repeats its SYN-ACK, and waits."""
 
 
 def tag(line: Line) -> int:
@@ -30,10 +30,10 @@ def tag(line: Line) -> int:
 
 @define
 class Judge:
-    """Lets each knock of a live line in once."""
+    """Admits each knock of a live line once."""
 
     remember: Callable[[int, int, int], None]
-    """Called with (tag, ISN, TSval) before a SYN is let in; if it raises, no SYN is let in."""
+    """Called with (tag, ISN, TSval) before a SYN is admitted; if it raises, no SYN is."""
     warn: Callable[[str], None]
     """Called with what the operator should know, once."""
     _names: tuple[str, ...] = field(default=(), init=False)
@@ -41,7 +41,7 @@ class Judge:
     _authenticators: Authenticators = field(factory=lambda: Authenticators([]), init=False)
     _seen: dict[int, set[int]] = field(factory=dict, init=False)
     """tag -> ISN and TSval, as one number of 64 bits."""
-    _let_in: dict[SYN, tuple[float, tuple[str, ...]]] = field(factory=dict, init=False)
+    _admitted: dict[SYN, tuple[float, tuple[str, ...]]] = field(factory=dict, init=False)
     """SYN -> until when its connection is waited for, and whose it is; oldest first."""
     _full: set[int] = field(factory=set, init=False)
 
@@ -56,12 +56,12 @@ class Judge:
     def judge(self, syns: Sequence[SYN], now: float) -> list[bool]:
         """Which of *syns* open a connection, at the monotonic time *now*."""
         self._forget(now)
-        return [self._let(syn, whose, now) for syn, whose in zip(syns, self._match(syns), strict=True)]
+        return [self._admit(syn, whose, now) for syn, whose in zip(syns, self._match(syns), strict=True)]
 
-    def whose(self, syn: SYN, now: float) -> tuple[str, ...]:
-        """The live lines whose *syn* was let in and is now a connection; this once. Empty if it belongs to no line."""
+    def lines_for(self, syn: SYN, now: float) -> tuple[str, ...]:
+        """The live lines whose *syn* was admitted and is a connection now; this once. Empty if it is of no line."""
         self._forget(now)
-        _until, names = self._let_in.pop(syn, (now, ()))
+        _until, names = self._admitted.pop(syn, (now, ()))
         return tuple(name for name in names if name in self._names)
 
     def _match(self, syns: Sequence[SYN]) -> Sequence[Sequence[int]]:
@@ -73,7 +73,7 @@ class Judge:
                 found[syn].append(int(line))
         return found
 
-    def _let(self, syn: SYN, whose: Sequence[int], now: float) -> bool:
+    def _admit(self, syn: SYN, whose: Sequence[int], now: float) -> bool:
         knock = syn.isn << 32 | (syn.tsval or 0)
         tags = {self._tags[number] for number in whose}
         if not tags or any(knock in self._seen.setdefault(one, set()) or self._is_full(one) for one in tags):
@@ -81,7 +81,7 @@ class Judge:
         for one in tags:
             self.remember(one, syn.isn, syn.tsval or 0)
             self._seen[one].add(knock)
-        self._let_in[syn] = now + _HANDSHAKE, tuple(self._names[number] for number in whose)
+        self._admitted[syn] = now + _HANDSHAKE, tuple(self._names[number] for number in whose)
         return True
 
     def _is_full(self, one: int) -> bool:
@@ -94,8 +94,8 @@ class Judge:
         return True
 
     def _forget(self, now: float) -> None:
-        while self._let_in:
-            oldest = next(iter(self._let_in))
-            if self._let_in[oldest][0] > now:
+        while self._admitted:
+            oldest = next(iter(self._admitted))
+            if self._admitted[oldest][0] > now:
                 return
-            del self._let_in[oldest]
+            del self._admitted[oldest]

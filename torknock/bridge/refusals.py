@@ -1,7 +1,9 @@
 """How many SYNs had no valid token and no valid knock, and the warning that there are too many.
 
-Rules: the gate is asked as `Question` asks. A question that fails changes no count. The gate's own count starts at 0
-whenever the gate is opened; the sum here never falls.
+The law: two events ask the gate, a status (`fresh`) and each minute's end (`end_minute`), in any order, also while the
+answer to the one before is waited for: one question serves both (`Question`). The gate's own count starts at 0 whenever
+the gate is opened. What may never happen: the sum falls; a SYN is counted twice, or in two minutes; a question that
+fails, or that is answered too late, changes a count; the log has two warnings within an hour.
 """
 
 from __future__ import annotations

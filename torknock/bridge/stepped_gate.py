@@ -1,6 +1,6 @@
 """A gate that is changed step by step: from what it was told to what is wanted, as WireGuard's `syncconf` does it.
 
-Its law: after `apply` it lets in what is wanted and has not run out, and nothing else. A gate of which that is not
+Its law: after `apply` it admits what is wanted and has not run out, and nothing else. A gate of which that is not
 known, because a step failed or another program changed it, is opened again, empty, before it is told anything. A token
 that is spent makes no difference: it left the gate when it was used.
 """

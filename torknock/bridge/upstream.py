@@ -1,4 +1,4 @@
-"""Whether tor takes clients: to let one in that tor then refuses would spend a token for nothing."""
+"""Whether tor takes clients: to admit one that tor then refuses would spend a token for nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Upstream:
     def __init__(self, clock: IReactorTime, probe: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
         self._clock, self._probe = clock, probe
         self.refusing: TorRefuses | None = None
-        """Why clients are not to be let in; None if tor takes them."""
+        """Why clients are not to be admitted; None if tor takes them."""
         self._pause = _SOON
         self._steady_since = -_STEADY
         self._asking: Deferred[None] | None = None

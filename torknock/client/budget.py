@@ -59,7 +59,7 @@ class Budget:
         self._slipped.append(at)
 
     def clear(self) -> None:
-        """The bridge let this client in."""
+        """The bridge admitted this client."""
         self._dials.clear()
         self._slipped.clear()
 

@@ -54,7 +54,7 @@ class DialOnFirstBytes:
 class _Link(Protocol):
     """The transport of the protocol *upper*; a protocol itself, once there is a connection below.
 
-    Whoever writes is paused from the last of the first octets on, so that no more is held than was written at once.
+    The writer is paused from the last of the first octets on, so that no more is held than was written at once.
     """
 
     transport: Any  # None while there is no connection

@@ -4,7 +4,7 @@ The law: requests for one bridge wait for a lock, in the order in which they cam
 round. A round begins (`BridgeSilent` while the backoff lasts), sends its SYNs one after the other, each after its
 pause and within the budget, and ends in one of these ways:
 
-- `opened` returned: the bridge let this client in. Budget, backoff and count of failed rounds are cleared.
+- `opened` returned: the bridge admitted this client. Budget, backoff and count of failed rounds are cleared.
 - Every SYN was unanswered, refused, or answered by something else: the backoff begins, and `BridgeSilent` is raised.
 - A network on the way said that there is no way, or the request was cancelled: the backoff begins, the error is raised.
 - This host cannot send a SYN, or all tokens are used: the error is raised, and no backoff begins.
@@ -37,7 +37,7 @@ REST = (40.0, 52.0)
 """Seconds from the beginning of a failed round to the next, at least and at most, if the budget does not want more."""
 
 SEARCH_AGAIN_AFTER = 600.0
-"""Seconds between two clock searches for one bridge that does not let this client in."""
+"""Seconds between two clock searches for one bridge that does not admit this client."""
 
 REQUEST_WITHIN = PATIENCE_ALONE + HANDSHAKE_WITHIN
 """Seconds that a request needs at most: for the longest wait for an answer, and the channel behind it.
@@ -86,7 +86,7 @@ class Plan(Protocol):
         """Whether the failure of SYN *number* ends the round if no other SYN may leave now; else it is waited for."""
 
     def accepted(self, number: int) -> None:
-        """The bridge let this client in by SYN *number*."""
+        """The bridge admitted this client by SYN *number*."""
 
 
 class Rounds:

@@ -28,7 +28,7 @@ _MOMENT = 2.0
 class KeyringQueue:
     """Makes calls of *keyring*, which waits for no lock, with *in_thread*: a function and its arguments in a thread.
 
-    That another program holds the keyring is logged once, and once that it is over. Whoever asks tries again.
+    That another program holds the keyring is logged once, and once that it is over. The caller tries again.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a gate is to let in at a moment: an answer of the bridge's, and all that a gate is ever told. Pure."""
+"""What a gate is to admit at a moment: an answer of the bridge's, and all that a gate is ever told. Pure."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class AccessList:
         return read(self._path, self._trusted)
 
     def may_ask(self, peer: Peer) -> bool:
-        """Whether *peer* is root, or a user who is listed; everybody while the list says nothing, to be told so."""
+        """Whether *peer* is root, or a listed user; true of all while the list cannot be read, to be told so."""
         try:
             return peer.uid == 0 or any(_is(each.user, peer.uid) for each in self.entries())
         except AccessDenied:

@@ -87,7 +87,7 @@ def _is_dead(path: str) -> bool:
 class Accepting:
     """Takes the connections that come to *listening*, which is its to close, and gives each a protocol of *factory*.
 
-    Twisted's own port would let everybody write to a socket that systemd made for some (`chmod` to 0666), or fail.
+    Twisted's own port would let every user write to a socket that systemd made for some (`chmod` to 0666), or fail.
     """
 
     def __init__(self, reactor: IReactor, listening: socket.socket, factory: Factory) -> None:
@@ -104,7 +104,7 @@ class Accepting:
         return "listener"
 
     def doRead(self) -> None:
-        """Somebody has come."""
+        """A peer has connected."""
         for _ in range(_AT_ONCE):
             try:
                 accepted, _name = self._listening.accept()

@@ -156,7 +156,7 @@ class ServiceConnection(Protocol):
             os.close(descriptor)  # no socket
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Whoever ended it."""
+        """Either side has ended it."""
         self._end()
         if self._lost is not None:
             self._lost(self)

@@ -45,7 +45,8 @@ class JudgeTests(SynchronousTestCase):
             knock(CAROL, 9, V6, b"abcd"),
         ]
         self.assertEqual(self.judge.judge(syns, 0.0), [True] * len(syns))
-        self.assertEqual([self.judge.whose(syn, 1.0) for syn in syns], [("alice",)] * 4 + [("bob",)] * 4 + [("carol",)])
+        lines = [self.judge.lines_for(syn, 1.0) for syn in syns]
+        self.assertEqual(lines, [("alice",)] * 4 + [("bob",)] * 4 + [("carol",)])
 
     @given(st.integers(0, 31), st.integers(0, 2**32 - 1))
     def test_one_bit_off_is_no_knock(self, bit: int, tsval: int) -> None:
@@ -98,17 +99,17 @@ class JudgeTests(SynchronousTestCase):
         judge = Judge(remember=refuse, warn=self.told.append)
         judge.lines({"alice": ALICE})
         self.assertRaises(OSError, judge.judge, [knock(ALICE, 7)], 0.0)
-        self.assertEqual(judge.whose(knock(ALICE, 7), 0.0), ())
+        self.assertEqual(judge.lines_for(knock(ALICE, 7), 0.0), ())
 
     def test_a_connection_belongs_to_live_lines_once(self) -> None:
         """Not to one that was revoked in between, nor to anybody much later."""
         syns = [knock(ALICE, 7), knock(BOB, 7), knock(BOB, 8)]
         self.judge.judge(syns, 0.0)
         self.judge.lines({"bob": BOB})
-        self.assertEqual(self.judge.whose(syns[0], 1.0), ())
-        self.assertEqual(self.judge.whose(syns[1], 1.0), ("bob",))
-        self.assertEqual(self.judge.whose(syns[1], 1.0), ())
-        self.assertEqual(self.judge.whose(syns[2], 1000.0), ())
+        self.assertEqual(self.judge.lines_for(syns[0], 1.0), ())
+        self.assertEqual(self.judge.lines_for(syns[1], 1.0), ("bob",))
+        self.assertEqual(self.judge.lines_for(syns[1], 1.0), ())
+        self.assertEqual(self.judge.lines_for(syns[2], 1000.0), ())
 
     def test_without_lines_nobody_gets_in(self) -> None:
         """And nothing breaks."""

@@ -98,7 +98,7 @@ class FilterGate:
     def _listen(self) -> None:
         if self._claim is None:
             self._claim = claim(self._door, self._claims)
-        taken = f"another program listens on port {self._door.port}; end it, or hide a port that nobody serves"
+        taken = f"another program listens on port {self._door.port}; end it, or hide a port that no program serves"
         if is_served(self._door.host, self._door.port):  # one of the same user would become one of the group
             raise DoorTaken(taken)
         try:

@@ -18,7 +18,7 @@ class Judges:
     """The packet queue of *door*, in each of the IP *versions*; *ask* judges what waits there."""
 
     def __init__(self, kernel: IKernel, door: Door, versions: tuple[int, ...], ask: AskLater) -> None:
-        queue = Queue(ruleset.queue_number(door), door.port, ruleset.let_in)
+        queue = Queue(ruleset.queue_number(door), door.port, ruleset.admitted)
         self._queue = PacketQueue(kernel.reactor, queue, ask, kernel.connect)
         self._xtables = XTables(kernel, door, versions)
         self._way: Judging | None = None

@@ -1,4 +1,4 @@
-"""The hidden listeners, to which the gate takes the SYNs that it lets in."""
+"""The hidden listeners, to which the gate takes the SYNs that it admits."""
 
 from __future__ import annotations
 

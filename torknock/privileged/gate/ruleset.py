@@ -60,7 +60,7 @@ def queue_number(door: Door) -> int:
     return zlib.crc32(door.table.encode("ascii")) & 0xFFFF
 
 
-def let_in(mark: int) -> int:
+def admitted(mark: int) -> int:
     """The mark with which a SYN that came with *mark* goes on to the hidden listener."""
     return mark & ~_MARKS | _LET_IN
 

@@ -8,7 +8,7 @@ from torknock.privileged.gate.ruleset import (
     HiddenPorts,
     Judging,
     admit,
-    let_in,
+    admitted,
     listing,
     load,
     queue_number,
@@ -163,7 +163,7 @@ class JudgingTests(SynchronousTestCase):
         verdict = text[text.index("chain verdict") :].splitlines()
         self.assertEqual(verdict[1].strip(), "meta mark & 0x60000000 != 0x20000000 goto refused")
         self.assertIn("meta mark set meta mark | 0x40000000", text)
-        self.assertEqual(let_in(0x40000000), 0x20000000)
+        self.assertEqual(admitted(0x40000000), 0x20000000)
         self.assertEqual(rules(text, "refused")[-1], 'counter name "refused"')
 
     def test_one_with_ip_options_is_counted_and_not_asked_about(self) -> None:
@@ -180,7 +180,7 @@ class JudgingTests(SynchronousTestCase):
 
     def test_marks_of_others_stay(self) -> None:
         """We use two bits."""
-        self.assertEqual(let_in(0xDFFFFFFF), 0xBFFFFFFF)
+        self.assertEqual(admitted(0xDFFFFFFF), 0xBFFFFFFF)
 
     def test_without_a_judge_nothing_is_marked(self) -> None:
         """A bridge that has token lines alone has a gate of tokens alone."""
