@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
-from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, read_cookie, user_address
+from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, dial, read_cookie, user_address
 from pluggable.relay import EARLY_LIMIT, Half, Links
 from pluggable.testing import COOKIE_HEADER, TorExtendedORPort
 from tests.support.strategies import pieces
@@ -94,6 +94,21 @@ class CookieTests(SynchronousTestCase):
         for content in (b"", b"! Extended ORPort Auth Cookie !\x0a" + COOKIE[:-1], b"x" * 64):
             path.write_bytes(content)
             self.assertRaises(ORPortError, read_cookie, path)
+
+
+class DialTests(SynchronousTestCase):
+    """`dial`."""
+
+    def test_without_a_cookie_the_extended_orport_is_not_dialled(self) -> None:
+        """Nor the plain one: tor would not know who comes."""
+        environment = ServerEnvironment(
+            Path("/"), True, ("rot",), "203.0.113.1", None, or_port=("127.0.0.1", 1),
+            extended_or_port=("127.0.0.1", 2), auth_cookie_file=None,
+        )  # fmt: skip
+        reactor = MemoryReactorClock()
+        dialling = Deferred.fromCoroutine(dial(reactor, environment, "rot", None))
+        self.assertIn("no cookie", str(self.failureResultOf(dialling, ORPortError).value))
+        self.assertEqual(reactor.tcpClients, [])
 
 
 class UserAddressTests(SynchronousTestCase):

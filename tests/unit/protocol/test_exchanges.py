@@ -122,6 +122,14 @@ class PlanTests(SynchronousTestCase):
             self.assertTrue(HEAD + data <= size <= min(FRAME_AT_MOST, HEAD + data + PADDING_AT_MOST))
         self.assertTrue(0 <= rhythm.wait() <= WAIT_AT_MOST)
 
+    def test_a_pause_that_is_too_long_is_drawn_from_those_that_are_allowed(self) -> None:
+        """From the longer ones of them: where a reader thinks, no request follows at once."""
+        site = Site("", ((exchange(30.0, 600, [100], 10.0),),))
+        for seed in range(20):
+            for one in Plan(site, seeded(seed)).exchanges:
+                self.assertTrue(0.4 * THINK_AT_MOST <= one.think <= THINK_AT_MOST)
+            self.assertTrue(0.4 * WAIT_AT_MOST <= Rhythm(site, seeded(seed)).wait() <= WAIT_AT_MOST)
+
     def test_two_plans_differ(self) -> None:
         """Also of one page: cookies and pauses are drawn."""
         site = Site("", ((exchange(0.01, 600, [5000], 0.001), exchange(0.02, 580, [900], 0.001)),))
