@@ -75,6 +75,7 @@ class PictureTests(SynchronousTestCase):
                 "port 443, closed",
                 "connections 3 now, 12,345 since the start, 1 without a proof",
                 "SYNs 12,400 let in, about 1,234,567 refused",
+                "site 0 connections failed",
                 "lines 2 live, 2 in use",
                 f"tokens 24 live: {odds(BRIDGE.tokens)}",
                 "kernel 23 tokens held",
