@@ -7,13 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.netns import Lab
 from torknock.cli import torknock
 from torknock.operate.setup.doors import FILTERED
 from torknock.service import DIAL_SOCKET, GATE_SOCKET, doors
@@ -111,46 +109,6 @@ class UnitTests(SynchronousTestCase):
         said = directives("torknock-gate.service")
         self.assertEqual(["/run/" + said["RuntimeDirectory"][0]], [str(doors(GATE_SOCKET))])
         self.assertEqual((said["RuntimeDirectoryMode"], said["RuntimeDirectoryPreserve"]), (["0700"], ["yes"]))
-
-
-class CapabilityTests(SynchronousTestCase):
-    """What the one capability is enough for."""
-
-    skip = None if os.geteuid() == 0 else "network namespaces need root"
-
-    def test_the_commands_of_the_gate(self) -> None:
-        """nft and iptables do their work for a user who has CAP_NET_ADMIN and no way to more."""
-        privilege = [
-            "setpriv", "--reuid=64001", "--regid=64001", "--clear-groups", "--no-new-privs",
-            "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin",
-        ]  # fmt: skip
-        ruleset = """
-            table inet torknock {
-                set tokens { typeof tcp sequence; timeout 300s; }
-                chain prerouting {
-                    type filter hook prerouting priority mangle;
-                    tcp dport 443 tcp sequence @tokens tproxy ip to 127.0.0.1:4430 meta mark set 1 accept
-                }
-            }
-        """
-        rule = ["-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "--dport", "443", "-m", "socket", "-j", "ACCEPT"]
-        with Lab() as lab:
-            host = lab.host("bridge")
-
-            def run(program: str, *arguments: str, stdin: str | None = None) -> str:
-                return host.run([*privilege, "env", "-i", f"/usr/sbin/{program}", *arguments], stdin).stdout
-
-            run("nft", "-f", "-", stdin=ruleset)
-            run("nft", "add element inet torknock tokens { 7 }")
-            self.assertIn("elements = { 7 ", run("nft", "list", "table", "inet", "torknock"))
-            for program in self.iptables():
-                run(program, *rule)
-                self.assertIn("--dport 443", run(f"{program}-save", "-t", "mangle"))
-                run(f"{program}-restore", "--noflush", stdin="*mangle\nCOMMIT\n")
-
-    def iptables(self) -> Iterator[str]:
-        for version in ("", "6"):
-            yield f"ip{version}tables-nft"
 
 
 class WaitsTests(SynchronousTestCase):

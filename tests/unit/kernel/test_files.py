@@ -1,19 +1,20 @@
-"""Tests of torknock.kernel.files: files are replaced whole, and nothing of another user's is taken for a file."""
+"""Tests of torknock.kernel.files: files are replaced whole, and nothing else is taken for one.
+
+What root does with the files of other users is in `tests.kernel.test_other_users`.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
 import socket
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.kernel.files import as_owner, directory_of_others, draft_of, read_end, read_file, read_own, replace_file
+from torknock.kernel.files import directory_of_others, draft_of, read_end, read_file, read_own, replace_file
 
 USER, GROUP = 12345, 12346
 
@@ -29,10 +30,6 @@ class FilesCase(SynchronousTestCase):
         self.place.mkdir()
         if os.geteuid() == 0:
             os.chown(self.place, USER, GROUP)
-
-    def need_root(self) -> None:
-        if os.geteuid() != 0:
-            raise SkipTest("only root can be another user")
 
 
 class ReadTests(FilesCase):
@@ -65,38 +62,6 @@ class ReadTests(FilesCase):
             for path in (link, self.place / what):
                 self.assertRaises(OSError, read_file, path, 1 << 16)
                 self.assertRaises(OSError, read_end, path, 1 << 16)
-
-    def test_no_more_is_read_than_its_owner_could(self) -> None:
-        """A link in another user's directory leads to nothing of root's, nor of root's groups."""
-        self.need_root()
-        for mode in (0o600, 0o640):
-            secret = self.place.parent / f"secret{mode}"
-            secret.write_text("of root's")
-            secret.chmod(mode)
-            link = self.place / f"link{mode}"
-            link.symlink_to(secret)
-            self.assertRaises(PermissionError, read_file, link, 100)
-            self.assertEqual(read_file(secret, 100), b"of root's")
-
-    def test_a_link_of_roots_into_a_directory_of_another_user(self) -> None:
-        """It is read as that user, too."""
-        self.need_root()
-        mine, theirs = self.place.parent / "link", self.place / "file"
-        mine.symlink_to(theirs)
-        theirs.write_text("of theirs")
-        theirs.chmod(0o600)
-        self.assertRaises(PermissionError, read_file, mine, 100)  # it is still root's
-        os.chown(theirs, USER, GROUP)
-        self.assertEqual(read_file(mine, 100), b"of theirs")
-        theirs.unlink()
-        theirs.symlink_to("../secret")
-        (self.place.parent / "secret").write_text("of root's")
-        (self.place.parent / "secret").chmod(0o600)
-        self.assertRaises(PermissionError, read_file, mine, 100)
-        theirs.unlink()
-        theirs.symlink_to("file")
-        self.assertRaises(OSError, read_file, mine, 100)  # for ever
-
 
 class ReadOwnTests(FilesCase):
     """`read_own`."""
@@ -139,13 +104,6 @@ class ReplaceTests(FilesCase):
         replace_file(self.path, b"newer", 0o644, (os.getuid(), os.getgid()))
         self.assertEqual((self.path.stat().st_mode & 0o7777, self.path.read_bytes()), (0o644, b"newer"))
 
-    def test_another_owner(self) -> None:
-        """Which root alone can give."""
-        self.need_root()
-        replace_file(self.path, b"new", 0o640, (USER, GROUP))
-        found = self.path.stat()
-        self.assertEqual((found.st_uid, found.st_gid, found.st_mode & 0o7777), (USER, GROUP, 0o640))
-
     def test_a_disk_that_refuses_changes_nothing(self) -> None:
         """The old file stays, and no draft: here a file may not become longer than a page."""
         replace_file(self.path, b"old")
@@ -168,29 +126,6 @@ class ReplaceTests(FilesCase):
     def test_each_file_has_a_draft_of_its_own(self) -> None:
         """Two that differ in their suffix alone are written at the same time."""
         self.assertNotEqual(draft_of(self.place / "door.spent"), draft_of(self.place / "door.knocks"))
-
-
-class OwnerTests(FilesCase):
-    """`as_owner`."""
-
-    def test_root_acts_as_the_owner_and_is_root_again(self) -> None:
-        """With that user's group alone."""
-        self.need_root()
-        program = (
-            "import os, sys; from pathlib import Path; from torknock.kernel.files import as_owner\n"
-            "before = os.getresuid(), os.getresgid(), os.getgroups()\n"
-            "with as_owner(Path(sys.argv[1])): print(os.geteuid(), os.getegid(), os.getgroups())\n"
-            "print((os.getresuid(), os.getresgid(), os.getgroups()) == before)\n"
-        )
-        arguments = [sys.executable, "-c", program, str(self.place / "file")]
-        told = subprocess.run(arguments, capture_output=True, text=True, check=True, extra_groups=[7, 8]).stdout
-        self.assertEqual(told, f"{USER} {GROUP} []\nTrue\n")
-
-    def test_what_is_roots_is_read_as_root(self) -> None:
-        """Nothing changes."""
-        self.need_root()
-        with as_owner(Path("/etc/passwd")):
-            self.assertEqual(os.geteuid(), 0)
 
 
 class DirectoryTests(FilesCase):
@@ -253,13 +188,3 @@ class DirectoryTests(FilesCase):
         self.assertRaises(OSError, self.found, first / "file")
         self.assertRaises(FileNotFoundError, self.found, self.roots / "nothing" / "file")
 
-    def test_another_users_link_is_no_way_of_roots(self) -> None:
-        """Also where that user may not write what is beside it."""
-        self.need_root()
-        self.roots.chmod(0o1777)
-        link = self.roots / "link"
-        link.symlink_to(self.roots)
-        os.lchown(link, USER, GROUP)
-        self.assertEqual(self.found(link / "file"), link)
-        os.lchown(link, 0, 0)
-        self.assertIsNone(self.found(link / "file"))

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_private_key,
 )
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 import torknock.keyring.migration
 from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadable
@@ -135,6 +135,12 @@ class KeyringCase(SynchronousTestCase):
     def mode(self, path: Path) -> int:
         """The permissions of *path*."""
         return path.stat().st_mode & 0o777
+
+    def refused(self, create: bool = True) -> str:
+        """Why the keyring cannot be opened, in one line."""
+        said = str(self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create))
+        self.assertTrue(said.isprintable())
+        return said
 
 
 class KeyringTests(KeyringCase):
@@ -412,12 +418,6 @@ class KeyringTests(KeyringCase):
 class FileTests(KeyringCase):
     """The files of a keyring, and what may be wrong with them."""
 
-    def refused(self, create: bool = True) -> str:
-        """Why the keyring cannot be opened, in one line."""
-        said = str(self.assertRaises(KeyringUnreadable, Keyring.open, self.directory, create))
-        self.assertTrue(said.isprintable())
-        return said
-
     def test_a_pipe_beside_it_is_not_waited_for(self) -> None:
         """SQLite would open it, and wait for a writer."""
         self.open().close()
@@ -435,29 +435,6 @@ class FileTests(KeyringCase):
         self.assertEqual(self.mode(self.directory.parent), 0o700)
         files = list(self.directory.iterdir())
         self.assertEqual({self.mode(file) for file in files}, {0o600})
-
-    def test_what_root_makes_is_the_owners_of_the_place(self) -> None:
-        """A keyring under tor's directory is tor's, and so is what SQLite adds to it."""
-        if os.geteuid() != 0:
-            raise SkipTest("only root can give files away")
-        os.chown(self.above, 12345, 12346)
-        self.open()
-        for path in (self.directory.parent, self.directory, *self.directory.iterdir()):
-            self.assertEqual((path.stat().st_uid, path.stat().st_gid), (12345, 12346))
-
-    def test_root_follows_no_link_of_the_owner(self) -> None:
-        """What tor's user puts in the keyring's place leads root to nothing that this user cannot reach himself."""
-        if os.geteuid() != 0:
-            raise SkipTest("only root has something to lose")
-        temporary = tempfile.TemporaryDirectory(prefix="torknock-")
-        self.addCleanup(temporary.cleanup)
-        roots = Path(temporary.name)
-        roots.chmod(0o711)
-        os.chown(self.above, 12345, 12346)
-        self.directory.parent.mkdir()
-        self.directory.symlink_to(roots)
-        self.assertIn("permission denied", self.refused(create=True))
-        self.assertEqual((list(roots.iterdir()), os.geteuid(), os.getegid()), ([], 0, 0))
 
     def test_a_keyring_that_is_not_there_is_not_made_unasked(self) -> None:
         """Neither is its directory."""
@@ -485,26 +462,6 @@ class FileTests(KeyringCase):
                 self.assertEqual((self.directory / "keyring.sqlite").exists(), there)
             self.directory.chmod(0o711)
             self.open().close()
-
-    def test_another_users_keyring_is_refused(self) -> None:
-        """One that all can read cannot be mended by a stranger; one that is private cannot be read."""
-        if os.geteuid() != 0:
-            raise SkipTest("only root can become another user")
-        self.open().close()
-        for path in (self.above, self.directory.parent, self.directory):
-            path.chmod(0o711)
-        (self.directory / "keyring.sqlite").chmod(0o644)
-        self.addCleanup(os.seteuid, 0)
-        os.seteuid(12345)
-        self.assertIn("others can read", self.refused())
-        os.seteuid(0)
-        (self.directory / "keyring.sqlite").chmod(0o600)
-        os.seteuid(12345)
-        self.assertIn("permission denied", self.refused())
-        os.seteuid(0)
-        self.directory.chmod(0o700)
-        os.seteuid(12345)
-        self.assertIn("permission denied", self.refused(create=False))
 
     def test_damage_is_said(self) -> None:
         """Nothing is made anew in the place of something that cannot be read."""
