@@ -36,7 +36,7 @@ _TAKEN = (
 
 def exchanges(records: Sequence[Record]) -> tuple[Exchange, ...]:
     """The exchanges of a connection, as the client's end of the path saw them."""
-    inside = _without_tickets(after_handshake(list(records)))
+    inside = _without_tickets(records)[1]
     found: list[Exchange] = []
     number, before = 0, next((record.time for record in records if record.from_client and record.kind == 23), 0.0)
     while number < len(inside):
@@ -53,17 +53,21 @@ def exchanges(records: Sequence[Record]) -> tuple[Exchange, ...]:
     return tuple(found)
 
 
-def _without_tickets(records: list[Record]) -> list[Record]:
-    """*records* without TLS's session tickets: the server's first two records, if they are of one length."""
-    first = next((record.length for record in records if not record.from_client), 0)
-    tickets = 0
+def _without_tickets(records: Sequence[Record]) -> tuple[tuple[int, ...], list[Record]]:
+    """TLS's session tickets on a connection, and what follows its handshake without them.
+
+    They are the server's first two records there, as far as they are of one length.
+    """
+    inside = after_handshake(list(records))
+    first = next((record.length for record in inside if not record.from_client), 0)
+    tickets: list[int] = []
     rest = []
-    for record in records:
-        if not record.from_client and record.length == first and tickets < 2 and first < 400:
-            tickets += 1
+    for record in inside:
+        if not record.from_client and record.length == first < 400 and len(tickets) < 2:
+            tickets.append(record.length - INNER)
         else:
             rest.append(record)
-    return rest
+    return tuple(tickets), rest
 
 
 def _pieces(answer: Sequence[Record]) -> list[int]:
@@ -100,7 +104,8 @@ def visited(
 def site_of(every: Sequence[Sequence[Record]], taken: str) -> Site:
     """What connections with the records *every* show of a site."""
     found = [exchanges(records) for records in every]
-    return Site(taken, tuple(page for page in found if len(page) >= _LEAST))
+    tickets = [_without_tickets(records)[0] for records in every]
+    return Site(taken, tuple(page for page in found if len(page) >= _LEAST), tuple(sorted(tickets)))
 
 
 def main(visits: int = 120) -> None:

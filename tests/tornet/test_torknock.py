@@ -12,6 +12,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from contrib.bench.features import rule
+from contrib.bench.records import connections
 from tests.support.capture import Capture, Control, Seen
 from tests.support.nginx import NAME, Nginx
 from tests.support.packets import probe
@@ -133,6 +135,21 @@ class HiddenBridgeTests(Case):
         for flow in {packet.source_port for packet in packets if packet.opens}:
             sent = b"".join(packet.payload for packet in packets if packet.source_port == flow)
             self.assertEqual(sent[:3], b"\x16\x03\x01")
+
+    def test_a_shaped_line_hides_the_lengths_of_tors_cells(self) -> None:
+        """Three of the first 30 records of tor in plain TLS have 514 k + 39 octets, on each of its connections."""
+        found = []
+        for name, options in (("shaped", ("--shape",)), ("plain", ())):
+            client_host = self.network.lab.host("client")
+            with Capture(self.network.lab.hub, client_host.hub_interface) as wire:
+                client = self.client(self.line(name, *options)).wait_bootstrapped()
+                self.assertEqual(self.network.fetch("/bytes/300000", via=client), content(300_000))
+            client.stop()
+            every = [records for records in connections(wire.seen, 443).values() if records]
+            found.append([rule(records) for records in every])
+        shaped, plain = found
+        self.assertEqual((any(shaped), all(plain)), (False, True), found)
+        self.assertTrue(shaped and plain)
 
     def test_ipv6_is_behind_the_same_name(self) -> None:
         """One transport, one port, both families (a line has one address)."""

@@ -41,7 +41,7 @@ from torknock.bridge.site_relay import strangers_link
 from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream
 from torknock.bridge.usage import UsageRecord
-from torknock.channel.shapes import exchanges_in
+from torknock.channel.shapes import Shapes, exchanges_in
 from torknock.channel.tls_server import ServerTLS
 from torknock.interfaces import DoorTaken
 from torknock.kernel.descriptor_limit import Places
@@ -146,12 +146,12 @@ async def run_bridge(
         listener = Listener(reactor, options.door.port)
         parts.push_async_callback(listener.close)
         entrance = await _entrance(reactor, options, listener)
-        site = await _site(reactor, options, queue, counts)
+        shapes = Shapes(reactor, secrets.SystemRandom(), exchanges_in(options.directory))
+        site = await _site(reactor, options, queue, counts, shapes)
         lines = KnownLines(queue, partial(_cut, counts), entrance.no_knocks, _NO_SITE if site is None else "")
         keeper = Keeper(lines, spending, entrance.make_gate(spending.judge), lambda: upstream.refusing)
         parts.push_async_callback(keeper.stop)
-        exchanges = exchanges_in(options.directory)
-        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), exchanges, _strangers(reactor, options))
+        tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), shapes.site, _strangers(reactor, options))
         met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream, site)
         Deferred.fromCoroutine(accept_all(listener, met))
         await _take_over(reactor, keeper)
@@ -173,7 +173,9 @@ def _strangers(reactor: IReactor, options: BridgeOptions) -> Callable[[], IProto
     return lambda: None if site is None else strangers_link(reactor, site)
 
 
-async def _site(reactor: IReactor, options: BridgeOptions, queue: KeyringQueue, counts: Counts) -> Site | None:
+async def _site(
+    reactor: IReactor, options: BridgeOptions, queue: KeyringQueue, counts: Counts, shapes: Shapes
+) -> Site | None:
     """Channel `web`, if the operator has a site; the keyring is told where its sockets are."""
     there: str | None = await queue.run(queue.keyring.setting, SITE)
     if options.site is not None or there:
@@ -181,7 +183,7 @@ async def _site(reactor: IReactor, options: BridgeOptions, queue: KeyringQueue, 
     if options.site is None:
         return None
     path = await queue.run(site_path, queue.keyring)
-    return Site(reactor, options.site, path, partial(counts.count, "site_failed"))
+    return Site(reactor, options.site, path, partial(counts.count, "site_failed"), shapes)
 
 
 async def _start(site: Site, queue: KeyringQueue, now: float, parts: AsyncExitStack) -> None:

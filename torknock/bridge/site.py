@@ -24,6 +24,7 @@ from torknock.bridge.site_keys import SiteKeys
 from torknock.bridge.site_relay import ClientLink
 from torknock.bridge.site_tunnel import Tunnel, Upgraded
 from torknock.channel.interfaces import IServerChannel, NotProved
+from torknock.channel.shapes import Shapes
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import proof_key
@@ -64,10 +65,13 @@ class _Waiting:
 class Site:
     """The site whose sockets are in *directory*; `/`*path* of it leads to the bridge.
 
-    *failed* is called for each connection that the web server does not take.
+    *failed* is called for each connection that the web server does not take. Streams are shaped by *shapes*.
     """
 
-    def __init__(self, reactor: IReactor, directory: Path, path: str, failed: Callable[[], object]) -> None:
+    def __init__(
+        self, reactor: IReactor, directory: Path, path: str, failed: Callable[[], object], shapes: Shapes
+    ) -> None:
+        self._shapes = shapes
         self._reactor, self._directory, self._failed = reactor, directory, failed
         self._waiting: dict[str, _Waiting] = {}
         self._tunnel = Tunnel(reactor, directory, path, self._judge)
@@ -126,8 +130,8 @@ class Site:
             waiting.refuse(WRONG)
             return None
         index, key, session = found
-        answer = write_answer(request.nonce, server_proof(key, session))
-        return Upgraded(answer, upper, partial(waiting.prove, index))
+        answer = write_answer(request.nonce, server_proof(key, session), request.asked)
+        return Upgraded(answer, self._shapes.bridge(upper), partial(waiting.prove, index))
 
     def _shown(self, name: str) -> Deferred[SiteCertificate]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), look, self._directory, name)

@@ -47,8 +47,12 @@ class Shapes:
         return self._site or shipped()
 
     def plan(self) -> Plan:
-        """What a client does on one connection."""
-        return Plan(self.site, self._chance)
+        """What a client does on one connection of channel `tls`, whose bridge sends no session tickets."""
+        return Plan(self.site, self._chance, tickets=True)
+
+    def web_plan(self, first_at_most: int) -> Plan:
+        """What a client does on one of channel `web`; the head of an HTTP answer has *first_at_most* octets."""
+        return Plan(self.site, self._chance, first_at_most=first_at_most)
 
     def client(self, upper: IProtocol, plan: Plan, opening: bytes = b"") -> ClientShaper:
         """The client's end above a channel; *opening* is what must come first."""

@@ -19,12 +19,14 @@ from torknock.channel.hello import Hello
 from torknock.channel.interfaces import CannotOpen, ChannelFailed, IClientChannel
 from torknock.channel.peer_certificate import wrong_peer
 from torknock.channel.pump import TLSPump
+from torknock.channel.shapes import Shapes
 from torknock.channel.side import TLS
 from torknock.channel.tls import Chance
 from torknock.channel.tls_client import Dialled
 from torknock.protocol.bridge_line import Line
+from torknock.protocol.exchanges import Site as Exchanges
 from torknock.protocol.token import proof_key
-from torknock.protocol.upgrade import HeadReader, NotAnUpgrade, read_answer, write_request
+from torknock.protocol.upgrade import ASKED_AT_MOST, HeadReader, NotAnUpgrade, read_answer, write_request
 from torknock.protocol.web_proof import NONCE, Session, client_proof, server_proof
 
 ANSWER_WITHIN = 15.0
@@ -36,10 +38,11 @@ _CHROME = 152
 
 @implementer(IClientChannel)
 class ClientWeb:
-    """The client's end of channel `web`."""
+    """The client's end of channel `web`. Its streams are shaped, with the exchanges of *site* (`Shapes`)."""
 
-    def __init__(self, clock: IReactorTime, chance: Chance, hello: Hello) -> None:
+    def __init__(self, clock: IReactorTime, chance: Chance, hello: Hello, site: Exchanges | None = None) -> None:
         self._clock, self._chance, self._hello = clock, chance, hello
+        self._shapes = Shapes(clock, chance, site)
 
     def open(self, line: Line, isn: int, host: str, upper: IProtocol) -> tuple[IProtocol, Deferred[None]]:
         """See `IClientChannel.open`. No request is written before the site's certificate has been verified.
@@ -50,7 +53,7 @@ class ClientWeb:
             tls = self._hello.begin(line)
         except OSError as error:
             raise CannotOpen(error.strerror or "no key log") from error
-        side = _Client(tls, Dialled(line, isn, host), self._chance.randbytes(NONCE), upper)
+        side = _Client(tls, Dialled(line, isn, host), self._chance.randbytes(NONCE), self._shapes, upper)
         return side.pump, side.opened.addTimeout(ANSWER_WITHIN, self._clock, _too_late)
 
 
@@ -59,11 +62,12 @@ class _Client:
 
     says_alerts = False
 
-    def __init__(self, tls: TLS, dialled: Dialled, nonce: bytes, upper: IProtocol) -> None:
+    def __init__(self, tls: TLS, dialled: Dialled, nonce: bytes, shapes: Shapes, upper: IProtocol) -> None:
         self.pump = TLSPump(self)
         self.opened: Deferred[None] = Deferred(lambda _: self.pump.abortConnection())
         self._tls, self._dialled, self._nonce = tls, dialled, nonce
         self._waiting: IProtocol | None = upper
+        self._shapes, self._plan = shapes, shapes.web_plan(ASKED_AT_MOST)
         self._reader = HeadReader()
         self._answer = b""
         """The bridge's proof, if it is the bridge."""
@@ -79,7 +83,12 @@ class _Client:
         session = Session(self._dialled.isn, _spki_hash(self._tls), self._nonce)
         key = proof_key(line.secret, line.bridge_name)
         self._answer = server_proof(key, session)
-        self.pump.write(write_request(line.path, _host(line), self._nonce, client_proof(key, session), _CHROME))
+        first, proof = self._plan.exchanges.popleft(), client_proof(key, session)
+        self.pump.write(
+            write_request(
+                line.path, _host(line), self._nonce, proof, _CHROME, size=first.request, asked=sum(first.answers)
+            )
+        )
 
     def received(self, octets: bytes) -> None:
         try:
@@ -95,7 +104,7 @@ class _Client:
             return
         upper, self._waiting = self._waiting, None
         assert upper is not None  # noqa: S101  the answer is read once
-        self.pump.carry(upper, self._reader.rest)
+        self.pump.carry(self._shapes.client(upper, self._plan), self._reader.rest)
         self.opened.callback(None)
 
     def broken(self, reason: str) -> None:

@@ -41,7 +41,7 @@ class Bridges:
         hello = usual_hello(chance.shuffle)
         self._channels: dict[Channel, IClientChannel] = {
             Channel.TLS: ClientTLS(reactor, chance, hello, site),
-            Channel.WEB: ClientWeb(reactor, chance, hello),
+            Channel.WEB: ClientWeb(reactor, chance, hello, site),
             Channel.RAW: Raw(),
         }
 

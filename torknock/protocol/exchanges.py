@@ -16,6 +16,7 @@ TEXT_AT_MOST = 4 << 20
 
 REQUEST_AT_MOST = 4096
 PIECES_AT_MOST = 8
+_TICKETS_AT_MOST = 4
 _PAGES_AT_MOST = 4096
 _EXCHANGES_AT_MOST = 64
 _PAUSE_AT_MOST = 60_000_000
@@ -50,6 +51,8 @@ class Site:
     taken: str
     """How they were taken, for people."""
     pages: tuple[tuple[Exchange, ...], ...]
+    tickets: tuple[tuple[int, ...], ...] = ((),)
+    """Octets of each session ticket that the site's TLS sends before its first answer, on one connection or another."""
 
 
 def write_site(site: Site) -> str:
@@ -60,6 +63,7 @@ def write_site(site: Site) -> str:
     ]
     lines = ",\n  ".join(json.dumps(page, separators=(",", ":")) for page in pages)
     head = f'"format": {json.dumps(FORMAT)},\n "taken": {json.dumps(site.taken)}'
+    head += f',\n "tickets": {json.dumps(site.tickets)}'
     return f'{{{head},\n "pages": [\n  {lines}\n ]}}\n'
 
 
@@ -76,7 +80,15 @@ def parse_site(text: str) -> Site:
     taken, pages = told.get("taken"), told.get("pages")
     if not isinstance(taken, str) or not _is_list(pages, 1, _PAGES_AT_MOST):
         raise BadExchanges(f"it needs 1 to {_PAGES_AT_MOST} pages, and how they were taken")
-    return Site(taken, tuple(_page(page, number) for number, page in enumerate(pages, 1)))
+    tickets = told.get("tickets", [[]])
+    if not _is_list(tickets, 1, _PAGES_AT_MOST) or not all(map(_are_tickets, tickets)):
+        raise BadExchanges(f"its tickets are not lists of up to {_TICKETS_AT_MOST} sizes")
+    every = tuple(_page(page, number) for number, page in enumerate(pages, 1))
+    return Site(taken, every, tuple(map(tuple, tickets)))
+
+
+def _are_tickets(sizes: Any) -> bool:
+    return _is_list(sizes, 0, _TICKETS_AT_MOST) and all(_is_number(size, HEAD, REQUEST_AT_MOST) for size in sizes)
 
 
 def _page(page: Any, number: int) -> tuple[Exchange, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from torknock.protocol.exchanges import Exchange, Site
@@ -28,7 +29,7 @@ WAIT_AT_MOST = 0.05
 """Seconds before an answer."""
 
 REQUEST_LIKE = 1600
-"""Free frames of a client with fewer octets of data are padded to the size of a request."""
+"""Free frames of a client with fewer octets of data are padded to the size of a request, if that has room."""
 
 PADDING_AT_MOST = 1200
 """Octets of padding in any other free frame."""
@@ -55,18 +56,26 @@ class Chance(Protocol):
 
 
 class Plan:
-    """The first exchanges of a client's connection, and its free frames."""
+    """The first exchanges of a client's connection, and its free frames.
 
-    def __init__(self, site: Site, chance: Chance) -> None:
+    *tickets* says that nothing else sends what looks like TLS's session tickets: the first answer begins with them.
+    Of pages those count that begin with an answer of *first_at_most* octets, if there are any.
+    """
+
+    def __init__(
+        self, site: Site, chance: Chance, *, tickets: bool = False, first_at_most: int = ANSWERS_AT_MOST
+    ) -> None:
         self._site, self._chance = site, chance
-        self.exchanges: deque[Exchange] = deque(_drawn(site, chance))
+        self.exchanges: deque[Exchange] = deque(_drawn(site, chance, first_at_most))
         """Those that are still to come."""
+        if tickets:
+            first = self.exchanges[0]
+            self.exchanges[0] = replace(first, answers=(*_one_of(site.tickets, chance), *first.answers))
 
     def free_frame(self, data: int) -> int:
         """The size of a frame with *data* octets."""
-        if data < REQUEST_LIKE:
-            return max(HEAD + data, _one_of(_one_of(self._site.pages, self._chance), self._chance).request)
-        return _padded(data, self._chance)
+        request = _one_of(_one_of(self._site.pages, self._chance), self._chance).request
+        return request if data < REQUEST_LIKE and HEAD + data <= request else _padded(data, self._chance)
 
 
 class Rhythm:
@@ -85,16 +94,17 @@ class Rhythm:
         return _padded(data, self._chance)
 
 
-def _drawn(site: Site, chance: Chance) -> list[Exchange]:
+def _drawn(site: Site, chance: Chance, first_at_most: int) -> list[Exchange]:
     """The exchanges of a long page; if these are too few, those of further pages."""
     cookie = chance.randint(-_COOKIE, _COOKIE)
     plan: list[Exchange] = []
     left = ANSWERS_AT_MOST
-    pages = [page for page in site.pages if len(page) >= _LONG] or site.pages
+    fitting = [page for page in site.pages if sum(page[0].answers) <= first_at_most]
+    pages = [page for page in fitting if len(page) >= _LONG] or fitting or site.pages
     while len(plan) < EXCHANGES:
         for number, one in enumerate(_one_of(pages, chance)[: EXCHANGES - len(plan)]):
             left -= sum(one.answers)
-            if left < 0 and plan:
+            if left < 0 and len(plan) > 1:
                 return plan
             think = THINK_AT_MOST if plan and not number else one.think
             request = max(one.request + cookie, HEAD * len(one.answers))

@@ -21,11 +21,18 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r
 COOKIE = "session"
 """The cookie that holds the client's proof."""
 
+ASKED_AT_MOST = 12_000
+"""Octets of an answer that a request asks for: with what the site adds, its head stays below `HEAD_AT_MOST`."""
+
+_ADDED = 59
+"""Octets that nginx adds to the head of an answer: its name, its version and the date."""
+
 _FIELDS_AT_MOST = 100
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3})(?: [\t\x20-\x7e\x80-\xff]*)?")
 _PEER = re.compile(rb"([0-9A-Fa-f:.]{2,45}):([1-9][0-9]{0,4})")
+_ASKED = re.compile(rb"(?:^|; )w=([0-9]{5})(?:; |$)")
 _USER_AGENT = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{major}.0.0.0 Safari/537.36"
 )
@@ -43,6 +50,8 @@ class UpgradeRequest:
     """`ADDRESS:PORT`, as the site says it. Never logged."""
     nonce: bytes
     proof: bytes
+    asked: int = 0
+    """Octets that the answer's head is to have at the client; 0 if that was not said."""
 
 
 class HeadReader:
@@ -70,8 +79,19 @@ class HeadReader:
             raise NotAnUpgrade("the head is too long")
 
 
-def write_request(path: str, host: str, nonce: bytes, proof: bytes, major: int) -> bytes:
-    """A client's request for `/`*path* of *host*, as version *major* of Chrome writes one for a WebSocket."""
+def write_request(
+    path: str, host: str, nonce: bytes, proof: bytes, major: int, *, size: int = 0, asked: int = 0
+) -> bytes:
+    """A client's request for `/`*path* of *host*, as version *major* of Chrome writes one for a WebSocket.
+
+    Cookies fill it up to *size* octets, and say that *asked* are to be answered, as far as that is possible.
+    """
+    told = f"; w={min(asked, ASKED_AT_MOST):05d}; p="
+    bare = _write_request(path, host, nonce, proof, major, told)
+    return _write_request(path, host, nonce, proof, major, told + "x" * max(0, size - len(bare)))
+
+
+def _write_request(path: str, host: str, nonce: bytes, proof: bytes, major: int, cookies: str) -> bytes:
     return (
         f"GET /{path} HTTP/1.1\r\n"
         f"Host: {host}\r\n"
@@ -84,7 +104,7 @@ def write_request(path: str, host: str, nonce: bytes, proof: bytes, major: int) 
         "Sec-WebSocket-Version: 13\r\n"
         "Accept-Encoding: gzip, deflate, br, zstd\r\n"
         "Accept-Language: en-US,en;q=0.9\r\n"
-        f"Cookie: {COOKIE}={web_proof.write(proof)}\r\n"
+        f"Cookie: {COOKIE}={web_proof.write(proof)}{cookies}\r\n"
         f"Sec-WebSocket-Key: {b64encode(nonce).decode('ascii')}\r\n"
         "\r\n"
     ).encode("ascii")
@@ -106,18 +126,28 @@ def read_request(head: bytes, path: str) -> UpgradeRequest:
     peer = _field(fields, b"x-peer")
     if not _PEER.fullmatch(peer):
         raise NotAnUpgrade("it does not say by which connection it came")
-    return UpgradeRequest(peer.decode("ascii"), _nonce(fields), _cookie(_field(fields, b"cookie")))
+    cookies = _field(fields, b"cookie")
+    return UpgradeRequest(peer.decode("ascii"), _nonce(fields), _cookie(cookies), _asked(cookies))
 
 
-def write_answer(nonce: bytes, proof: bytes) -> bytes:
-    """The bridge's answer to a request with *nonce*; *proof* is the server's."""
+def write_answer(nonce: bytes, proof: bytes, asked: int = 0) -> bytes:
+    """The bridge's answer to a request with *nonce*; *proof* is the server's.
+
+    A cookie fills it, so that its head has *asked* octets once the site has added what nginx adds.
+    """
+    bare = _write_answer(nonce, proof, "Set-Cookie: p=\r\n")
+    room = min(asked, ASKED_AT_MOST) - _ADDED - len(bare)
+    return _write_answer(nonce, proof, f"Set-Cookie: p={'x' * room}\r\n" if room > 0 else "")
+
+
+def _write_answer(nonce: bytes, proof: bytes, more: str) -> bytes:
     return (
         "HTTP/1.1 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
         "Connection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {_accepted(nonce)}\r\n"
         f"X-Request-Id: {web_proof.write(proof)}\r\n"
-        "\r\n"
+        f"{more}\r\n"
     ).encode("ascii")
 
 
@@ -184,6 +214,15 @@ def _nonce(fields: Mapping[bytes, bytes]) -> bytes:
     if len(nonce) != NONCE or b64encode(nonce) != given:
         raise NotAnUpgrade("its key is not 16 octets")
     return nonce
+
+
+def _asked(field: bytes) -> int:
+    """The octets that the cookie `w` asks for; 0 without it."""
+    found = _ASKED.search(field)
+    asked = int(found[1]) if found else 0
+    if asked > ASKED_AT_MOST:
+        raise NotAnUpgrade("it asks for too long an answer")
+    return asked
 
 
 def _cookie(field: bytes) -> bytes:

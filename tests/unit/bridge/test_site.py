@@ -36,6 +36,7 @@ from torknock.channel import tls_server
 from torknock.channel.browser import Browser
 from torknock.channel.hello import BrowserHello, OpenSSLHello
 from torknock.channel.interfaces import ChannelFailed, NotProved
+from torknock.channel.shapes import Shapes
 from torknock.channel.tls_server import ServerTLS
 from torknock.channel.web import ClientWeb
 from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
@@ -109,7 +110,7 @@ class SiteCase(TestCase):
         self.addCleanup(self.nginx.close)
         self.failures = 0
         self.hello: Any = BrowserHello(Browser(random.shuffle))
-        self.site = Site(reactor, self.directory, PATH, self.failed)
+        self.site = Site(reactor, self.directory, PATH, self.failed, Shapes(reactor, random.SystemRandom()))
         self.accepting = Accepting(self.site, [LINE])
         self.port = reactor.listenTCP(0, self.accepting, interface=HOST)
         self.addCleanup(self.end)
@@ -381,7 +382,7 @@ class FaultTests(SiteCase):
     async def test_two_bridges_on_one_site(self) -> None:
         """The second one says so, and takes over when the first has gone."""
         self.site.start([])
-        other = Site(reactor, self.directory, PATH, self.failed)
+        other = Site(reactor, self.directory, PATH, self.failed, Shapes(reactor, random.SystemRandom()))
         other._looks.clock = clock = Clock()
         other.start([])
         self.assertIn("another bridge uses", other.tell_trouble())
@@ -394,7 +395,7 @@ class FaultTests(SiteCase):
 
     async def test_a_directory_that_is_not_there(self) -> None:
         """Or that this user cannot write to."""
-        other = Site(reactor, self.directory / "none", PATH, self.failed)
+        other = Site(reactor, self.directory / "none", PATH, self.failed, Shapes(reactor, random.SystemRandom()))
         other.start([])
         self.assertIn("cannot listen on", other.tell_trouble())
         await other.stop()

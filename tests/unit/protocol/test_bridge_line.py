@@ -35,23 +35,27 @@ WRITTEN = f"Bridge torknock 192.0.2.7:443 {FINGERPRINT} key={KEY} pin={PIN_TEXT}
 EPOCHS = st.integers(0, 10**12 - 1)
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 HOSTS = st.lists(LABELS, min_size=1, max_size=5).map(".".join)
-LINES = st.builds(
-    Line,
-    secret=st.binary(min_size=32, max_size=32)
-    | st.builds(ratchet, st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32), EPOCHS),
-    pin=st.binary(min_size=32, max_size=32),
-    n=st.integers(1, 1024),
-    sni=st.none() | HOSTS,
-    channel=st.sampled_from(["tls", "raw"]),
-) | st.builds(
-    Line, secret=st.binary(min_size=32, max_size=32), pin=st.binary(min_size=32, max_size=32), shape=st.booleans()
-) | st.builds(
-    Line,
-    secret=st.binary(min_size=32, max_size=32),
-    pin=st.none() | st.binary(min_size=32, max_size=32),
-    sni=HOSTS,
-    channel=st.just(Channel.WEB),
-    path=st.from_regex(r"[A-Za-z0-9_-]{22}", fullmatch=True),
+LINES = (
+    st.builds(
+        Line,
+        secret=st.binary(min_size=32, max_size=32)
+        | st.builds(ratchet, st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32), EPOCHS),
+        pin=st.binary(min_size=32, max_size=32),
+        n=st.integers(1, 1024),
+        sni=st.none() | HOSTS,
+        channel=st.sampled_from(["tls", "raw"]),
+    )
+    | st.builds(
+        Line, secret=st.binary(min_size=32, max_size=32), pin=st.binary(min_size=32, max_size=32), shape=st.booleans()
+    )
+    | st.builds(
+        Line,
+        secret=st.binary(min_size=32, max_size=32),
+        pin=st.none() | st.binary(min_size=32, max_size=32),
+        sni=HOSTS,
+        channel=st.just(Channel.WEB),
+        path=st.from_regex(r"[A-Za-z0-9_-]{22}", fullmatch=True),
+    )
 )
 BRIDGE_LINES = st.builds(
     BridgeLine,

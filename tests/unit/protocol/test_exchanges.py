@@ -91,6 +91,15 @@ class FileTests(SynchronousTestCase):
             with self.subTest((place, bad)), self.assertRaisesRegex(BadExchanges, "page 2 has an exchange"):
                 parse_site(text)
 
+    def test_tickets_that_are_none_are_refused(self) -> None:
+        """A file may name none."""
+        page = [[[0, 600, [5000], 0]]]
+        for tickets in ([], 5, [[265] * 5], [[1]], [265]):
+            text = json.dumps({"format": "torknock exchanges 1", "taken": "", "pages": page, "tickets": tickets})
+            self.assertRaises(BadExchanges, parse_site, text)
+        text = json.dumps({"format": "torknock exchanges 1", "taken": "", "pages": page})
+        self.assertEqual(parse_site(text).tickets, ((),))
+
     def test_a_deep_or_long_file_is_refused(self) -> None:
         """Without a traceback, and without reading all of it."""
         self.assertRaises(BadExchanges, parse_site, "[" * 100_000)
@@ -106,8 +115,8 @@ class PlanTests(SynchronousTestCase):
         plan = list(Plan(site, seeded(seed)).exchanges)
         known = {one.answers for page in site.pages for one in page}
         self.assertTrue(all(one.answers in known for one in plan))
-        self.assertTrue(1 <= len(plan) <= EXCHANGES)
-        self.assertTrue(len(plan) == 1 or sum(sum(one.answers) for one in plan) <= ANSWERS_AT_MOST)
+        self.assertTrue(2 <= len(plan) <= EXCHANGES)
+        self.assertTrue(len(plan) == 2 or sum(sum(one.answers) for one in plan) <= ANSWERS_AT_MOST)
         self.assertTrue(all(0 <= one.think <= THINK_AT_MOST for one in plan))
         self.assertTrue(all(one.request >= HEAD * len(one.answers) for one in plan))
 
@@ -116,10 +125,12 @@ class PlanTests(SynchronousTestCase):
         """A client's small ones are as long as a request, others have up to 1,200 octets of padding."""
         plan, rhythm = Plan(site, seeded(seed)), Rhythm(site, seeded(seed))
         requests = {one.request for page in site.pages for one in page}
-        if data < REQUEST_LIKE:
-            self.assertIn(plan.free_frame(data), requests | {HEAD + data})
-        for size in (rhythm.free_frame(data), *([plan.free_frame(data)] if data >= REQUEST_LIKE else [])):
-            self.assertTrue(HEAD + data <= size <= min(FRAME_AT_MOST, HEAD + data + PADDING_AT_MOST))
+        small = data < REQUEST_LIKE and HEAD + data <= min(requests)
+        if small:
+            self.assertIn(plan.free_frame(data), requests)
+        for size in (rhythm.free_frame(data), *([] if small else [plan.free_frame(data)])):
+            most = max(HEAD + data + PADDING_AT_MOST, *(requests if data < REQUEST_LIKE else ()), 0)
+            self.assertTrue(HEAD + data <= size <= min(FRAME_AT_MOST, most))
         self.assertTrue(0 <= rhythm.wait() <= WAIT_AT_MOST)
 
     def test_a_pause_that_is_too_long_is_drawn_from_those_that_are_allowed(self) -> None:
@@ -129,6 +140,20 @@ class PlanTests(SynchronousTestCase):
             for one in Plan(site, seeded(seed)).exchanges:
                 self.assertTrue(0.4 * THINK_AT_MOST <= one.think <= THINK_AT_MOST)
             self.assertTrue(0.4 * WAIT_AT_MOST <= Rhythm(site, seeded(seed)).wait() <= WAIT_AT_MOST)
+
+    def test_tickets_come_before_the_first_answer(self) -> None:
+        """As the site sends them: a connection that is resumed has fewer."""
+        pages = ((exchange(0, 600, [5000], 0), exchange(0, 600, [700], 0)),)
+        site = Site("", pages, ((265, 265), (265,)))
+        first = {Plan(site, seeded(seed), tickets=True).exchanges[0].answers for seed in range(20)}
+        self.assertEqual(first, {(265, 265, 5000), (265, 5000)})
+        self.assertEqual(Plan(site, seeded(1)).exchanges[0].answers, (5000,))
+
+    def test_a_first_answer_that_fits_is_preferred(self) -> None:
+        """The head of an HTTP answer has its limit."""
+        pages = tuple((exchange(0, 600, [size], 0), exchange(0, 600, [700], 0)) for size in (50_000, 900))
+        for seed in range(20):
+            self.assertEqual(Plan(Site("", pages), seeded(seed), first_at_most=1000).exchanges[0].answers, (900,))
 
     def test_two_plans_differ(self) -> None:
         """Also of one page: cookies and pauses are drawn."""

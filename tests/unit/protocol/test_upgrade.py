@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.strategies import pieces
 from torknock.protocol.upgrade import (
+    ASKED_AT_MOST,
     HEAD_AT_MOST,
     HeadReader,
     NotAnUpgrade,
@@ -60,6 +61,21 @@ class RequestTests(SynchronousTestCase):
         head = REQUEST + b"".join(b"\r\nX-%d: 1" % number for number in range(100 - fields))
         self.assertEqual(read_request(head, PATH).proof, PROOF)
         self.refused(head + b"\r\nX-More: 1")
+
+    def test_a_request_has_the_size_of_a_page_and_asks_for_an_answer(self) -> None:
+        """Cookies fill it; what is longer without them stays as it is, and what is not asked for is 0."""
+        for size, asked, wanted in ((700, 3210, 3210), (0, 0, 0), (2000, ASKED_AT_MOST + 1, ASKED_AT_MOST)):
+            request = write_request(PATH, "site.example", NONCE, PROOF, 150, size=size, asked=asked)
+            self.assertTrue(len(request) == size or size == 0)
+            head = request.removesuffix(b"\r\n\r\n") + b"\r\n" + PEER
+            self.assertEqual(read_request(head, PATH), UpgradeRequest("192.0.2.7:54321", NONCE, PROOF, wanted))
+        bare = REQUEST.replace(b"; w=00000; p=", b"")
+        self.assertEqual(read_request(bare, PATH).asked, 0)
+
+    def test_an_answer_that_is_too_long_is_refused(self) -> None:
+        """The site would not pass it on, nor the client read it."""
+        self.refused(REQUEST.replace(b"w=00000", b"w=12001"))
+        self.refused(REQUEST.replace(b"w=00000", b"w=99999"))
 
     def test_an_ipv6_peer(self) -> None:
         """Its address has colons too."""
@@ -116,6 +132,15 @@ class AnswerTests(SynchronousTestCase):
         """With what the site adds to it, however often."""
         for more in (b"", b"\r\nServer: nginx\r\nDate: now", b"\r\nSet-Cookie: a=b\r\nSet-Cookie: c=d"):
             self.assertEqual(read_answer(ANSWER + more, NONCE), PROOF)
+
+    def test_an_answer_has_the_size_that_was_asked_for(self) -> None:
+        """At the client, once nginx has added its name and the date."""
+        added = b"Server: nginx/1.22.1\r\nDate: Wed, 25 Nov 2026 20:39:16 GMT\r\n"
+        for asked in (400, 3210, ASKED_AT_MOST):
+            answer = write_answer(NONCE, PROOF, asked)
+            self.assertEqual(len(answer) + len(added), asked)
+            self.assertEqual(read_answer(answer.removesuffix(b"\r\n\r\n"), NONCE), PROOF)
+        self.assertEqual(write_answer(NONCE, PROOF, 100), write_answer(NONCE, PROOF))
 
     def test_the_sample_of_the_rfc(self) -> None:
         """RFC 6455 §1.3."""
