@@ -138,7 +138,7 @@ def read_bridge_line(words: Sequence[str]) -> BridgeLine:
         text = sys.stdin.buffer.read(LONGEST + 1).decode("utf-8", "replace")
     pasted = read(text)
     if pasted.repairs:
-        click.echo(f"torknock: {pasted.told}", err=True)
+        click.echo(f"torknock: {pasted.report}", err=True)
     return pasted.bridge_line
 
 

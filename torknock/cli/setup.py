@@ -57,8 +57,8 @@ def _undo(control: str, asks: bool, direct: bool, yes: bool) -> None:
             if not (yes or click.confirm("Remove the bridge?", err=True)):
                 raise click.Abort
         undo = undo_and_stop if client and not direct else undo_and_connect
-        for told in undo(place, control, password):
-            click.echo(f"torknock: {told}", err=True)
+        for message in undo(place, control, password):
+            click.echo(f"torknock: {message}", err=True)
     say("what setup has changed is undone")
 
 

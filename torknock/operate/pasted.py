@@ -1,7 +1,7 @@
 """Bridge lines as people paste them. Pure.
 
 Mail programs, messengers and terminals change what is copied out of them. What has one meaning is repaired, and the
-repairs are told; for anything else the error names the character, where it is, and what to do. No value is quoted.
+repairs are reported; for anything else the error names the character, where it is, and what to do. No value is quoted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pasted:
     """In words, such as "line breaks"; empty if the line was as it should be."""
 
     @property
-    def told(self) -> str:
+    def report(self) -> str:
         """A sentence for the person who pasted it; empty if nothing was repaired."""
         return f"bridge line repaired: {', '.join(self.repairs)}" if self.repairs else ""
 
@@ -72,16 +72,16 @@ class _Cleaning:
         if len(lines) < 2:
             return parse_bridge_line(self._words("".join(lines)))
         self.repairs.append("line breaks")
-        told = list(self.repairs)
+        before = list(self.repairs)
         found: dict[str, list[str]] = {}
         for text in _joined(lines):
-            self.repairs = list(told)
+            self.repairs = list(before)
             try:
                 found[write_bridge_line(parse_bridge_line(self._words(text)))] = self.repairs
             except LineError:
                 continue
         if len(found) != 1:
-            self.repairs = told
+            self.repairs = before
             return parse_bridge_line(self._words(" ".join(lines)))
         [(written, self.repairs)] = found.items()
         return parse_bridge_line(written)

@@ -1,4 +1,4 @@
-"""What is proposed to an operator who has not said it: the bridge's address, and its posture."""
+"""The address and the posture that are proposed for a bridge, where the operator gives none."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _TAIL = 256 * 1024
 """Octets of a log that are read, from its end."""
 
 _ANEW = re.compile(r"\] Tor \S+ (?:opening (?:new )?log file|running on )|Registered server transport 'torknock'")
-"""What was said before this is about a transport that is gone."""
+"""What stands before this is about a transport that has ended."""
 
 _COMPLAINT = re.compile(r"\[(?:warn|err)\].*(?:torknock|managed proxy|managed transport)", re.IGNORECASE)
 _OPEN_AGAIN = re.compile(r"port open again")
@@ -79,9 +79,9 @@ def judge(text: str) -> Finding:
     complaints = [redact(_without_date(line)) for line in _current(lines[begun + 1 :])]
     if not complaints:
         return ok("tor's log", "tor complains of nothing about the transport")
-    told = " / ".join(list(dict.fromkeys(complaints))[-_SHOWN:])
+    shown = " / ".join(list(dict.fromkeys(complaints))[-_SHOWN:])
     remedy = "see to what it says; then restart tor"
-    return not_ok("tor's log", f"tor complains {len(complaints)} times: {told}", remedy)
+    return not_ok("tor's log", f"tor complains {len(complaints)} times: {shown}", remedy)
 
 
 def _current(lines: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ class RepairTests(SynchronousTestCase):
         """Nothing is told."""
         self.assert_repaired(WRITTEN)
         self.assert_repaired(f"  {WRITTEN}\n")
-        self.assertEqual(read(WRITTEN).told, "")
+        self.assertEqual(read(WRITTEN).report, "")
 
     def test_invisible_characters_are_removed_anywhere(self) -> None:
         """Anywhere, also within the key."""
@@ -92,7 +92,7 @@ class RepairTests(SynchronousTestCase):
 
     def test_repairs_are_reported_in_one_sentence(self) -> None:
         """In one sentence, without the line."""
-        told = read(f"\ufeff'{WRITTEN}").told
+        told = read(f"\ufeff'{WRITTEN}").report
         self.assertEqual(told, "bridge line repaired: invisible characters, quotation marks")
 
 

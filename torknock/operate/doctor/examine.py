@@ -201,7 +201,7 @@ async def _door(
     try:
         address, number = parse_address(where or "")
     except LineError:
-        why = "which port is protected is not known, so nothing can be said of it"
+        why = "the protected port is not known, so it cannot be examined"
         return [unknown("port", why, "torrc: ServerTransportListenAddr torknock 0.0.0.0:443")]
     door = Door(str(address), number, posture)
     found = listening()
@@ -223,8 +223,8 @@ async def _door(
 
 
 def _options(facts: TorFacts | None) -> dict[str, str]:
-    said = (facts.of_torknock("ServerTransportOptions") or "") if facts is not None else ""
-    return {name: value for name, _, value in (word.partition("=") for word in said.split())}
+    line = (facts.of_torknock("ServerTransportOptions") or "") if facts is not None else ""
+    return {name: value for name, _, value in (word.partition("=") for word in line.split())}
 
 
 def _helper(facts: TorFacts | None, side: str, usual: str) -> str:

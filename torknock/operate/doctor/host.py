@@ -143,15 +143,15 @@ def _sysctl(name: str) -> int | None:
 async def gate_programs(reactor: IReactor, posture: Posture, knocks: bool) -> list[Finding]:
     """Whether nft is there and new enough, and loads the ruleset, which is tried where it touches nothing."""
     try:
-        told = await command(reactor, "nft", ["--version"], package="nftables")
+        output = await command(reactor, "nft", ["--version"], package="nftables")
     except GateFailed as error:
         return [not_ok("nft", error.what, error.remedy or "see why it does not run: nft --version")]
-    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", told)
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", output)
     version = tuple(map(int, found.groups())) if found else ()
-    said = ".".join(map(str, version)) or "of an unknown version"
+    shown_version = ".".join(map(str, version)) or "of an unknown version"
     if version < _NFT:
-        return [not_ok("nft", f"nft is {said}", f"install nftables {'.'.join(map(str, _NFT))} or newer")]
-    findings = [ok("nft", f"nft is {said}")]
+        return [not_ok("nft", f"nft is {shown_version}", f"install nftables {'.'.join(map(str, _NFT))} or newer")]
+    findings = [ok("nft", f"nft is {shown_version}")]
     try:
         await _loads(reactor, posture, None)
     except GateFailed as error:

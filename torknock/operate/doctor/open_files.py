@@ -31,11 +31,11 @@ def files(running: Iterable[tuple[str, Process | None]]) -> list[Finding]:
 
 def judge(limits: Iterable[tuple[str, int]]) -> Finding:
     """The finding for programs that may open so many files each."""
-    said, low = [], False
+    limits_shown, low = [], False
     for verb, limit in limits:
         each, whose = _EACH.get(verb, (OF_A_PEER, "programs"))
         room = places(limit, each) if verb in _EACH else min(places(limit, each), CONNECTIONS)
-        said.append(f"torknock {verb} may open {limit:,}, enough for {room:,} {whose} at once")
+        limits_shown.append(f"torknock {verb} may open {limit:,}, enough for {room:,} {whose} at once")
         low = low or room < _FEW or (verb == "server" and limit <= _LOW_FOR_A_BRIDGE)
-    why = "; ".join(said)
+    why = "; ".join(limits_shown)
     return not_ok(_NAME, why, _REMEDY) if low else ok(_NAME, why)

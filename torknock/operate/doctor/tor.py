@@ -1,4 +1,4 @@
-"""Conditions of tor: what it is told, where it listens, what it says of the transport."""
+"""Conditions of tor: its options, its listeners, and what it reports of the transport."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _HOW_IT_RUNS = (f"ServerTransportPlugin torknock exec {TORKNOCK} server",
 
 def version(facts: TorFacts) -> Finding:
     """Whether tor is new enough."""
-    said = ".".join(map(str, facts.version))
+    shown_version = ".".join(map(str, facts.version))
     if facts.version < _OLDEST:
-        return not_ok("tor", f"tor {said} runs", "install tor 0.4.5 or newer")
-    return ok("tor", f"tor {said} runs")
+        return not_ok("tor", f"tor {shown_version} runs", "install tor 0.4.5 or newer")
+    return ok("tor", f"tor {shown_version} runs")
 
 
 def bootstrapped(facts: TorFacts) -> Finding:
@@ -52,10 +52,10 @@ def bridge_options(facts: TorFacts) -> list[Finding]:
     return findings
 
 
-def _option(facts: TorFacts, name: str, wanted: str, well: str, ill: str) -> Finding:
-    if facts.option(name) == wanted:
+def _option(facts: TorFacts, name: str, expected: str, well: str, ill: str) -> Finding:
+    if facts.option(name) == expected:
         return ok(name, well)
-    return not_ok(name, ill, _torrc_remedy(f"{name} {wanted}"))
+    return not_ok(name, ill, _torrc_remedy(f"{name} {expected}"))
 
 
 def _torrc_remedy(line: str) -> str:

@@ -106,33 +106,33 @@ def _conditions(statements: list[Any]) -> list[dict[str, Any]]:
 def _is_statement_understood(statement: Any) -> bool:
     if not isinstance(statement, dict) or len(statement) != 1:
         return False
-    [(kind, said)] = statement.items()
+    [(kind, operand)] = statement.items()
     if kind not in _STATEMENTS:
         return False
-    match kind, said:
+    match kind, operand:
         case ("match", {"left": left, "right": right}):
             return _is_understood(left) and _is_understood(right)
         case ("vmap", {"key": key}):
             return _is_understood(key)
         case ("dnat" | "redirect", dict()):
-            return all(_is_understood(said[name]) for name in ("addr", "port") if name in said)
+            return all(_is_understood(operand[name]) for name in ("addr", "port") if name in operand)
         case ("mangle", {"value": value}):
             return _is_understood(value)
         case ("set" | "meter", dict()):
-            inner = said.get("stmt", [])
+            inner = operand.get("stmt", [])
             return all(map(_is_statement_understood, [inner] if isinstance(inner, dict) else inner))
         case ("match" | "vmap" | "mangle" | "set" | "meter", _):
             return False
     return True
 
 
-def _is_understood(said: Any) -> bool:
+def _is_understood(operand: Any) -> bool:
     """Whether an expression of nftables has the same value here as for any stranger's SYN."""
-    match said:
+    match operand:
         case str() | int():
             return True
         case list():
-            return all(map(_is_understood, said))
+            return all(map(_is_understood, operand))
         case {"payload": {"protocol": str(protocol), "field": str(field)}}:
             return protocol in _OTHER_PROTOCOLS or field in _FIELDS.get(protocol, ())
         case {"meta": {"key": str(key)}}:
@@ -145,7 +145,7 @@ def _is_understood(said: Any) -> bool:
             return _is_understood(value)
         case {"map": {"key": key, "data": data}}:
             return _is_understood(key) and _is_understood(data)
-    return isinstance(said, dict) and set(said) <= _COMPOUND and all(map(_is_understood, said.values()))
+    return isinstance(operand, dict) and set(operand) <= _COMPOUND and all(map(_is_understood, operand.values()))
 
 
 def counting(saved: str, program: str) -> SavedRules:

@@ -34,17 +34,17 @@ class SYN:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What may become of a SYN, and the rules because of which it cannot be said."""
+    """What may become of a SYN, and the rules because of which it is not known."""
 
     fates: frozenset[Fate]
     doubts: tuple[str, ...] = ()
 
     @property
     def fate(self) -> Fate | None:
-        """The one thing that becomes of it; None if that cannot be said."""
+        """The one thing that becomes of it; None if that is not known."""
         return next(iter(self.fates - {Fate.UNKNOWN}), None) if len(self.fates) == 1 else None
 
 
 def unjudged(*doubts: str) -> Judgement:
-    """Nothing can be said, because of *doubts*."""
+    """Nothing is known, because of *doubts*."""
     return Judgement(frozenset({Fate.UNKNOWN}), doubts)

@@ -97,8 +97,8 @@ class Firewall:
         rules = "".join((self.text, *self.saved.values()))
         devices = [name for name in _devices() if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", rules)]
         asked = {"nft": self.text, "saved": self.saved, "devices": devices, "syns": trials}
-        told = output_of("unshare", *_ALONE, sys.executable, *_TRIAL, package="util-linux", stdin=json.dumps(asked))
-        return [(Fate[each["fate"]], each["doubts"]) for each in json.loads(told)]
+        output = output_of("unshare", *_ALONE, sys.executable, *_TRIAL, package="util-linux", stdin=json.dumps(asked))
+        return [(Fate[each["fate"]], each["doubts"]) for each in json.loads(output)]
 
     def _judgement(self, syn: SYN, answers: list[tuple[Fate, list[str]]]) -> Judgement:
         if not answers:
@@ -155,8 +155,8 @@ def _saved(iptables: set[tuple[str, str]]) -> dict[str, str]:
     saved: dict[str, str] = {}
     for family, table in sorted(iptables):
         restore = _RESTORE["nft", family]
-        told = output_of(restore.replace("restore", "save"), "-t", table, package="iptables")
-        saved[restore] = saved.get(restore, "") + told
+        output = output_of(restore.replace("restore", "save"), "-t", table, package="iptables")
+        saved[restore] = saved.get(restore, "") + output
     for family in _VERSIONS:
         with contextlib.suppress(OSError):
             if Path(f"/proc/thread-self/net/{family}_tables_names").read_text().strip():
@@ -227,8 +227,8 @@ def _addresses(interface: str, version: int) -> list[str]:
 
 def _json(name: str, *arguments: str, package: str = "iproute2") -> list[dict[str, Any]]:
     try:
-        told = json.loads(output_of(name, *arguments, package=package) or "[]")
-        return list(told["nftables"] if name == "nft" else told)
+        output = json.loads(output_of(name, *arguments, package=package) or "[]")
+        return list(output["nftables"] if name == "nft" else output)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProgramFailed(f"{name} does not write JSON as expected", f"apt-get install {package}") from error
 

@@ -259,14 +259,14 @@ def _texts(listed: str) -> dict[tuple[str, str, str, int], str]:
 def main() -> None:
     """See the module."""
     asked = json.load(sys.stdin)
-    told = []
+    results = []
     for syn in asked["syns"]:
         try:
-            told.append(tried(asked, Trial(**syn)))
+            results.append(tried(asked, Trial(**syn)))
         except Exception as error:  # noqa: BLE001  what cannot be copied is not known to be let in
             why = error.what if isinstance(error, ProgramFailed) else f"{type(error).__name__}: {error}"
-            told.append({"fate": Fate.UNKNOWN.name, "doubts": [f"the rules, which cannot be copied: {why}"]})
-    json.dump(told, sys.stdout)
+            results.append({"fate": Fate.UNKNOWN.name, "doubts": [f"the rules, which cannot be copied: {why}"]})
+    json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":

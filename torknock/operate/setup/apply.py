@@ -98,8 +98,8 @@ def start_transport(tor: RunningTor, side: str) -> None:
         gives_up = time.monotonic() + _REGISTERED_WITHIN
         while not tor.registers_within(_STARTS_WITHIN):
             if tor.failed or time.monotonic() > gives_up:
-                said = tor.complaint or f"nothing within {_REGISTERED_WITHIN:.0f} s"
-                raise CannotSetUp(f"tor has not started the transport. It said: {said}")
+                reason = tor.complaint or f"nothing within {_REGISTERED_WITHIN:.0f} s"
+                raise CannotSetUp(f"tor has not started the transport. It said: {reason}")
             if _transport(tor, side) is None:
                 tor.reload()
 

@@ -84,8 +84,8 @@ def configured_facts() -> TorFacts:
     if dumped.status:
         refusal = run("tor", "--verify-config", "--defaults-torrc", str(DEFAULTS), "-f", str(TORRC), check=False)
         raise CannotSetUp(f"tor does not take its configuration ({TORRC}) as it is: {why_refused(refusal.output)}")
-    told = [line.partition(" ")[::2] for line in dumped.output.splitlines()]
-    options = {name: tuple(value for each, value in told if each == name and value) for name in _LISTED}
+    listed = [line.partition(" ")[::2] for line in dumped.output.splitlines()]
+    options = {name: tuple(value for each, value in listed if each == name and value) for name in _LISTED}
     version = run("tor", "--version").output.split()[2].rstrip(".")
     return TorFacts(
         version=tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal()),
@@ -123,8 +123,8 @@ def start() -> bool:
     run("systemctl", "start", _UNIT, check=False)
     if not wait_until(lambda: Path(CONTROL).exists(), _OPENS_WITHIN):
         run("systemctl", "stop", _UNIT, check=False)
-        said = run("journalctl", f"--unit={_UNIT}", f"--since=@{began}", "--no-pager", "--output=json", check=False)
-        raise CannotSetUp(f"tor does not start: {why_refused(from_journal(said.output))}. It is stopped")
+        journal = run("journalctl", f"--unit={_UNIT}", f"--since=@{began}", "--no-pager", "--output=json", check=False)
+        raise CannotSetUp(f"tor does not start: {why_refused(from_journal(journal.output))}. It is stopped")
     return True
 
 

@@ -145,9 +145,9 @@ def _rules(listed: str) -> str:
 
 def door_of(options: str, user: str) -> Entry | None:
     """The door that the lines of torrc in *options* hide, guarded for *user*; None if they hide none. Pure."""
-    said = dict(line.partition(" ")[::2] for line in options.splitlines())
-    listen = said.get("ServerTransportListenAddr", "").removeprefix("torknock ")
-    words = dict(word.partition("=")[::2] for word in said.get("ServerTransportOptions", "").split())
+    by_name = dict(line.partition(" ")[::2] for line in options.splitlines())
+    listen = by_name.get("ServerTransportListenAddr", "").removeprefix("torknock ")
+    words = dict(word.partition("=")[::2] for word in by_name.get("ServerTransportOptions", "").split())
     try:
         address, port = parse_address(listen)
         return Entry(canonical(str(address)), port, Posture(words.get("posture", "closed")), user)

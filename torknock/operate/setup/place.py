@@ -83,7 +83,7 @@ class Place:
 def place_at(control: str, password: str | None) -> Place:
     """The place of the tor at *control*, whose set-up is to be undone, whether it runs or not.
 
-    Raises `CannotChange` if it cannot be told.
+    Raises `CannotChange` if that is not known.
     """
     usual = Place.of(first())
     others = usual.record.other_records()

@@ -35,6 +35,6 @@ def run(*command: str, check: bool = True) -> Ended:
     except subprocess.TimeoutExpired:
         raise CannotChange(f"{' '.join(command)} has not ended within {_ENDS_WITHIN:.0f} s, and was killed") from None
     if check and done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise CannotChange(f"{' '.join(command)} ended with {done.returncode}: {said[-1] if said else 'nothing said'}")
+        reason = (done.stderr or done.stdout).strip().rpartition("\n")[2] or "nothing said"
+        raise CannotChange(f"{' '.join(command)} ended with {done.returncode}: {reason}")
     return Ended(done.returncode, done.stdout)

@@ -36,8 +36,8 @@ class Unit:
             if run("systemctl", "--quiet", verb, self.name, check=False).status:
                 return True
         asked = ("--property=NeedDaemonReload", "--property=MainPID", "--value", self.name, self._service)
-        told = run("systemctl", "show", *asked, check=False).output.split()
-        return "yes" in told or any(daemons.is_outdated(int(word)) for word in told if word.isdecimal())
+        shown = run("systemctl", "show", *asked, check=False).output.split()
+        return "yes" in shown or any(daemons.is_outdated(int(word)) for word in shown if word.isdecimal())
 
     def inspect(self, earlier: Sequence[Unit]) -> None:
         """Whether it is enabled."""

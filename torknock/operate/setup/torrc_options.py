@@ -45,14 +45,14 @@ def bridge_options(facts: TorFacts, settings: BridgeSettings, known: str, host: 
             f"tor's ORPort listens on {', '.join(exposed)}, by which a scan finds the bridge",
             f"take {ports or 'it'} out of {host.place.config_file}, reload tor, and try again",
         )
-    wanted = {
+    required = {
         "BridgeRelay": "1",
         "AssumeReachable": "1",
         "Address": str(settings.address),
         "PublishServerDescriptor": "0",
         "BridgeDistribution": "none",
     }
-    lines = [f"{name} {value}" for name, value in wanted.items()]
+    lines = [f"{name} {value}" for name, value in required.items()]
     if not facts.or_listeners or _OR_PORT in known.splitlines():
         lines.append(_OR_PORT)
     if facts.option("ExtORPort") in (None, "0") or _EXT_OR_PORT in known.splitlines():
@@ -117,8 +117,8 @@ def port_and_posture(
 
 def _check_version(facts: TorFacts) -> None:
     if facts.version[:3] < OLDEST_TOR:
-        wanted = ".".join(map(str, OLDEST_TOR))
-        raise CannotSetUp(f"this tor is {'.'.join(map(str, facts.version))}", f"torknock needs {wanted} or newer")
+        oldest = ".".join(map(str, OLDEST_TOR))
+        raise CannotSetUp(f"this tor is {'.'.join(map(str, facts.version))}", f"torknock needs {oldest} or newer")
 
 
 def _is_loopback(where: str) -> bool:
