@@ -29,8 +29,8 @@ class OwnTor:
         self.control = str(directory / "control")
         authority = f"DirAuthority test orport=1 no-v2 v3ident={'A' * 40} 127.0.0.1:1 {'B' * 40}"
         self.torrc.write_text("\n".join([
-            "TestingTorNetwork 1", "AssumeReachable 1", "SocksPort 0", authority, f"DataDirectory {self.data}",
-            f"ControlSocket {self.control}", f"Log notice file {self.log}", *lines, "",
+            "TestingTorNetwork 1", "AssumeReachable 1", "SocksPort 0", "ShutdownWaitLength 1", authority,
+            f"DataDirectory {self.data}", f"ControlSocket {self.control}", f"Log notice file {self.log}", *lines, "",
         ]))  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 

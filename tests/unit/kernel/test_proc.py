@@ -91,7 +91,7 @@ class ProcessTests(SynchronousTestCase):
         self.assertRaises(ValueError, may_open_files, 7)
 
     def test_a_program_of_ours_is_found_by_its_verb(self) -> None:
-        """As it is started."""
+        """By root: what is in its memory is private, and so are its namespaces to other users."""
         command = [str(TORKNOCK), "reflect", "--listen", f"127.0.0.1:{free_port()}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             self.addCleanup(running.kill)
@@ -99,8 +99,8 @@ class ProcessTests(SynchronousTestCase):
             self.assertIn("reflecting on", running.stdout.readline())
             found = service_here("reflect")
             running.kill()
-        assert found is not None
-        self.assertIn("reflect", found.words)
+        self.assertEqual(found is not None, os.geteuid() == 0)
+        self.assertTrue(found is None or "reflect" in found.words)
         self.assertIsNone(service_here("no-such-verb"))
 
     def test_who_may_open_a_socket(self) -> None:
