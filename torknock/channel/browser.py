@@ -39,6 +39,14 @@ Answer = TypeVar("Answer")
 
 PROFILE = "chrome:stable"
 
+_RECORD = 16 * 1024
+"""Octets that a TLS record holds at most (RFC 8446 §5.1)."""
+
+_PIECE = _RECORD + 512
+"""More octets than a record takes."""
+
+_NOTHING = memoryview(b"")
+
 _ALPS = (17513, 17613)
 """Extensions of Chrome's that go with HTTP/2 (application_settings, and its newer number)."""
 
@@ -103,12 +111,14 @@ class BrowserTLS:
         context.set_fingerprint(profile)
         context.keylog_filename = self._log.path
         self._into, self._out = library.MemoryBIO(), library.MemoryBIO()
+        self._coming, self._said = _NOTHING, [b""]
+        """What is yet to be fed to the library, and what it has written: its BIOs stay as large as what they held."""
         self._tls = context.wrap_bio(self._into, self._out, server_hostname=sni)
 
     def do_handshake(self) -> None:
         """See `TLS.do_handshake`."""
         try:
-            _ask(self._tls.do_handshake)
+            self._fed(self._tls.do_handshake)
         except SSL.WantReadError:
             self._check_version()
             raise
@@ -123,6 +133,18 @@ class BrowserTLS:
         if self._trust is not None and distrusted(self._trust, self._chain()):
             raise _broken("certificate verify failed")
 
+    def _fed(self, method: Callable[Asked, Answer], *arguments: Asked.args, **named: Asked.kwargs) -> Answer:
+        """What *method* of the library's returns, which is fed a record or more at a time. Raises as `_ask`."""
+        while True:
+            if self._coming and self._into.pending < _PIECE:
+                self._into.write(bytes(self._coming[:_PIECE]))
+                self._coming = self._coming[_PIECE:] or _NOTHING  # an empty slice would keep all that came
+            try:
+                return _ask(method, *arguments, **named)
+            except SSL.WantReadError:
+                if not self._coming:
+                    raise
+
     def _check_version(self) -> None:
         """What the server chose, if it has: TLS 1.2 stays on offer, as a browser offers it, and is not spoken."""
         chosen = self._tls.cipher()
@@ -132,18 +154,20 @@ class BrowserTLS:
 
     def bio_write(self, octets: bytes, /) -> int:
         """See `TLS.bio_write`."""
-        return self._into.write(octets)
+        self._coming = memoryview(bytes(self._coming) + octets if self._coming else octets)
+        return len(octets)
 
     def bio_read(self, at_most: int, /) -> bytes:
         """See `TLS.bio_read`."""
-        octets = self._out.read(at_most)
+        octets = b"".join((*self._said, self._out.read(at_most)))
+        self._said = [octets[at_most:]]
         if not octets:
             raise SSL.WantReadError
-        return octets
+        return octets[:at_most]
 
     def recv(self, at_most: int, /) -> bytes:
         """See `TLS.recv`."""
-        octets = _ask(self._tls.read, at_most)
+        octets = self._fed(self._tls.read, at_most)
         if not octets:
             raise SSL.ZeroReturnError
         return octets
@@ -152,7 +176,8 @@ class BrowserTLS:
         """See `TLS.sendall`."""
         left = memoryview(data)
         while left:
-            left = left[_ask(self._tls.write, left) :]
+            left = left[_ask(self._tls.write, left[:_RECORD]) :]
+            self._said.append(self._out.read(_PIECE))
         return len(data)
 
     def shutdown(self) -> bool:

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 class BIO(Protocol):
     """`utls.MemoryBIO`."""
 
+    pending: int
+    """Octets that it holds."""
+
     def read(self, n: int, /) -> bytes:
         """At most *n* octets; b"" if there are none."""
 

@@ -50,8 +50,6 @@ class CarryTests(test_tls.CarryTests):
 class MemoryTests(test_bios.MemoryTests):
     """What a connection keeps while it is idle, and once it has ended: nothing that needs the garbage collector."""
 
-    idle_at_most = 250_000  # the library's BIOs stay as large as what they held
-
     def make_hello(self) -> BrowserHello:
         return HELLO
 
