@@ -10,22 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
-from tests.support.bridge import GREETING, POWERLESS, HiddenService, knock
+from tests.support.bridge import GREETING, POWERLESS, HiddenService, fresh, knock
 from tests.support.loaded import MAY_LOAD, PACKAGES, ours, packages, recording
 from tests.support.netns import Lab, end
 from tests.support.rulesets import DOCKER
-from torknock.keyring.issued import Issued
 from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Posture
 from torknock.protocol.knock import isn as knock_isn
-from torknock.protocol.token import epoch_at, tokens
 from torknock.service.access import EVERYWHERE, Entry
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
@@ -112,24 +109,26 @@ class Case(SynchronousTestCase):
         return self.bridge.run(["nft", "list", "tables"]).stdout
 
 
-class BridgeTests(Case):
-    """`torknock server` without any capability."""
+class GuardedCase(Case):
+    """`torknock server` without any capability, whose port the service guards for the line of alice."""
+
+    tokens = 64
+    """That alice's line has in an epoch."""
 
     def setUp(self) -> None:
         super().setUp()
         self.hidden = HiddenService(self.bridge, helper=self.path)
         self.addCleanup(self.hidden.close)
-        self.alice = self.hidden.line("alice", time.time())
-        self.fresh = self.tokens_of(self.alice)
+        self.alice = self.hidden.line("alice", time.time(), n=self.tokens)
+        self.fresh = fresh(self.alice)
         self.assertTrue(wait_for(self.opens), (self.hidden.said, self.log))
 
-    def tokens_of(self, issued: Issued) -> Iterator[int]:
-        line = issued.line
-        for epoch in (0, 1, -1):
-            yield from tokens(line.secret, line.bridge_name, epoch_at(time.time()) + epoch, line.n)
-
     def opens(self) -> bool:
-        return knock(self.client, self.bridge.address, 443, next(self.fresh)) == GREETING
+        return knock(self.client, self.bridge.address, 443, next(self.fresh), 1.0) == GREETING
+
+
+class BridgeTests(GuardedCase):
+    """What a client and a stranger meet there."""
 
     def closed(self) -> bool:
         return knock(self.client, self.bridge.address, 443, None) == "refused"

@@ -7,23 +7,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
-from tests.kernel.test_gate_service import SERVICE, Case, needs_root
-from tests.support.bridge import GREETING, HiddenService, connected, knock
+from tests.kernel.test_gate_service import SERVICE, GuardedCase, needs_root
+from tests.support.bridge import GREETING, HiddenService, connected, fresh, knock
 from tests.support.netns import Lab
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, places
-from torknock.keyring.issued import Issued
-from torknock.protocol.token import epoch_at
-
-
-def fresh(issued: Issued) -> Iterator[int]:
-    """Tokens of *issued* that are valid now."""
-    for epoch in (0, 1, -1):
-        yield from issued.line.tokens(epoch_at(time.time()) + epoch)
 
 
 class LackingTests(SynchronousTestCase):
@@ -98,18 +89,10 @@ class LackingTests(SynchronousTestCase):
         self.assertEqual((self.said("port closed"), self.said("the tokens run out")), (1, 1))
 
 
-class ServiceTests(Case):
+class ServiceTests(GuardedCase):
     """A bridge without power, whose gate service lacks something."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.hidden = HiddenService(self.bridge, helper=self.path)
-        self.addCleanup(self.hidden.close)
-        self.fresh = fresh(self.hidden.line("alice", time.time() - 7200, n=256))
-        self.assertTrue(wait_for(self.opens), (self.hidden.said, self.log))
-
-    def opens(self) -> bool:
-        return knock(self.client, self.bridge.address, 443, next(self.fresh), 1.0) == GREETING
+    tokens = 256
 
     def test_no_processes_and_no_descriptors(self) -> None:
         """When another program has flushed the rules; each is said once."""

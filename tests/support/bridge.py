@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR
 from torknock.keyring.issued import Issued
 from torknock.keyring.lines import Keyring
 from torknock.protocol.bridge_line import Channel
+from torknock.protocol.token import epoch_at
 
 TORKNOCK = str(Path(sys.executable).with_name("torknock"))
 """The command that is tested: the one of this Python's environment."""
@@ -154,6 +156,12 @@ def knocker(source: Namespace, family: socket.AddressFamily, isn: int | None) ->
         connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("=I", isn))
         connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
     return connection
+
+
+def fresh(issued: Issued) -> Iterator[int]:
+    """Tokens of *issued* that are valid now, each once: of this epoch, and of its neighbours once they are used up."""
+    for epoch in (0, 1, -1):
+        yield from issued.line.tokens(epoch_at(time.time()) + epoch)
 
 
 def connected(source: Namespace, address: str, port: int, isn: int | None, patience: float = 3.0) -> socket.socket:
