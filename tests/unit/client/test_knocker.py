@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from tests.support.knocks import as_it_is
 from torknock.channel.tls_client import HANDSHAKE_WITHIN
+from torknock.client import memory_file
 from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
 from torknock.client.budget import PORTS, SENT_AT, SYNS
 from torknock.client.knocker import Knocker, TokensSpent
@@ -870,6 +871,10 @@ class DownTests(Case):
 
 class HeldTests(Case):
     """Another program holds the file of used tokens."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(memory_file, "_PATIENCE", 0.001)  # the reactor waits with us, at each of many tries
 
     def hold(self, begin: str) -> sqlite3.Connection:
         holder = sqlite3.connect(self.directory / "knocks.sqlite", isolation_level=None)

@@ -9,8 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.memory_kernel import MemoryKernel
 from torknock.privileged.gate.translating_iptables import of_iptables
 from torknock.privileged.gate.translating_rules import RulesUnreadable, StrangersSYN, of_nft, takers
+from torknock.privileged.gate.translation import taken
 
 STRANGER = StrangersSYN(443, 4, None, "eth0")
 OF = {"family": "ip", "table": "nat", "chain": "PREROUTING"}
@@ -160,3 +162,37 @@ class IptablesTests(SynchronousTestCase):
         """Nothing is raised."""
         for line in ("*", ":", ":PREROUTING", "-A ", "-A PREROUTING", "-A PREROUTING -j", "-A PREROUTING !"):
             self.assertEqual(takers(of_iptables(f"*nat\n{line}\n", STRANGER), "PREROUTING"), [], line)
+
+
+class TakenTests(SynchronousTestCase):
+    """`taken`: what the programs write, put together."""
+
+    def taken(self, outputs: dict[str, str]) -> str:
+        kernel = MemoryKernel()
+        kernel.outputs |= outputs
+        return taken(443, (4,), None, kernel.output)
+
+    def chain(self, table: str, **named: str) -> str:
+        """What nft says of one chain of *table* at the hook."""
+        said = {"family": "ip", "table": table, "name": "PREROUTING", "type": "nat", "hook": "prerouting"} | named
+        return json.dumps({"nftables": [{"metainfo": {}}, {"chain": said}]})
+
+    def test_rules_of_iptables_in_nftables_are_read_by_iptables(self) -> None:
+        """nft does not know what they say."""
+        listed = json.dumps({"nftables": [{"rule": OF | {"handle": 5, "expr": [{"xt": None}]}}]})
+        saved = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination {}\n"
+        found = self.taken({
+            "nft --json list chains": self.chain("nat"),
+            "nft --json list table ip nat": listed,
+            "iptables-nft-save -t nat": saved.format("192.0.2.9:8443") + "COMMIT\n",
+        })  # fmt: skip
+        self.assertIn("--dport 443 -j DNAT", found)
+        self.assertNotIn("192.0.2.9", found)
+
+    def test_what_cannot_be_read_takes_nothing(self) -> None:
+        """Another hook, a table of ours, and words that are no ruleset."""
+        for said in (
+            self.chain("nat", hook="output"), self.chain("torknock-443"), self.chain("nat", family="bridge"),
+            "no JSON", '{"other": []}', "[" * 100_000, self.chain("nat"),
+        ):  # fmt: skip
+            self.assertEqual(self.taken({"nft --json list chains": said}), "")
