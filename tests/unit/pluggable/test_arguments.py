@@ -30,7 +30,7 @@ class SOCKSArgumentsTests(SynchronousTestCase):
         """Only the transport knows what a repeated key means."""
         self.assertEqual(parse_socks(b"b=1;a=2;b=3"), (("b", "1"), ("a", "2"), ("b", "3")))
 
-    def test_nothing_is_no_argument(self) -> None:
+    def test_no_octets_are_no_arguments(self) -> None:
         """A bridge line without arguments."""
         self.assertEqual(parse_socks(b""), ())
 
@@ -47,7 +47,7 @@ class SOCKSArgumentsTests(SynchronousTestCase):
             parse_socks(octets)
 
     @given(st.lists(st.tuples(KEYS, VALUES)))
-    def test_what_is_written_is_read(self, items: list[tuple[str, str]]) -> None:
+    def test_what_is_written_is_read_as_it_was(self, items: list[tuple[str, str]]) -> None:
         """There and back."""
         self.assertEqual(parse_socks(write_socks(items)), tuple(items))
 
@@ -59,7 +59,7 @@ class SOCKSArgumentsTests(SynchronousTestCase):
 class SMETHODArgumentsTests(SynchronousTestCase):
     """The dialect of `SMETHOD ARGS`."""
 
-    def test_a_list_is_written(self) -> None:
+    def test_a_list_is_written_as_tor_publishes_it(self) -> None:
         """As tor publishes it."""
         self.assertEqual(write_smethod({"a": "b", "c": "A-z._~/+:0", "d": ""}), "a=b,c=A-z._~/+:0,d=")
 
@@ -81,7 +81,7 @@ class ServerOptionsTests(SynchronousTestCase):
         self.assertEqual(options["rot"], (("a", "1"), ("b", "x:y;z"), ("c", "d\\e"), ("k", "=")))
         self.assertEqual(options["other"], (("a", "2"),))
 
-    def test_nothing_is_no_option(self) -> None:
+    def test_an_empty_variable_has_no_options(self) -> None:
         """arti sets the variable to nothing."""
         self.assertEqual(parse_server_options(""), {})
 

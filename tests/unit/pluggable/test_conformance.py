@@ -105,7 +105,7 @@ class StartTests(SynchronousTestCase):
                 returned, said, _ = transport.end()
                 self.assertEqual((returned, said.count("\n"), said.startswith(line)), (code, 1, True))
 
-    def test_a_person_is_spoken_to(self) -> None:
+    def test_a_person_who_starts_it_is_told_what_it_is(self) -> None:
         """On stderr, in a sentence."""
         nothing = dict.fromkeys(("TOR_PT_MANAGED_TRANSPORT_VER", "TOR_PT_STATE_LOCATION", "TOR_PT_EXIT_ON_STDIN_CLOSE"))
         with Transport(nothing) as transport:
@@ -113,7 +113,7 @@ class StartTests(SynchronousTestCase):
         self.assertEqual((code, said), (64, ""))
         self.assertIn("tor starts it", told)
 
-    def test_a_client_starts(self) -> None:
+    def test_a_client_reports_its_own_transports_and_no_others(self) -> None:
         """Its names and no others, at a port of loopback."""
         with Transport({"TOR_PT_CLIENT_TRANSPORTS": "foo,plain,plain"}) as transport:
             said = transport.start()
@@ -143,7 +143,7 @@ class StartTests(SynchronousTestCase):
                 self.assertEqual(said[:2] + said[3:], ["VERSION 1", STATUS, "SMETHODS DONE"])
                 self.assertRegex(said[2], f"^SMETHOD plain {expected}$")
 
-    def test_the_state_location_is_made(self) -> None:
+    def test_the_state_location_is_made_for_its_owner_alone(self) -> None:
         """tor leaves that to us; nobody else may look into it."""
         with Transport(CLIENT) as transport:
             transport.start()
@@ -234,7 +234,7 @@ class EndTests(SynchronousTestCase):
                 transport.process.send_signal(signal.SIGTERM)
                 self.assertEqual(transport.end()[0], 0)
 
-    def test_sigint_drains(self) -> None:
+    def test_sigint_keeps_the_links_and_takes_no_new_one(self) -> None:
         """Links live on, nobody new is let in, the last one ends it; a second SIGINT does not wait."""
         echo = Echo()
         self.addCleanup(echo.close)
@@ -321,7 +321,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(len(warned), 1)
         self.assertRegex(warned[0], r"UserWarning: beware of \[scrubbed\] ")
 
-    def test_every_line_is_the_protocols(self) -> None:
+    def test_every_line_on_stdout_is_one_that_tor_knows(self) -> None:
         """Nothing but the lines that tor knows, whatever happens."""
         with Transport(SERVER) as transport:
             said = transport.start()

@@ -51,12 +51,12 @@ def server(**changed: str) -> ServerEnvironment:
 class CommonTests(SynchronousTestCase):
     """What clients and servers share."""
 
-    def test_a_client_is_read(self) -> None:
+    def test_all_that_tor_sets_for_a_client_is_read(self) -> None:
         """Everything that tor sets."""
         expected = ClientEnvironment(Path("/var/lib/tor/pt_state"), True, ("rot", "other"))
         self.assertEqual(client(), expected)
 
-    def test_a_server_is_read(self) -> None:
+    def test_all_that_tor_sets_for_a_server_is_read(self) -> None:
         """Everything that tor sets."""
         environment = server()
         self.assertEqual(environment.bind_addresses, {"rot": ("127.0.0.1", 7777), "other": ("::", 0)})
@@ -75,7 +75,7 @@ class CommonTests(SynchronousTestCase):
             self.assertRaises(VersionFault, client, MANAGED_TRANSPORT_VER=versions)
         client(MANAGED_TRANSPORT_VER="2,1,a")
 
-    def test_what_is_missing_is_named(self) -> None:
+    def test_a_missing_variable_is_named_in_the_error(self) -> None:
         """tor's operator reads it."""
         for name in ("TOR_PT_MANAGED_TRANSPORT_VER", "TOR_PT_STATE_LOCATION"):
             for environ in (CLIENT | {name: ""}, {key: value for key, value in CLIENT.items() if key != name}):
@@ -83,12 +83,12 @@ class CommonTests(SynchronousTestCase):
                     read_environment(environ)
                 self.assertEqual(str(caught.exception), f"no {name} environment variable")
 
-    def test_one_side_only(self) -> None:
+    def test_an_environment_for_both_sides_or_for_none_is_refused(self) -> None:
         """Both, or neither: tor does not know what it wants."""
         self.assertRaises(EnvironmentFault, read_environment, CLIENT | SERVER)
         self.assertRaises(EnvironmentFault, read_environment, COMMON)
 
-    def test_the_state_location_is_absolute(self) -> None:
+    def test_a_state_location_that_is_not_absolute_is_refused(self) -> None:
         """The working directory is nobody's."""
         self.assertRaises(EnvironmentFault, client, STATE_LOCATION="pt_state")
 
@@ -110,7 +110,7 @@ class CommonTests(SynchronousTestCase):
         for bad in ("203.0.113.4", "2001:db8::4", "[example.org]", "[2001:db8::4]:1", "[fe80::1%eth0]", "[]"):
             self.assertRaises(EnvironmentFault, server, OUTBOUND_BIND_ADDRESS_V6=bad)
 
-    def test_loopback_is_dialled_from_anywhere(self) -> None:
+    def test_loopback_is_dialled_without_a_bind_address(self) -> None:
         """The bind addresses are for what leaves the host."""
         environment = server(OUTBOUND_BIND_ADDRESS_V4="203.0.113.4", OUTBOUND_BIND_ADDRESS_V6="[2001:db8::4]")
         self.assertEqual(environment.outbound_bind("198.51.100.1"), "203.0.113.4")
@@ -197,7 +197,7 @@ class ProxyTests(SynchronousTestCase):
         self.assertRaises(ProxyError, client, PROXY="ftp://127.0.0.1:1")
         self.assertRaises(EnvironmentFault, client, PROXY="ftp://127.0.0.1:1", STATE_LOCATION="")
 
-    def test_credentials_are_not_shown(self) -> None:
+    def test_credentials_of_a_proxy_are_not_shown(self) -> None:
         """What is logged of a proxy."""
         self.assertNotIn("secret", repr(parse_proxy("socks5://secret:secret@127.0.0.1:1")))
 

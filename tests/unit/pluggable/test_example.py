@@ -68,7 +68,7 @@ class ByHandTests(SynchronousTestCase):
             self.assertEqual(hashlib.sha256(heard).digest(), hashlib.sha256(sent).digest())
             link.close()
 
-    def test_through_the_plain_port(self) -> None:
+    def test_octets_reach_the_plain_orport_and_nothing_else_does(self) -> None:
         """tor hears the client's octets and no others."""
         echo = Echo()
         self.addCleanup(echo.close)
@@ -77,7 +77,7 @@ class ByHandTests(SynchronousTestCase):
             self.relay(server)
             self.assertEqual(server.end()[0], 0)
 
-    def test_through_the_extended_port(self) -> None:
+    def test_the_extended_orport_learns_who_the_client_is(self) -> None:
         """tor learns who the client is, before all else."""
         tor = ExtendedORPort(self.directory)
         extended = f"127.0.0.1:{tor.port}"

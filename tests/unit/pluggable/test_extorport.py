@@ -65,6 +65,19 @@ class IntroductionTests(SynchronousTestCase):
         ):
             self.assertRaises(ORPortError, introduction().feed, said)
 
+    def test_a_tor_that_offers_no_authentication_type_is_refused_at_once(self) -> None:
+        """The empty list is a list; it is not waited for."""
+        self.assertRaises(ORPortError, introduction().feed, b"\x00")
+
+    def test_a_list_of_255_authentication_types_is_read_and_no_longer_one(self) -> None:
+        """A port of another program may never end it."""
+        machine = introduction()
+        self.assertEqual(machine.feed(b"\x02" * 254 + b"\x01"), b"")
+        self.assertEqual(machine.feed(b"\x00"), b"\x01" + OURS)
+        machine = introduction()
+        machine.feed(b"\x01" * 255)
+        self.assertRaises(ORPortError, machine.feed, b"\x01")
+
     @given(st.binary(max_size=400), st.integers(0, len(TOR_SAYS)))
     def test_any_bytes_are_waited_for_or_refused(self, noise: bytes, after: int) -> None:
         """Noise at any point never raises anything but `ORPortError`."""
@@ -81,7 +94,7 @@ class IntroductionTests(SynchronousTestCase):
 class CookieTests(SynchronousTestCase):
     """`read_cookie`."""
 
-    def test_a_cookie_is_read(self) -> None:
+    def test_a_cookie_is_read_from_behind_its_header(self) -> None:
         """The 32 octets behind the header."""
         path = Path(self.mktemp())
         path.write_bytes(b"! Extended ORPort Auth Cookie !\x0a" + COOKIE)
@@ -114,7 +127,7 @@ class DialTests(SynchronousTestCase):
 class UserAddressTests(SynchronousTestCase):
     """`user_address`."""
 
-    def test_each_family_has_its_form(self) -> None:
+    def test_each_address_family_is_written_as_tor_reads_it(self) -> None:
         """IPv6 in brackets, IPv4 in IPv6's clothes undressed, no scope."""
         self.assertEqual(user_address("192.0.2.7", 42), "192.0.2.7:42")
         self.assertEqual(user_address("2001:db8::7", 42), "[2001:db8::7]:42")
@@ -185,7 +198,7 @@ class ORPortFactoryTests(SynchronousTestCase):
         protocol.dataReceived(to_send + first)
         return protocol, transport
 
-    def test_no_payload_before_okay(self) -> None:
+    def test_no_payload_reaches_tor_before_its_okay(self) -> None:
         """The client is paused until tor has taken it; what has come all the same is handed on then."""
         half = self.arrive()
         self.assertEqual(self.client.producerState, "paused")
@@ -257,7 +270,7 @@ class ORPortFactoryTests(SynchronousTestCase):
         self.assertEqual([event for event in events if "turned away" in event["log_format"]], [])
         self.assertEqual((len(self.links), self.reactor.getDelayedCalls()), (0, []))
 
-    def test_the_cookie_is_read_for_each_client(self) -> None:
+    def test_the_cookie_is_read_anew_for_each_client(self) -> None:
         """tor makes a new one when it starts."""
         self.cookie.write_bytes(b"")
         with capturedLogs():

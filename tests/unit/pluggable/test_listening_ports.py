@@ -20,11 +20,11 @@ TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when re
 class ListeningPortsTests(SynchronousTestCase):
     """`listening_ports`."""
 
-    def test_those_of_one_user_at_one_address(self) -> None:
+    def test_only_listeners_of_the_user_at_the_address_are_found(self) -> None:
         """No other user's, no connection, no other address."""
         self.assertEqual(listening_ports("127.0.0.1", 104, TABLE), {4279223: 0xEAA5})
 
-    def test_this_kernels_own(self) -> None:
+    def test_a_listener_of_this_process_is_found_while_it_listens(self) -> None:
         """A socket of this process is there, as long as it listens."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             inode, port = os.fstat(listening.fileno()).st_ino, listening.getsockname()[1]

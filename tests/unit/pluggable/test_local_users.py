@@ -75,7 +75,7 @@ class ConnectionOwnersTests(SynchronousTestCase):
                 accepted, _ = self.connected(self.listener(host), user if len(users) > 1 else None)
                 self.assertEqual(self.owner(accepted), user, host)
 
-    def test_ipv4_through_a_socket_of_ipv6(self) -> None:
+    def test_the_owner_of_ipv4_over_a_socket_of_ipv6_is_found(self) -> None:
         """As `connect` to ::ffff:127.0.0.1 makes it."""
         accepted, _ = self.connected(self.listener("127.0.0.1"), None, host="::ffff:127.0.0.1")
         self.assertEqual(self.owner(accepted), os.geteuid())
@@ -89,8 +89,8 @@ class ConnectionOwnersTests(SynchronousTestCase):
         host, port = listening.getsockname()
         self.assertIsNone(self.owners.owner((host, port), (host, 1)))
 
-    def test_it_is_quick(self) -> None:
-        """An exact question has one answer, and no answer of an earlier question is taken for it."""
+    def test_each_of_many_questions_has_its_own_answer(self) -> None:
+        """No answer to an earlier question is taken for one to a later."""
         accepted, _ = self.connected(self.listener("127.0.0.1"), None)
         for _ in range(100):
             self.assertEqual(self.owner(accepted), os.geteuid())
@@ -118,7 +118,7 @@ class LocalUsersTests(SynchronousTestCase):
         here, there = IPv4Address("TCP", "127.0.0.1", 1), IPv4Address("TCP", "127.0.0.1", 2)
         return self.users.may_connect(there, here)
 
-    def test_who_is_may_connect(self) -> None:
+    def test_only_the_named_users_may_connect(self) -> None:
         """Our own user, root, and who is named; nobody else, and nobody of whom the kernel does not say."""
         for uid in (os.geteuid(), 0, 1234):
             self.assertTrue(self.lets_in(uid))
@@ -126,7 +126,7 @@ class LocalUsersTests(SynchronousTestCase):
         for says in (4321, None, OSError(errno.ENOBUFS, "no buffers")):
             self.assertFalse(self.lets_in(says))
 
-    def test_it_is_said_once_a_minute(self) -> None:
+    def test_a_refusal_is_logged_once_a_minute(self) -> None:
         """With how many there were, why, and no address."""
         self.assertFalse(self.lets_in(4321))
         for _ in range(50):
@@ -139,13 +139,13 @@ class LocalUsersTests(SynchronousTestCase):
         self.assertIn("50 more", self.told[1])
         self.assertNotIn("127.0.0.1", "".join(self.told))
 
-    def test_other_kinds_of_addresses(self) -> None:
+    def test_ipv6_may_connect_and_what_is_no_tcp_may_not(self) -> None:
         """IPv6 is asked for as it is; what is no TCP connection at all is nobody's."""
         self.says = 0
         self.assertTrue(self.users.may_connect(IPv6Address("TCP", "::1", 2), IPv6Address("TCP", "::1", 1)))
         self.assertFalse(self.users.may_connect(None, None))
 
-    def test_a_kernel_that_does_not_say(self) -> None:
+    def test_a_kernel_that_does_not_answer_keeps_the_transport_from_starting(self) -> None:
         """There is no transport then, and tor is told why."""
 
         def unable(*_: object) -> None:

@@ -50,7 +50,7 @@ class LogLinesTests(Case):
             ],
         )
 
-    def test_what_twisted_tells_is_less(self) -> None:
+    def test_what_twisted_logs_of_its_ports_is_info(self) -> None:
         """Ports and factories are info, which tor does not write down by default; what went wrong is not less."""
         for namespace in ("twisted.internet.tcp.Port", "log_legacy"):
             twisted = Logger(namespace=namespace)
@@ -65,7 +65,7 @@ class LogLinesTests(Case):
         self.log(LogLevel.info, " hello\n")
         self.assertEqual(self.said, [b'LOG SEVERITY=notice MESSAGE="hello"\n'])
 
-    def test_an_event_of_nothing(self) -> None:
+    def test_an_event_without_fields_is_an_empty_notice(self) -> None:
         """Whoever emits an event may leave out everything."""
         self.observer({})
         self.assertEqual(self.said, [b'LOG SEVERITY=notice MESSAGE=""\n'])
@@ -78,7 +78,7 @@ class LogLinesTests(Case):
         (line,) = self.said
         self.assertRegex(line, rb'\ALOG SEVERITY=[a-z]+ MESSAGE="[ -~]*"\n\Z')
 
-    def test_addresses_are_scrubbed(self) -> None:
+    def test_addresses_are_scrubbed_from_messages(self) -> None:
         """Twisted puts them into its errors."""
         self.log(LogLevel.error, "{why}", why="to 192.0.2.1:443")
         self.assertEqual(self.said, [b'LOG SEVERITY=error MESSAGE="to [scrubbed]"\n'])
@@ -98,7 +98,7 @@ class LogLinesTests(Case):
         said = rb"oops: ZeroDivisionError: a\?b \[scrubbed\] \[test_logs\.py:\d+ mistake < test_logs\.py:\d+ test_\w+\]"
         self.assertRegex(self.said[0], said)
 
-    def test_a_failure_without_a_place(self) -> None:
+    def test_a_failure_without_a_traceback_is_logged_without_a_place(self) -> None:
         """Nothing is said of where it was."""
         self.log(LogLevel.error, "oops", log_failure=Failure(ValueError("no")))
         self.flushLoggedErrors(ValueError)
@@ -116,6 +116,24 @@ class LogLinesTests(Case):
         self.clock.advance(1)
         self.log(LogLevel.warn, "z")
         self.assertEqual(self.said[-1], b'LOG SEVERITY=warning MESSAGE="z"\n')
+
+    def test_parts_of_a_second_count_for_the_allowance(self) -> None:
+        """Two halves are a line."""
+        for _ in range(30):
+            self.log(LogLevel.warn, "x")
+        for _ in range(2):
+            self.assertEqual(len(self.said), 20)
+            self.clock.advance(0.5)
+            self.log(LogLevel.warn, "x")
+        self.assertEqual(len(self.said), 21)
+
+    def test_debug_is_not_said_and_takes_no_allowance(self) -> None:
+        """However much there is of it; only the level debug is left out."""
+        for _ in range(100):
+            self.log(LogLevel.debug, "x")
+        self.assertEqual(self.said, [])
+        self.log(LogLevel.info, "y")
+        self.assertEqual(self.said, [b'LOG SEVERITY=notice MESSAGE="y"\n'])
 
     def test_the_allowance_comes_back_and_does_not_grow(self) -> None:
         """One line a second, up to 20 at once, however long it was quiet."""

@@ -203,7 +203,7 @@ class RunTests(TestCase):
         await running
         self.assertEqual(port.stopped, 1)
 
-    async def test_options_reach_their_transport(self) -> None:
+    async def test_options_reach_the_transport_that_they_are_for(self) -> None:
         """As a mapping; what comes twice is refused."""
         a, b = Server([Port()], {"k": "v"}), Server([Port()])
         running = self.server("a:x=1;a:y=2;b:x=1;b:x=2", a=a, b=b)
@@ -214,7 +214,7 @@ class RunTests(TestCase):
         self.close_stdin()
         await running
 
-    async def test_sigint_drains(self) -> None:
+    async def test_sigint_keeps_the_links_and_takes_no_new_one(self) -> None:
         """Nobody new, and the end with the last link; SIGTERM and a second SIGINT do not wait."""
         for second in (None, signal.SIGINT, signal.SIGTERM):
             target = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Protocol))

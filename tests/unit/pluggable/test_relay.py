@@ -89,7 +89,7 @@ class JoinTests(SynchronousTestCase):
         self.assertEqual(right.value(), b"".join(octets for from_left, octets in said if from_left))
         self.assertEqual(left.value(), b"".join(octets for from_left, octets in said if not from_left))
 
-    def test_links_are_made_fast(self) -> None:
+    def test_links_are_set_to_no_delay_and_to_keep_alive(self) -> None:
         """As far as they have a say in it."""
         self.assertEqual(self.left.asked, ["no delay", "keep alive"])
         self.assertEqual(self.left.bufferSize, READ_SIZE)
@@ -126,7 +126,7 @@ class JoinTests(SynchronousTestCase):
         self.assertTrue(whole.disconnecting)
         self.assertFalse(whole.below.disconnecting)
 
-    def test_a_loss_closes_the_other(self) -> None:
+    def test_the_loss_of_one_link_closes_the_other(self) -> None:
         """After what it still has to send, without a producer that is gone."""
         join(self.one, self.other)
         self.one.connectionLost()
@@ -147,7 +147,7 @@ class JoinTests(SynchronousTestCase):
         self.one.readConnectionLost()
         self.assertTrue(self.left.disconnecting)
 
-    def test_what_comes_before_is_bounded(self) -> None:
+    def test_what_arrives_before_the_join_is_bounded(self) -> None:
         """A bridge may not fill our memory."""
         with capturedLogs() as events:
             self.one.dataReceived(bytes(EARLY_LIMIT))
@@ -252,12 +252,12 @@ class SocketTests(TestCase):
         self.patch(os, "splice", refuses)
         await self.relay(False, bytes(range(256)) * 10_000, b"back" * 50_000)
 
-    async def test_a_process_without_descriptors(self) -> None:
+    async def test_octets_cross_in_a_process_without_free_descriptors(self) -> None:
         """No pipe is to be had."""
         self.patch(splice, "_pipe", lambda: None)
         await self.relay(False, bytes(range(256)) * 10_000, b"back" * 50_000)
 
-    async def test_pipes_are_given_back(self) -> None:
+    async def test_pipes_are_given_back_when_a_relay_ends(self) -> None:
         """A link that has nothing to say holds none, and few are kept."""
         kept: list[Any] = []
         self.patch(splice, "_pipes", kept)

@@ -31,7 +31,7 @@ class ScrubbedTests(SynchronousTestCase):
         for text in GLUED:
             self.assertRegex(scrubbed(text), r"^[a-z]*\[scrubbed\](, to)?$")
 
-    def test_addresses_go(self) -> None:
+    def test_addresses_are_scrubbed_with_their_ports(self) -> None:
         """With and without a port, of both families, in the clothes that Python's errors give them."""
         for address in (
             "192.0.2.7", "192.0.2.7:4242", "2001:db8::7", "[2001:db8::7]:443", "::ffff:192.0.2.7",
@@ -53,7 +53,7 @@ class ScrubbedTests(SynchronousTestCase):
             self.assertEqual(scrubbed(text), text)
 
     @given(st.ip_addresses(), st.text("() ,.'=\"/", max_size=3), st.text("() ,'=\"/", max_size=3))
-    def test_no_address_escapes(self, address: IPv4Address | IPv6Address, before: str, after: str) -> None:
+    def test_no_address_beside_marks_is_left(self, address: IPv4Address | IPv6Address, before: str, after: str) -> None:
         """Any address between any marks."""
         text = scrubbed(f"{before}{address}{after}")
         mapped = isinstance(address, IPv6Address) and address.ipv4_mapped

@@ -38,7 +38,7 @@ class SOCKS5Tests(SynchronousTestCase):
         self.assertEqual(b"".join(machine.feed(piece) for piece in said), b"\x05\x02\x01\x00")
         self.assertEqual(machine.request, Request("192.0.2.1", 443, (("a", "1"), ("b", "2"))))
 
-    def test_no_arguments_no_authentication(self) -> None:
+    def test_a_request_without_arguments_needs_no_authentication(self) -> None:
         """tor without arguments offers nothing but method 0."""
         self.assertEqual(heard(b"\x05\x01\x00", CONNECT6).request, Request("2001:db8::1", 443))
 
@@ -89,7 +89,7 @@ class SOCKS5Tests(SynchronousTestCase):
 class SOCKSErrorTests(SynchronousTestCase):
     """`socks_error`."""
 
-    def test_a_cause_has_its_reply(self) -> None:
+    def test_each_cause_of_failure_has_its_reply(self) -> None:
         """The same for Twisted's errors and for Python's."""
         replies: dict[int, list[Exception]] = {
             1: [ValueError(), OSError(errno.EPERM, "x"), error.ConnectError(), error.UnknownHostError(), OSError("x")],
