@@ -28,7 +28,7 @@ _LEAST = 3
 """Exchanges of a connection that counts as a page."""
 
 _TAKEN = (
-    "Chromium 156 without a window, nginx 1.22 with Debian's settings over HTTP/1.1, a path of 30 ms; pages of the"
+    "Chromium 156 without a window, nginx 1.22 that compresses over HTTP/1.1, a path of 30 ms; pages of the"
     " Debian packages python3-doc 3.11 and debian-handbook 11, two pages a visit, {visits} visits, each with an empty"
     " cache; the connections that carried three exchanges or more"
 )

@@ -1,4 +1,4 @@
-"""A web site of real pages: nginx with Debian's settings, over HTTP/1.1, with a certificate of a CA of its own."""
+"""A web site of real pages: nginx that compresses, over HTTP/1.1, with a certificate of a CA of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ events {{ worker_connections 768; }}
 http {{
     sendfile on; tcp_nopush on; types_hash_max_size 2048;
     include /etc/nginx/mime.types; default_type application/octet-stream;
-    access_log off; gzip on; {more}
+    access_log off; gzip on; gzip_types text/css application/javascript application/json image/svg+xml;
     server {{
         {listen}
         server_name {name};
@@ -81,15 +81,15 @@ def make_certificate(where: Path) -> str:
 
 
 @contextmanager
-def website(host: Namespace, listen: str = "listen 443 ssl;", inside: str = "", more: str = "") -> Iterator[str]:
-    """The site on *host*; what `make_certificate` says of its key. *inside* and *more* go into its configuration."""
+def website(host: Namespace, listen: str = "listen 443 ssl;", inside: str = "") -> Iterator[str]:
+    """The site on *host*; what `make_certificate` says of its key. *inside* goes into its server block."""
     with tempfile.TemporaryDirectory(prefix="torknock-bench-site-") as directory:
         where = Path(directory)
         where.chmod(0o755)
         spki = make_certificate(where)
         locations = "\n".join(f"location /{at}/ {{ alias {root}/; }}" for at, root in PAGES.items())
         (where / "nginx.conf").write_text(
-            _CONFIGURATION.format(where=where, name=NAME, listen=listen, inside=inside, more=more, pages=locations)
+            _CONFIGURATION.format(where=where, name=NAME, listen=listen, inside=inside, pages=locations)
         )
         running = host.popen([NGINX, "-p", directory, "-c", f"{where}/nginx.conf"], stderr=subprocess.DEVNULL)
         try:

@@ -37,11 +37,8 @@ class ClientShaper(FramedStream):
         """Octets of answers that are still to come."""
 
     def begin(self) -> None:
-        """The first request, with what must come before it; or the wait for it."""
-        if self._opening:
-            self._ask()
-        else:
-            self._next()
+        """Wait for the first request's time."""
+        self._next()
 
     def _next(self) -> None:
         """Wait for the next request's time; without one the plan is over."""
@@ -71,6 +68,13 @@ class ClientShaper(FramedStream):
             self._awaited = max(0, self._awaited - size)
             if not self._awaited:
                 self._next()
+
+    def set_free(self) -> None:
+        """See `FramedStream.set_free`. What must come first still does."""
+        opening, self._opening = self._opening, b""
+        if opening:
+            self.transport.write(opening)
+        super().set_free()
 
     def free_frame(self, data: int) -> int:
         """See `FramedStream.free_frame`."""

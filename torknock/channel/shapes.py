@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twisted.internet.interfaces import IProtocol, IReactorTime
 
+from torknock.channel.held import Timer
 from torknock.channel.shaper import BridgeShaper, ClientShaper
 from torknock.kernel.files import read_file
 from torknock.protocol.exchanges import TEXT_AT_MOST, BadExchanges, Site, parse_site
@@ -53,6 +54,10 @@ class Shapes:
     def web_plan(self, first_at_most: int) -> Plan:
         """What a client does on one of channel `web`; the head of an HTTP answer has *first_at_most* octets."""
         return Plan(self.site, self._chance, first_at_most=first_at_most)
+
+    def timer(self) -> Timer:
+        """A timer of the transport's clock."""
+        return Timer(self._clock)
 
     def client(self, upper: IProtocol, plan: Plan, opening: bytes = b"") -> ClientShaper:
         """The client's end above a channel; *opening* is what must come first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import partial
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred
@@ -66,8 +67,9 @@ class _Client:
         self.pump = TLSPump(self)
         self.opened: Deferred[None] = Deferred(lambda _: self.pump.abortConnection())
         self._tls, self._dialled, self._nonce = tls, dialled, nonce
-        self._waiting: IProtocol | None = upper
-        self._shapes, self._plan = shapes, shapes.web_plan(ASKED_AT_MOST)
+        plan = shapes.web_plan(ASKED_AT_MOST)
+        self._first, self._timer = plan.exchanges.popleft(), shapes.timer()
+        self._waiting: IProtocol | None = shapes.client(upper, plan)
         self._reader = HeadReader()
         self._answer = b""
         """The bridge's proof, if it is the bridge."""
@@ -83,12 +85,11 @@ class _Client:
         session = Session(self._dialled.isn, _spki_hash(self._tls), self._nonce)
         key = proof_key(line.secret, line.bridge_name)
         self._answer = server_proof(key, session)
-        first, proof = self._plan.exchanges.popleft(), client_proof(key, session)
-        self.pump.write(
-            write_request(
-                line.path, _host(line), self._nonce, proof, _CHROME, size=first.request, asked=sum(first.answers)
-            )
+        first, proof = self._first, client_proof(key, session)
+        request = write_request(
+            line.path, _host(line), self._nonce, proof, _CHROME, size=first.request, asked=sum(first.answers)
         )
+        self._timer.set(first.think, partial(self.pump.write, request))
 
     def received(self, octets: bytes) -> None:
         try:
@@ -104,7 +105,7 @@ class _Client:
             return
         upper, self._waiting = self._waiting, None
         assert upper is not None  # noqa: S101  the answer is read once
-        self.pump.carry(self._shapes.client(upper, self._plan), self._reader.rest)
+        self.pump.carry(upper, self._reader.rest)
         self.opened.callback(None)
 
     def broken(self, reason: str) -> None:
@@ -117,6 +118,7 @@ class _Client:
         self._fail("it closed the connection before it had answered")
 
     def _fail(self, reason: str) -> None:
+        self._timer.stop()
         if not self.opened.called:
             self.opened.errback(ChannelFailed(reason))
 

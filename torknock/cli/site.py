@@ -8,6 +8,7 @@ import click
 
 from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import keyring_option, say
+from torknock.cli.site_learn import learn
 from torknock.errors import TorknockError
 from torknock.keyring.site import SITE, site_path
 from torknock.operate.site_lines import nginx_lines
@@ -23,7 +24,7 @@ class NoSite(TorknockError):
         )
 
 
-@click.command(epilog="Example: torknock site > /etc/nginx/snippets/torknock.conf")
+@click.group(invoke_without_command=True, epilog="Example: torknock site > /etc/nginx/snippets/torknock.conf")
 @click.option(
     "--dir",
     "directory",
@@ -32,7 +33,8 @@ class NoSite(TorknockError):
     help="The directory of the site's sockets.  [that of the bridge]",
 )
 @keyring_option
-def site(directory: Path | None, keyring: Path) -> None:
+@click.pass_context
+def site(ctx: click.Context, directory: Path | None, keyring: Path) -> None:
     """Print the lines for nginx that make a web site the site of the bridge.
 
     Add them to the site's own server block, with include, and reload nginx. Visitors see no difference. With them,
@@ -41,8 +43,13 @@ def site(directory: Path | None, keyring: Path) -> None:
 
     If other listen lines of that server block say http2, add it to this one.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     with open_keyring(keyring) as opened:
         there = directory or Path(opened.setting(SITE) or "")
         if not there.is_absolute():
             raise NoSite
         say(nginx_lines(there, site_path(opened)).rstrip("\n"))
+
+
+site.add_command(learn)

@@ -125,8 +125,13 @@ def _is_list(value: Any, least: int, most: int) -> TypeGuard[list[Any]]:
 def exchange(think: float, request: int, answers: Sequence[int], wait: float) -> Exchange:
     """An exchange as it may be written down, out of what was seen: what is out of bounds is brought to them.
 
-    Of a long answer the pieces beyond `PIECES_AT_MOST` are left out, and each piece is cut at `ANSWER_AT_MOST`.
+    A piece that is too long becomes several, whose records follow each other as its own did. What is beyond
+    `PIECES_AT_MOST` is left out.
     """
     pauses = [min(max(pause, 0.0), _PAUSE_AT_MOST / 1e6) for pause in (think, wait)]
-    pieces = tuple(min(max(piece, HEAD), ANSWER_AT_MOST) for piece in answers[:PIECES_AT_MOST]) or (HEAD,)
-    return Exchange(pauses[0], min(max(request, HEAD * PIECES_AT_MOST), REQUEST_AT_MOST), pieces, pauses[1])
+    pieces: list[int] = []
+    for answer in answers[:PIECES_AT_MOST]:
+        whole, rest = divmod(max(answer, HEAD), ANSWER_AT_MOST)
+        pieces += [ANSWER_AT_MOST] * min(whole, PIECES_AT_MOST) + [max(rest, HEAD)] * (rest > 0)
+    size = min(max(request, HEAD * PIECES_AT_MOST), REQUEST_AT_MOST)
+    return Exchange(pauses[0], size, tuple(pieces[:PIECES_AT_MOST]) or (HEAD,), pauses[1])

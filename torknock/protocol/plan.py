@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 EXCHANGES = 12
 """Exchanges of a plan, unless the answers grow beyond `ANSWERS_AT_MOST` before."""
 
-ANSWERS_AT_MOST = 120_000
+ANSWERS_AT_MOST = 150_000
 """Octets of all answers of a plan. Where tor has nothing to say, so much is padding."""
 
 THINK_AT_MOST = 0.12
@@ -34,9 +34,12 @@ REQUEST_LIKE = 1600
 PADDING_AT_MOST = 1200
 """Octets of padding in any other free frame."""
 
-_LONG = 5
-"""Exchanges of a page with which a plan begins, where the site has one: a connection that goes on for as long as tor's
-is no short one."""
+_LONG = 9
+"""TLS records of a page with which a plan begins, where the site has one: a connection that goes on as long as tor's is
+no short one."""
+
+_ON_THE_WAY = 0.004
+"""Seconds that an answer needs from the bridge's timer to the network: a bridge, and perhaps its web server."""
 
 _VARIES = (0.7, 1.4)
 """A pause is drawn as so many times one of the site's, at least and at most."""
@@ -87,7 +90,7 @@ class Rhythm:
     def wait(self) -> float:
         """Seconds from a request to its answer."""
         wait = _one_of(_one_of(self._site.pages, self._chance), self._chance).wait
-        return _pause(wait, WAIT_AT_MOST, self._chance)
+        return max(0.0, _pause(wait, WAIT_AT_MOST, self._chance) - _ON_THE_WAY)
 
     def free_frame(self, data: int) -> int:
         """The size of a frame with *data* octets."""
@@ -95,12 +98,13 @@ class Rhythm:
 
 
 def _drawn(site: Site, chance: Chance, first_at_most: int) -> list[Exchange]:
-    """The exchanges of a long page; if these are too few, those of further pages."""
+    """The exchanges of a long page, if there is one that fits; if these are too few, those of further pages."""
     cookie = chance.randint(-_COOKIE, _COOKIE)
     plan: list[Exchange] = []
     left = ANSWERS_AT_MOST
-    fitting = [page for page in site.pages if sum(page[0].answers) <= first_at_most]
-    pages = [page for page in fitting if len(page) >= _LONG] or fitting or site.pages
+    fitting = [page for page in site.pages if sum(page[0].answers) <= first_at_most] or site.pages
+    cheap = [page for page in fitting if _octets(page) <= ANSWERS_AT_MOST] or fitting
+    pages: Sequence[tuple[Exchange, ...]] = [page for page in cheap if _records(page) >= _LONG] or cheap
     while len(plan) < EXCHANGES:
         for number, one in enumerate(_one_of(pages, chance)[: EXCHANGES - len(plan)]):
             left -= sum(one.answers)
@@ -111,6 +115,14 @@ def _drawn(site: Site, chance: Chance, first_at_most: int) -> list[Exchange]:
             plan.append(Exchange(_pause(think, THINK_AT_MOST, chance), request, one.answers, one.wait))
         pages = site.pages
     return plan
+
+
+def _octets(page: tuple[Exchange, ...]) -> int:
+    return sum(sum(one.answers) for one in page)
+
+
+def _records(page: tuple[Exchange, ...]) -> int:
+    return sum(1 + sum(-(-piece // FRAME_AT_MOST) for piece in one.answers) for one in page)
 
 
 def _pause(like: float, most: float, chance: Chance) -> float:

@@ -183,7 +183,7 @@ class PlanTests(SynchronousTestCase):
             self.assertLess(sum((size - 22) % CELL == 0 for size in first), 3, first)
 
     def test_what_must_come_first_is_in_the_first_request(self) -> None:
-        """And leaves as soon as the connection stands, in a record of the planned size."""
+        """In a record of the planned size; and before all else if the plan is over before it began."""
         opening = b"o" * 34
         scene = Scene.__new__(Scene)
         scene.clock, scene.here = Clock(), Half()
@@ -191,9 +191,16 @@ class PlanTests(SynchronousTestCase):
         planned = plan.exchanges[0]
         shaper = ClientShaper(scene.clock, scene.here, plan, opening)
         end = HalfWire(shaper, Upper(), 1 << 18).client
+        scene.clock.advance(planned.think)
         self.assertEqual([len(each) for each in end.said], [planned.request])
         self.assertTrue(end.said[0].startswith(opening))
         FrameReader(asks=True).feed(end.said[0][len(opening) :])
+        hasty = ClientShaper(scene.clock, Half(), Plan(SITE, seeded(3)), opening)
+        end = HalfWire(hasty, Upper(), 1 << 18).client
+        hasty.write(b"data")
+        hasty.loseConnection()
+        self.assertEqual(b"".join(end.said)[: len(opening)], opening)
+        self.assertEqual(FrameReader(asks=True).feed(b"".join(end.said)[len(opening) :]).data, b"data")
 
     def test_a_request_waits_for_its_time_and_for_the_answer_before(self) -> None:
         """Nothing leaves before the think time is over, nor while the answer is not whole."""
