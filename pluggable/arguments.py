@@ -1,6 +1,6 @@
 r"""`key=value` lists in the three dialects of pt-spec: SOCKS (§3.5), `SMETHOD ARGS` (§3.3.3), server options (§3.2.3).
 
-A backslash makes the next character literal. Bytes that are not UTF-8 survive as surrogates.
+Pure. A backslash makes the next character literal. Bytes that are not UTF-8 survive as surrogates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._~/+:-]*")
 def parse_socks(octets: bytes) -> Arguments:
     r"""The arguments of a bridge line, as tor sends them in a SOCKS request: `k=v;k=v` (pt-spec §3.5).
 
-    `=` in a value may be escaped or not: the specification wants it, tor does not do it. Raises `ArgumentsError`.
+    `=` in a value may be escaped or not: the specification asks for it, tor does not do it. Raises `ArgumentsError`.
     """
     text = octets.decode("utf-8", "surrogateescape")
     items, at = [], 0

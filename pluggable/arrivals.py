@@ -1,4 +1,11 @@
-"""Clients of a server's transport, and their way to tor."""
+"""Clients of a server's transport, and their way to tor.
+
+The law of one client: its link opens once, and is paused until tor has taken it. `introduce` dials tor once, and ends
+once: the links are joined; or tor does not take the client, which is logged, and the client's link is cut; or the
+client leaves first, which cancels the dial and is not logged. Nothing of the client reaches tor before tor's OKAY.
+
+`probe` may run beside any number of clients. The port that it finds is used for the clients that come after it.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +30,11 @@ from pluggable.relay import Early, Half, Links, join
 
 _log = Logger()
 
-_STAYS = 1.0
-"""Seconds for which a tor that takes clients leaves a link open that says nothing."""
+_PROBE_DURATION = 1.0
+"""Seconds for which a tor that takes clients leaves a silent link open."""
 
-_ASKED_AGAIN = 300.0
-"""Seconds until a listener that was not tor's Extended ORPort is asked again."""
+_RETRY_AFTER = 300.0
+"""Seconds until a listener that was not tor's Extended ORPort is tried again."""
 
 
 class Arrival(Early):
@@ -60,7 +67,7 @@ class Arrival(Early):
         except Exception as error:
             if self.link.lost:
                 raise CancelledError from error
-            self._tell(error)
+            self._log_refusal(error)
             self.link.abort()
             return None
         join(self.link, tor)
@@ -68,7 +75,7 @@ class Arrival(Early):
             self.link.transport.resumeProducing()
         return tor
 
-    def _tell(self, error: Exception) -> None:
+    def _log_refusal(self, error: Exception) -> None:
         if isinstance(error, (ORPortError, ConnectError)):
             name, reason = self._factory.name, str(error)
             _log.error("{transport}: a client was turned away: {reason}", transport=name, reason=reason)
@@ -82,7 +89,7 @@ class Arrival(Early):
             self._dialling.cancel()
 
 
-class _SelfIntroducing(Arrival):
+class _ImmediateArrival(Arrival):
     """A client that is introduced to tor as soon as it is connected."""
 
     def __init__(self, factory: ORPortFactory, client: IAddress | None) -> None:
@@ -95,7 +102,7 @@ class _SelfIntroducing(Arrival):
         introducing.addErrback(lambda failure: failure.trap(CancelledError))
 
 
-def _too_late(_result: object, seconds: float) -> Failure:
+def _timed_out(_result: object, seconds: float) -> Failure:
     return Failure(ORPortError(f"tor has not answered within {seconds:.0f} s"))
 
 
@@ -107,12 +114,12 @@ class ORPortFactory(Factory[Half]):
     def __init__(self, reactor: Any, environment: ServerEnvironment, name: str, links: Links) -> None:
         self._reactor, self._environment = reactor, environment
         self.name, self.links = name, links
-        self._asked: dict[int, float] = {}
-        """When a socket of this user's was last taken for tor's new Extended ORPort, by its inode."""
+        self._tried: dict[int, float] = {}
+        """When each other listener of this user was last tried as tor's new Extended ORPort, by its socket's inode."""
 
     def buildProtocol(self, addr: IAddress | None) -> Half:
         """A link for a client at *addr*, None if that is not known, that is joined with tor once it is connected."""
-        return _SelfIntroducing(self, addr).link
+        return _ImmediateArrival(self, addr).link
 
     def arrival(self) -> Arrival:
         """A client that the caller introduces to tor, to know whether tor takes it."""
@@ -123,40 +130,40 @@ class ORPortFactory(Factory[Half]):
         return self._dial(self._environment, client)
 
     async def probe(self) -> None:
-        """Return if tor takes a client now, as which this process comes itself. Raises what `dial` raises.
+        """Return if tor takes a client now: connect as one, and disconnect. Raises what `dial` raises.
 
-        tor that has closed `ExtORPort auto`, as for hibernation, opens another port later, and tells its transports
-        nothing. So where nothing listens any more, tor is looked for among this user's listeners on that address: the
-        handshake proves which it is.
+        A tor that has closed `ExtORPort auto`, as for hibernation, opens another port later, and does not tell its
+        transports. So if nothing listens at the known port, this user's other listeners on that address are tried; the
+        handshake proves which of them is tor.
         """
         try:
-            await self._stays(self._environment)
+            await self._probe(self._environment)
         except ConnectionRefusedError:
-            if not await self._moved():
+            if not await self._find_moved_orport():
                 raise
 
-    async def _moved(self) -> bool:
-        """Whether tor takes clients at another port, which is taken for its Extended ORPort from now on."""
+    async def _find_moved_orport(self) -> bool:
+        """Whether tor takes clients at another port, which is used as its Extended ORPort from now on."""
         known = self._environment.extended_or_port
         if known is None:
             return False
         for inode, port in listening_ports(known[0], os.geteuid()).items():
             now = self._reactor.seconds()
-            if now - self._asked.get(inode, -_ASKED_AGAIN) < _ASKED_AGAIN:
+            if now - self._tried.get(inode, -_RETRY_AFTER) < _RETRY_AFTER:
                 continue
-            self._asked[inode] = now
-            there = replace(self._environment, extended_or_port=(known[0], port))
+            self._tried[inode] = now
+            moved = replace(self._environment, extended_or_port=(known[0], port))
             with contextlib.suppress(ORPortError, ConnectError):
-                await self._stays(there)
-                self._environment = there
-                self._asked.clear()
+                await self._probe(moved)
+                self._environment = moved
+                self._tried.clear()
                 return True
         return False
 
-    async def _stays(self, environment: ServerEnvironment) -> None:
+    async def _probe(self, environment: ServerEnvironment) -> None:
         half = await self._dial(environment, None)
         try:
-            await deferLater(self._reactor, _STAYS)
+            await deferLater(self._reactor, _PROBE_DURATION)
             if half.lost:
                 raise ORPortError("tor closes each connection at once")
         finally:
@@ -165,4 +172,4 @@ class ORPortFactory(Factory[Half]):
 
     def _dial(self, environment: ServerEnvironment, client: IAddress | None) -> Deferred[Half]:
         dialling = Deferred.fromCoroutine(dial(self._reactor, environment, self.name, client))
-        return dialling.addTimeout(HANDSHAKE_LIMIT, self._reactor, _too_late)
+        return dialling.addTimeout(HANDSHAKE_LIMIT, self._reactor, _timed_out)

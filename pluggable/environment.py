@@ -1,4 +1,4 @@
-"""What tor tells a transport at its start: `TOR_PT_*` (pt-spec §3.2), read as a whole or refused.
+"""What tor tells a transport at its start: `TOR_PT_*` (pt-spec §3.2), read as a whole or refused. Pure.
 
 An empty variable is an unset one.
 """
@@ -71,9 +71,9 @@ class ServerEnvironment:
 
 
 def read_environment(environ: Mapping[str, str]) -> ClientEnvironment | ServerEnvironment:
-    """All that tor said, or a `StartError`.
+    """The environment that tor has set in *environ*. Raises `StartError`.
 
-    `ProxyError` is the last to be looked for: tor wants it after `VERSION`, everything else instead of it.
+    `ProxyError` is raised only if all else is right: tor reads it after `VERSION`, any other error instead of it.
     """
     asked_client, asked_server = environ.get(_CLIENT, ""), environ.get(_SERVER, "")
     if not (asked_client or asked_server or environ.get(_VERSION)):
@@ -117,12 +117,12 @@ def parse_proxy(url: str) -> Proxy:
         return Proxy(scheme, host, port)
     if scheme == "socks4a":
         if colon:
-            raise ProxyError("TOR_PT_PROXY: SOCKS4a knows no password")
+            raise ProxyError("TOR_PT_PROXY: SOCKS4a has no password")
         return Proxy(scheme, host, port, user)
     if not colon:
         raise ProxyError("TOR_PT_PROXY: a user without a password")
     if scheme == "socks5" and not all(1 <= len(_octets(part)) <= 255 for part in (user, password)):
-        raise ProxyError("TOR_PT_PROXY: SOCKS5 wants a user and a password of 1 to 255 bytes each")
+        raise ProxyError("TOR_PT_PROXY: SOCKS5 needs a user and a password of 1 to 255 bytes each")
     return Proxy(scheme, host, port, user, password)
 
 

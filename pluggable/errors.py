@@ -1,4 +1,4 @@
-"""What goes wrong between a transport and tor, each with the words that tor must be told."""
+"""Errors between a transport and tor, each with the keyword or the code that tor reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class PluggableError(Exception):
-    """Something of ours went wrong. Its text is one line for the log of tor's operator."""
+    """The root of this library's errors. The text is one line for the log of tor's operator."""
 
 
 class StartError(PluggableError):
@@ -36,7 +36,7 @@ class EnvironmentFault(StartError):
 
 
 class VersionFault(StartError):
-    """tor offers no version that we speak: `VERSION-ERROR` (pt-spec §3.3.1)."""
+    """tor offers no version of the specification that is supported: `VERSION-ERROR` (pt-spec §3.3.1)."""
 
     keyword = "VERSION-ERROR"
     exit_code = 78
@@ -57,11 +57,11 @@ class MethodError(PluggableError):
 
 
 class ArgumentsError(PluggableError):
-    """A list of `key=value` items is not one."""
+    """A text is not a list of `key=value` items."""
 
 
 class ORPortError(PluggableError):
-    """tor's Extended ORPort cannot be used, or does not let us in (ext-orport-spec)."""
+    """tor's Extended ORPort cannot be used, or refuses the connection (ext-orport-spec)."""
 
 
 class SOCKSError(PluggableError):
@@ -71,19 +71,19 @@ class SOCKSError(PluggableError):
 
 
 class NotAllowed(SOCKSError):
-    """Our own policy refuses the request."""
+    """The transport's own policy refuses the request."""
 
     reply = 2
 
 
 class NetworkUnreachable(SOCKSError):
-    """There is no way to the bridge's network."""
+    """There is no route to the bridge's network."""
 
     reply = 3
 
 
 class HostUnreachable(SOCKSError):
-    """There is no way to the bridge."""
+    """There is no route to the bridge."""
 
     reply = 4
 

@@ -1,6 +1,6 @@
-"""tor's side of a server: the Extended ORPort (ext-orport-spec), or the plain ORPort if tor has no other.
+"""Connections to tor's Extended ORPort (ext-orport-spec), or to its plain ORPort if tor has no other.
 
-`Introduction` does no I/O: bytes that tor sent go in, bytes to send come out.
+`ExtORPortHandshake` does no I/O: it takes what tor sent and returns what to send.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pluggable.errors import ORPortError
 from pluggable.relay import Half, Single
 
 HANDSHAKE_LIMIT = 5.0
-"""So long tor may take from our first SYN to its OKAY."""
+"""Seconds that tor has from the first SYN to its OKAY."""
 
 _COOKIE_HEADER = b"! Extended ORPort Auth Cookie !\x0a"
 _SAFE_COOKIE = 1
@@ -42,7 +42,7 @@ def read_cookie(path: Path) -> bytes:
 
 
 def user_address(host: str, port: int) -> str:
-    """`ip:port` of a client as tor wants it: IPv6 in brackets, IPv4 in IPv6's clothes undressed."""
+    """`ip:port` of a client as tor reads it: IPv6 in brackets, an IPv4-mapped address as IPv4."""
     address = ip_address(host.partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
@@ -53,7 +53,7 @@ def _message(command: int, body: bytes = b"") -> bytes:
     return command.to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
 
 
-class Introduction:
+class ExtORPortHandshake:
     """The transport's half of SAFE_COOKIE (ext-orport-spec §2.1.3), then who the client is (§3.2).
 
     *cookie* and *client_nonce* are 32 bytes each; the nonce is an argument so that a test can fix it. *transport* is
@@ -65,18 +65,18 @@ class Introduction:
         self._about = b"" if user is None else _message(_USERADDR, user.encode("ascii"))
         self._about += _message(_TRANSPORT, transport.encode("ascii")) + _message(_DONE)
         self._inbox = bytearray()
-        self._step: Callable[[Introduction], bytes | None] = Introduction._auth_types
+        self._step: Callable[[ExtORPortHandshake], bytes | None] = ExtORPortHandshake._auth_types
         self.done = False
 
     def feed(self, octets: bytes) -> bytes:
         """Take what tor sent, in pieces of any size; return what to send now, perhaps nothing.
 
-        Raises `ORPortError`; after that the object is of no more use.
+        Raises `ORPortError`; do not use the object after that.
         """
         self._inbox += octets
         answer = b""
-        while not self.done and (said := self._step(self)) is not None:
-            answer += said
+        while not self.done and (to_send := self._step(self)) is not None:
+            answer += to_send
         return answer
 
     @property
@@ -95,12 +95,12 @@ class Introduction:
         end = self._inbox.find(0, 0, 256)
         if end < 0:
             if len(self._inbox) >= 256:
-                raise ORPortError("Extended ORPort: 256 authentication types and no end")
+                raise ORPortError("Extended ORPort: 256 authentication types without an end")
             return None
         offered = self._take(end + 1) or b""
         if _SAFE_COOKIE not in offered:
             raise ORPortError("Extended ORPort: tor does not offer SAFE_COOKIE (type 1)")
-        self._step = Introduction._server_hash
+        self._step = ExtORPortHandshake._server_hash
         return bytes([_SAFE_COOKIE]) + self._client_nonce
 
     def _server_hash(self) -> bytes | None:
@@ -108,8 +108,8 @@ class Introduction:
             return None
         server_hash, server_nonce = sent[:32], sent[32:]
         if not hmac.compare_digest(server_hash, self._hash(b"server-to-client", server_nonce)):
-            raise ORPortError("Extended ORPort: tor's hash is not made with our cookie")
-        self._step = Introduction._status
+            raise ORPortError("Extended ORPort: the hash of the server is not made with tor's cookie")
+        self._step = ExtORPortHandshake._status
         return self._hash(b"client-to-server", server_nonce)
 
     def _status(self) -> bytes | None:
@@ -117,7 +117,7 @@ class Introduction:
             return None
         if status != b"\x01":
             raise ORPortError("Extended ORPort: tor refused our hash")
-        self._step = Introduction._reply
+        self._step = ExtORPortHandshake._reply
         return self._about
 
     def _reply(self) -> bytes | None:
@@ -136,11 +136,11 @@ class Introduction:
         return hmac.digest(self._cookie, label + self._client_nonce + server_nonce, "sha256")
 
 
-class _Introducing:
+class _HandshakeOpening:
     """The opening of a link to the Extended ORPort."""
 
-    def __init__(self, introduction: Introduction) -> None:
-        self._introduction = introduction
+    def __init__(self, handshake: ExtORPortHandshake) -> None:
+        self._handshake = handshake
         self.done: Deferred[None] = Deferred(lambda _: self._half.abort())
         self.rest = b""
 
@@ -152,13 +152,13 @@ class _Introducing:
             self.rest += octets
             return
         try:
-            self._half.transport.write(self._introduction.feed(octets))
+            self._half.transport.write(self._handshake.feed(octets))
         except ORPortError as error:
             self._half.abort()
             self.done.errback(error)
             return
-        if self._introduction.done:
-            self.rest = self._introduction.rest
+        if self._handshake.done:
+            self.rest = self._handshake.rest
             self.done.callback(None)
 
     def lost(self, reason: Failure) -> None:
@@ -180,7 +180,7 @@ async def dial(reactor: Any, environment: ServerEnvironment, transport: str, cli
     host, port = getattr(client, "host", None), getattr(client, "port", None)
     user = user_address(host, port) if isinstance(host, str) and port else None
     cookie = read_cookie(environment.auth_cookie_file)
-    opening = _Introducing(Introduction(cookie, secrets.token_bytes(32), transport, user))
+    opening = _HandshakeOpening(ExtORPortHandshake(cookie, secrets.token_bytes(32), transport, user))
     half = await _connect(reactor, environment, environment.extended_or_port, Half(opening))
     await opening.done
     return half

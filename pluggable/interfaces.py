@@ -22,7 +22,7 @@ from pluggable.arguments import Arguments
 class Request:
     """What tor asks a client for: the bridge's *address* (an IP literal), its *port*, the arguments of its line.
 
-    The arguments stand in the line's order; a key may come twice, and unknown keys should be let pass.
+    The arguments stand in the line's order; a key may come twice. Ignore unknown keys.
     """
 
     address: str
@@ -36,27 +36,27 @@ class Places(Protocol):
     """Room for so many connections at once."""
 
     def take(self) -> bool:
-        """Whether there is a place; it is the caller's, to be given back."""
+        """Take a place, to be given back; False if there is none."""
 
     def give_back(self) -> None:
-        """A connection has ended that had a place."""
+        """Give back the place of a connection that has ended."""
 
 
 class IClientTransport(Interface):
     """A transport's client side."""
 
     def start() -> Deferred[None]:
-        """Make ready, before tor is told of the transport. A failure with `MethodError` becomes `CMETHOD-ERROR`."""
+        """Prepare; tor is told of the transport afterwards. A failure with `MethodError` becomes `CMETHOD-ERROR`."""
 
     def endpoint(request: Request) -> IStreamClientEndpoint:
-        """The bridge of *request*. Its `connect` fires once the bridge has answered: only then is tor told so.
+        """The bridge of *request*. Its `connect` fires once the bridge has answered; tor has its reply then.
 
-        Raises `SOCKSError` if the arguments will not do. A failure of `connect` is told to tor by its cause;
-        a `SOCKSError` tells its own.
+        Raises `SOCKSError` if the arguments are wrong. The reply to a failure of `connect` is the one of its
+        `SOCKSError`, or is chosen by its cause.
         """
 
     def stop() -> Deferred[None] | None:
-        """Take back whatever outlives a link. There are some three seconds for it."""
+        """Release what outlives a link, within three seconds."""
 
 
 class IServerTransport(Interface):
@@ -65,11 +65,11 @@ class IServerTransport(Interface):
     def endpoint(bind_address: tuple[str, int], options: Mapping[str, str]) -> IStreamServerEndpoint:
         """Where clients arrive: exactly *bind_address*, port 0 for any. Raises `MethodError` for bad options.
 
-        The `getHost()` of what its `listen` returns is what tor is told, and its `stopListening` the end. A failure
-        of `listen` with `MethodError` or `CannotListenError` becomes `SMETHOD-ERROR`; an address in use is tried
-        again for a few seconds. The factory is an `ORPortFactory`: its `buildProtocol` wants the client's address, or
-        None. A transport that closes its port while tor takes no clients asks for an `arrival` instead, which tells
-        whether tor took the client, and asks tor by `probe`.
+        tor is told the `getHost()` of the port that `listen` returns; its `stopListening` is called at the end. A
+        failure of `listen` with `MethodError` or `CannotListenError` becomes `SMETHOD-ERROR`; an address in use is
+        tried again for five seconds. The factory is an `ORPortFactory`: its `buildProtocol` takes the client's
+        address, or None. A transport that closes its port while tor takes no clients uses an `arrival` instead, which
+        tells whether tor has taken the client, and asks tor by `probe`.
         """
 
     def smethod_args() -> Mapping[str, str]:

@@ -29,20 +29,20 @@ _BURST = 20
 _PER_SECOND = 1.0
 
 
-class _Allowance:
-    """How many lines may be said: some at once, then one a second (arti drops what is over 64)."""
+class _RateLimit:
+    """Some lines at once, then one a second: arti drops what is over 64."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._left, self._at = float(_BURST), seconds()
-        self.withheld = 0
+        self.suppressed = 0
 
     def allows(self) -> bool:
-        """Whether one more may be said now."""
+        """Whether one more line may be written now."""
         now = self._seconds()
         self._left, self._at = min(_BURST, self._left + (now - self._at) * _PER_SECOND), now
         if self._left < 1:
-            self.withheld += 1
+            self.suppressed += 1
             return False
         self._left -= 1
         return True
@@ -50,30 +50,30 @@ class _Allowance:
 
 @implementer(ILogObserver)
 class LogLines:
-    """Says to tor what twisted.logger hears, but debug.
+    """Writes twisted.logger's events to tor, but those of level debug.
 
-    Each severity has an allowance of its own, so that a flood of warnings hides no error. *seconds* is a clock's.
+    Each severity has a rate limit of its own, so that a flood of warnings hides no error. *seconds* is a clock's.
     """
 
     def __init__(self, report: Report, seconds: Callable[[], float]) -> None:
         self._report = report
         self._seconds = seconds
-        self._allowances: dict[Severity, _Allowance] = {}
+        self._rate_limits: dict[Severity, _RateLimit] = {}
 
     def __call__(self, event: LogEvent) -> None:
-        """Say *event*, if it is worth it."""
+        """Write *event*, unless its level is debug or its severity is over the limit."""
         severity = _severity(event)
         if severity == "debug":
             return
-        allowance = self._allowances.setdefault(severity, _Allowance(self._seconds))
-        if not allowance.allows():
+        rate_limit = self._rate_limits.setdefault(severity, _RateLimit(self._seconds))
+        if not rate_limit.allows():
             return
         message = formatEvent(event)
         if isinstance(failure := event.get("log_failure"), Failure):
             message += f": {_in_one_line(failure)}"
-        if allowance.withheld:
-            message += f" ({allowance.withheld} more were withheld before this)"
-            allowance.withheld = 0
+        if rate_limit.suppressed:
+            message += f" ({rate_limit.suppressed} more suppressed before this)"
+            rate_limit.suppressed = 0
         self._report.log(severity, scrubbed(message.strip()))
 
 
@@ -98,7 +98,7 @@ def _severity(event: LogEvent) -> Severity:
         return "warning"
     if level == LogLevel.debug:
         return "debug"
-    # Twisted tells of every port and factory; what a transport tells is for tor's operator.
+    # Twisted logs every port and factory; what a transport logs is for tor's operator.
     return "info" if str(event.get("log_namespace", "")).startswith(("twisted.", "log_legacy")) else "notice"
 
 

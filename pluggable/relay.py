@@ -1,4 +1,10 @@
-"""Two links joined: what arrives at one leaves at the other, as fast as the slower takes it."""
+"""Two links joined: what arrives at one leaves at the other, as fast as the slower takes it.
+
+The law of one half: its opening has `opened` once, then `received` any number of times until it is joined, then `lost`
+once. A half is joined at most once, and not after it is lost. What has arrived before is handed on first. An end of
+reading is passed on as an end of writing; the loss of one half closes the other after what it still has to send. Before
+it is joined, an end of reading closes the link. Nothing is delivered after `lost`.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +37,7 @@ class Opening(Protocol):
     """What has arrived that belongs to the other link; read when the links are joined."""
 
     def opened(self, half: Half) -> None:
-        """The link stands."""
+        """The link is connected."""
 
     def received(self, octets: bytes) -> None:
         """*octets* have arrived."""

@@ -1,4 +1,4 @@
-"""The lines that a transport says to tor (pt-spec §3.3), so escaped that no text can forge another line."""
+"""The lines that a transport writes to tor (pt-spec §3.3), escaped so that no text can forge another line. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Severity = Literal["error", "warning", "notice", "info", "debug"]
 
 
 class Report:
-    """Says whole lines, each in one call of *write*."""
+    """Writes whole lines, each in one call of *write*."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
 
     def version(self) -> None:
-        """`VERSION 1`: everything in the environment is well."""
-        self._say("VERSION 1")
+        """`VERSION 1`: the environment was read without an error."""
+        self._write_line("VERSION 1")
 
     def failed(self, error: StartError) -> None:
         """`ENV-ERROR`, `VERSION-ERROR` or `PROXY-ERROR`: nothing will start."""
-        self._say(f"{error.keyword} {error}")
+        self._write_line(f"{error.keyword} {error}")
 
     def status(self, transport: str, implementation: str, version: str) -> None:
         """`STATUS TYPE=version`, which tor publishes; *version* has no spaces, or `ValueError`.
@@ -35,42 +35,42 @@ class Report:
         if not re.fullmatch("[!-~]+", version):
             raise ValueError("a version is ASCII without spaces")
         about = f"IMPLEMENTATION={_quoted(implementation)} VERSION={_quoted(version)}"
-        self._say(f"STATUS TYPE=version TRANSPORT={transport} {about}")
+        self._write_line(f"STATUS TYPE=version TRANSPORT={transport} {about}")
 
     def proxy_done(self) -> None:
-        """`PROXY DONE`: whatever leaves will go through the proxy."""
-        self._say("PROXY DONE")
+        """`PROXY DONE`: every connection to a bridge will use the proxy."""
+        self._write_line("PROXY DONE")
 
     def cmethod(self, name: str, host: str, port: int) -> None:
-        """`CMETHOD`: tor finds transport *name* behind this SOCKS port."""
-        self._say(f"CMETHOD {name} socks5 {_address(host, port)}")
+        """`CMETHOD`: the SOCKS port of transport *name*."""
+        self._write_line(f"CMETHOD {name} socks5 {_address(host, port)}")
 
     def cmethod_error(self, name: str, text: str) -> None:
-        """`CMETHOD-ERROR`: *name* is ours, and cannot run."""
-        self._say(f"CMETHOD-ERROR {name} {text}")
+        """`CMETHOD-ERROR`: the transport *name* cannot run."""
+        self._write_line(f"CMETHOD-ERROR {name} {text}")
 
     def cmethods_done(self) -> None:
-        """`CMETHODS DONE`: there are no more."""
-        self._say("CMETHODS DONE")
+        """`CMETHODS DONE`: every transport was reported."""
+        self._write_line("CMETHODS DONE")
 
     def smethod(self, name: str, host: str, port: int, arguments: Mapping[str, str]) -> None:
-        """`SMETHOD`: the world finds transport *name* there. Raises `ValueError` for what tor would not take."""
+        """`SMETHOD`: where transport *name* listens. Raises `ValueError` for arguments that tor would not take."""
         written = write_smethod(arguments)
-        self._say(f"SMETHOD {name} {_address(host, port)}" + (f" ARGS:{written}" if written else ""))
+        self._write_line(f"SMETHOD {name} {_address(host, port)}" + (f" ARGS:{written}" if written else ""))
 
     def smethod_error(self, name: str, text: str) -> None:
-        """`SMETHOD-ERROR`: *name* is ours, and cannot run."""
-        self._say(f"SMETHOD-ERROR {name} {text}")
+        """`SMETHOD-ERROR`: the transport *name* cannot run."""
+        self._write_line(f"SMETHOD-ERROR {name} {text}")
 
     def smethods_done(self) -> None:
-        """`SMETHODS DONE`: there are no more."""
-        self._say("SMETHODS DONE")
+        """`SMETHODS DONE`: every transport was reported."""
+        self._write_line("SMETHODS DONE")
 
     def log(self, severity: Severity, message: str) -> None:
         """`LOG`: tor writes *message* into its own log."""
-        self._say(f"LOG SEVERITY={severity} MESSAGE={_quoted(message)}")
+        self._write_line(f"LOG SEVERITY={severity} MESSAGE={_quoted(message)}")
 
-    def _say(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         self._write(_plain(line).encode("ascii") + b"\n")
 
 

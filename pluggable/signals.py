@@ -18,7 +18,7 @@ def handled(reactor: Any, handlers: Mapping[int, Callable[[], object]]) -> Itera
     """Call the handler of each signal that arrives, given by its number, in *reactor*'s thread.
 
     Afterwards a signal that would have ended the process by default is ignored, SIGCHLD excepted: tor and the kernel
-    may both send SIGTERM, and the second must not spoil a good end.
+    may both send SIGTERM, and the second must not change the exit code.
     """
     with _woken(reactor):
         before = {

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 
 from contrib.weekly.target import Fault, Target, pieces
 from pluggable.errors import ORPortError, SOCKSError
-from pluggable.extorport import Introduction
+from pluggable.extorport import ExtORPortHandshake
 from pluggable.socks import SOCKS5
 from tests.support.capture import Control, Packet, build
 from tests.support.packets import LINUX_SYN_OPTIONS
@@ -59,7 +59,7 @@ def _extorport(octets: bytes) -> None:
     label = b"ExtORPort authentication server-to-client hash"
     proof = hmac.digest(_COOKIE, label + _NONCE + bytes(32), "sha256") + bytes(32)
     for begun in (b"", b"\1\0" + proof):
-        conversation = Introduction(_COOKIE, _NONCE, "torknock", "192.0.2.1:1")
+        conversation = ExtORPortHandshake(_COOKIE, _NONCE, "torknock", "192.0.2.1:1")
         try:
             conversation.feed(begun)
             for piece in pieces(octets):

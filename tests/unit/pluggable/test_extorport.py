@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
-from pluggable.extorport import HANDSHAKE_LIMIT, Introduction, dial, read_cookie, user_address
+from pluggable.extorport import HANDSHAKE_LIMIT, ExtORPortHandshake, dial, read_cookie, user_address
 from pluggable.relay import EARLY_LIMIT, Half, Links
 from pluggable.testing import COOKIE_HEADER, TorExtendedORPort
 from tests.support.strategies import pieces
@@ -35,18 +35,18 @@ UNKNOWN, OKAY, DENY = b"\x12\x34\x00\x03abc", b"\x10\x00\x00\x00", b"\x10\x01\x0
 TOR_SAYS = b"\x07\x01\x00" + SERVER_HASH + THEIRS + b"\x01" + UNKNOWN + OKAY + b"early"
 
 
-def introduction(cookie: bytes = COOKIE) -> Introduction:
+def handshake(cookie: bytes = COOKIE) -> ExtORPortHandshake:
     """One that says `ABOUT`."""
-    return Introduction(cookie, OURS, "rot", "192.0.2.7:42")
+    return ExtORPortHandshake(cookie, OURS, "rot", "192.0.2.7:42")
 
 
-class IntroductionTests(SynchronousTestCase):
-    """`Introduction`."""
+class ExtORPortHandshakeTests(SynchronousTestCase):
+    """`ExtORPortHandshake`."""
 
     @given(pieces(TOR_SAYS))
     def test_answers_are_the_same_however_tor_cuts_its_bytes(self, heard: list[bytes]) -> None:
         """TCP has no messages: one octet at a time or all at once must end the same."""
-        machine = introduction()
+        machine = handshake()
         said = b"".join(machine.feed(piece) for piece in heard)
         self.assertEqual(said, b"\x01" + OURS + CLIENT_HASH + ABOUT)
         self.assertTrue(machine.done)
@@ -63,18 +63,18 @@ class IntroductionTests(SynchronousTestCase):
             b"\x01\x00" + SERVER_HASH + THEIRS + b"\x02",
             b"\x01\x00" + SERVER_HASH + THEIRS + b"\x01" + DENY,
         ):
-            self.assertRaises(ORPortError, introduction().feed, said)
+            self.assertRaises(ORPortError, handshake().feed, said)
 
     def test_a_tor_that_offers_no_authentication_type_is_refused_at_once(self) -> None:
         """The empty list is a list; it is not waited for."""
-        self.assertRaises(ORPortError, introduction().feed, b"\x00")
+        self.assertRaises(ORPortError, handshake().feed, b"\x00")
 
     def test_a_list_of_255_authentication_types_is_read_and_no_longer_one(self) -> None:
         """A port of another program may never end it."""
-        machine = introduction()
+        machine = handshake()
         self.assertEqual(machine.feed(b"\x02" * 254 + b"\x01"), b"")
         self.assertEqual(machine.feed(b"\x00"), b"\x01" + OURS)
-        machine = introduction()
+        machine = handshake()
         machine.feed(b"\x01" * 255)
         self.assertRaises(ORPortError, machine.feed, b"\x01")
 
@@ -82,11 +82,11 @@ class IntroductionTests(SynchronousTestCase):
     def test_any_bytes_are_waited_for_or_refused(self, noise: bytes, after: int) -> None:
         """Noise at any point never raises anything but `ORPortError`."""
         with contextlib.suppress(ORPortError):
-            introduction().feed(TOR_SAYS[:after] + noise)
+            handshake().feed(TOR_SAYS[:after] + noise)
 
     def test_an_unknown_client_is_not_made_up(self) -> None:
         """Without USERADDR tor counts it all the same."""
-        machine = Introduction(COOKIE, OURS, "rot", None)
+        machine = ExtORPortHandshake(COOKIE, OURS, "rot", None)
         said = machine.feed(TOR_SAYS)
         self.assertEqual(said[65:], b"\x00\x02\x00\x03rot" + b"\x00\x00\x00\x00")
 

@@ -112,7 +112,7 @@ class LogLinesTests(Case):
         self.assertEqual(len(self.said), 21)
         self.clock.advance(1)
         self.log(LogLevel.warn, "z")
-        self.assertEqual(self.said[-1], b'LOG SEVERITY=warning MESSAGE="z (80 more were withheld before this)"\n')
+        self.assertEqual(self.said[-1], b'LOG SEVERITY=warning MESSAGE="z (80 more suppressed before this)"\n')
         self.clock.advance(1)
         self.log(LogLevel.warn, "z")
         self.assertEqual(self.said[-1], b'LOG SEVERITY=warning MESSAGE="z"\n')
