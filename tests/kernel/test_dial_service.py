@@ -322,7 +322,7 @@ class ServiceTests(Case):
         self.assertEqual([syn.destination for syn in self.syns()], [self.bridge.silent, self.bridge.address])
 
     async def test_stopped(self) -> None:
-        """A service that does nothing is the reason that the client is told; when it goes on, so does he."""
+        """A service that does nothing is the reason that the client is told; when it goes on, so does the client."""
         service = await self.served()
         service.send_signal(signal.SIGSTOP)
         try:

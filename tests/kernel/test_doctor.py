@@ -90,7 +90,7 @@ class DoctorTests(SynchronousTestCase):
         return self.host.run(["nft", "list", "ruleset"]).stdout
 
     def test_a_bridge_that_is_well(self) -> None:
-        """Nothing is wrong once it has a line; looking changes nothing; who is not root learns what he may."""
+        """Nothing is wrong once it has a line; looking changes nothing; a user who is not root learns what they may."""
         bridge = self.bridge()
         bridge.wait_log("Registered server transport")
         keyring = str(bridge.data_directory / "pt_state" / "torknock")

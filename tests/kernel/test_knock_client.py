@@ -121,7 +121,7 @@ class JudgeTests(TestCase):
         return StealthKnocker(DialerOf(self.client), reactor, random.SystemRandom())
 
     def test_the_judge(self) -> None:
-        """He gives the answers of the draft."""
+        """It gives the answers of the draft."""
         four = Packet("192.0.2.1", "192.18.42.42", 1, 4242, options=bytes.fromhex("0101080a 11223344 00000000"))
         six = Packet("2001:db8::1", "2001:db8::2a:2a", 1, 4242, options=four.options)
         protected = b"Protected payload goes here."
@@ -138,7 +138,7 @@ class JudgeTests(TestCase):
 
     @staticmethod
     def first_to_speak(listener: socket.socket) -> tuple[socket.socket, tuple[str, int], bytes]:
-        """The first connection that is not closed at once, as one is whose SYN slipped; who it is, and what he says."""
+        """The first connection not closed at once, as one is whose SYN slipped; its address, and what it sends."""
         while True:
             accepted, peer = listener.accept()
             if heard := accepted.recv(100):

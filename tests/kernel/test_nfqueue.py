@@ -215,7 +215,7 @@ class KnockTests(KnockTestCase):
         self.assert_closed(replace(syn, source_port=syn.source_port + 5000))
 
     def test_a_stopped_judge_leaves_the_port_closed(self) -> None:
-        """Whatever waits for him is not let in; once his queue is full the kernel answers again."""
+        """What waits for it is not admitted; once its queue is full the kernel answers again."""
         os.kill(self.service.process.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, self.service.process.pid, signal.SIGCONT)
         self.assertFalse(self.opens(self.knock()))

@@ -215,7 +215,7 @@ class FilteredTests(Case):
             self.assertTrue(wait_for(self.opens), self.service.said)
 
     def test_knock_lines_do_not_open_it_to_others(self) -> None:
-        """With a judge, what he refuses is dropped."""
+        """With a judge, what it refuses is dropped."""
         with self.service.keyring() as keyring:
             keyring.add("carol", expires=None, now=time.time(), scheme=Scheme.KNOCK)
         self.assertTrue(wait_for(lambda: "queue" in self.bridge.run(["nft", "list", "ruleset"]).stdout))

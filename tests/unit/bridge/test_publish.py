@@ -237,7 +237,7 @@ class MetricsTests(PublicationCase):
         self.assertNotIn("python", body)
 
     async def test_metrics_are_served_on_a_unix_socket(self) -> None:
-        """For its owner and his group."""
+        """For its owner and the owner's group."""
         path = self.directory / "metrics.sock"
         await self.publish(parse_metrics(str(path)))
         self.check(await self.page(UNIXClientEndpoint(reactor, str(path))))

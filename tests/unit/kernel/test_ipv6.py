@@ -46,7 +46,7 @@ class IPv6Tests(SynchronousTestCase):
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.splitlines()
 
-    def test_this_kernel(self) -> None:
+    def test_this_kernel_is_as_its_own_table_says(self) -> None:
         """It is as the kernel's own table says."""
         self.assertEqual(has_ipv6(), Path("/proc/net/if_inet6").exists())
 

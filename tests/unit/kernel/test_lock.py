@@ -29,7 +29,7 @@ class AloneTests(SynchronousTestCase):
             os.close(other)
         return True
 
-    def test_others_wait(self) -> None:
+    def test_others_wait_until_the_lock_is_released(self) -> None:
         """Until it is let go; nothing is left in the directory."""
         with alone_in(self.directory) as held:
             self.assertTrue(os.path.samestat(os.fstat(held), self.directory.stat()))
@@ -43,7 +43,7 @@ class AloneTests(SynchronousTestCase):
             raise ZeroDivisionError
         self.assertTrue(self.free())
 
-    def test_no_directory(self) -> None:
+    def test_a_file_cannot_be_locked_as_a_directory(self) -> None:
         """A file is none."""
         (self.directory / "file").touch()
         for name, error in (("nothing", FileNotFoundError), ("file", NotADirectoryError)):

@@ -54,7 +54,7 @@ class StateTests(SynchronousTestCase):
         self.answers = answers
         return lambda: self.kernel
 
-    def test_the_generation(self) -> None:
+    def test_the_generation_is_a_number_of_four_octets(self) -> None:
         """A number of four octets."""
         told = message(state.NEWGEN, attribute(state.GEN_ID, struct.pack("!I", 77)))
         self.assertEqual(state.ruleset_generation(self.asking([told])), 77)
@@ -92,7 +92,7 @@ class StateTests(SynchronousTestCase):
             max_size=4,
         )
     )
-    def test_any_answer(self, answers: list[bytes]) -> None:
+    def test_any_answer_is_read_or_an_error(self, answers: list[bytes]) -> None:
         """It tells something, or is an `OSError`."""
         for ask in (
             lambda: state.ruleset_generation(self.asking(answers)),
@@ -103,7 +103,7 @@ class StateTests(SynchronousTestCase):
             with contextlib.suppress(OSError):
                 ask()
 
-    def test_a_counter(self) -> None:
+    def test_a_counter_is_the_one_that_was_asked_for(self) -> None:
         """The packets of the one that was asked for."""
         data = attribute(state.OBJ_DATA, attribute(state.COUNTER_PACKETS, struct.pack("!Q", 12)))
         self.assertEqual(state.counted_packets("t", "refused", self.asking([message(state.NEWOBJ, data)])), 12)

@@ -50,7 +50,7 @@ def row(address: str, port: int, state: str = LISTEN) -> str:
 class ProcessTests(SynchronousTestCase):
     """When a process began, and its words."""
 
-    def test_this_process(self) -> None:
+    def test_this_process_began_after_the_boot(self) -> None:
         """It began after the boot."""
         began = started_at(os.getpid())
         assert began is not None

@@ -41,7 +41,7 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual([default_interface(version) for version in (4, 6)], [None, None])
 
     @given(st.text(max_size=200), st.sampled_from([4, 6]))
-    def test_any_text(self, text: str, version: int) -> None:
+    def test_any_text_names_an_interface_or_none(self, text: str, version: int) -> None:
         """It names an interface, or none."""
         (self.net / "route").write_text(text)
         (self.net / "ipv6_route").write_text(text)

@@ -21,13 +21,13 @@ PROOF = bytes(range(32))
 class ProofTests(SynchronousTestCase):
     """The proof as protocol.md §3.3 has it."""
 
-    def test_vector(self) -> None:
+    def test_a_proof_is_what_hmac_and_hkdf_make_by_hand(self) -> None:
         """A proof under known inputs is what hmac and HKDF by hand make of them."""
         key = proof_key(b"s" * 32, b"p" * 32)
         self.assertEqual(proof(key, b"e" * 32), peer.proof(b"s" * 32, b"p" * 32, b"e" * 32))
         self.assertEqual(proof(key, b"e" * 32), hmac.new(key, b"e" * 32, hashlib.sha256).digest())
 
-    def test_exporter(self) -> None:
+    def test_label_and_context_are_those_of_the_protocol(self) -> None:
         """Label and context are those of the text."""
         self.assertEqual((EXPORTER_LABEL, exporter_context(0x01020304)), (b"EXPORTER-torknock-1", b"\1\2\3\4"))
 
@@ -42,7 +42,7 @@ class ProofTests(SynchronousTestCase):
 class HelloTests(SynchronousTestCase):
     """The hello's octets, and their reader."""
 
-    def test_the_octets(self) -> None:
+    def test_proof_length_and_padding_follow_one_another(self) -> None:
         """Proof, length and padding follow one another."""
         self.assertEqual(hello(PROOF, b"abc"), PROOF + b"\0\3abc")
 

@@ -120,7 +120,7 @@ class Case(SynchronousTestCase):
 class RequestTests(Case):
     """What is asked."""
 
-    def test_answers(self) -> None:
+    def test_requests_are_answered_in_order(self) -> None:
         """In order, as long as the peer stays."""
         connection, wire = self.come()
         connection.dataReceived(b"one\ntwo words\n")
@@ -131,7 +131,7 @@ class RequestTests(Case):
         self.assertEqual((self.made[0].ends, self.service.connections), (1, set()))
 
     def test_one_at_a_time(self) -> None:
-        """Who does not wait for his answer is sent away, and what he asked for is given up."""
+        """A peer that does not wait for its answer is sent away, and what it asked for is given up."""
         connection, wire = self.come()
         connection.dataReceived(b"later\n")
         connection.dataReceived(b"more\n")
@@ -141,7 +141,7 @@ class RequestTests(Case):
         self.assertEqual(self.made[0].ends, 1)
 
     def test_who_goes_is_forgotten(self) -> None:
-        """His request is cancelled, nobody says anything to him."""
+        """Its request is cancelled, and nothing is sent to it."""
         connection, wire = self.come()
         cancelled: list[Deferred[str]] = []
         self.made[0].later = Deferred(cancelled.append)
@@ -150,7 +150,7 @@ class RequestTests(Case):
         self.assertEqual(len(cancelled), 1)
         self.assertEqual((wire.said(), self.made[0].ends, self.service.connections), ([], 1, set()))
 
-    def test_malformed(self) -> None:
+    def test_a_malformed_line_ends_the_conversation(self) -> None:
         """No line, or none of the service's grammar: one line says so, and it is over."""
         for said in (b"\n", b"a  b\n", b"\xff\n", b"x" * LINE_AT_MOST, b"malformed\n"):
             connection, wire = self.come()
@@ -170,13 +170,13 @@ class RequestTests(Case):
         connection.dataReceived(b"one\n")
         self.assertEqual(wire.said(), ["ok one"])
 
-    def test_last(self) -> None:
+    def test_a_reply_may_be_the_last(self) -> None:
         """A reply may be the last."""
         connection, wire = self.come()
         connection.dataReceived(b"last\none\n")
         self.assertEqual((wire.said(), wire.ended, self.made[0].ends), (["ok last"], True, 1))
 
-    def test_sockets(self) -> None:
+    def test_sockets_stay_open_until_they_are_sent(self) -> None:
         """They stay open until they are sent for sure: with the next request, or the end."""
         for goes in (False, True):
             connection, wire = self.come()
@@ -190,14 +190,14 @@ class RequestTests(Case):
             self.assertEqual([each.fileno() for each in made], [-1, -1])
 
     def test_who_does_not_read(self) -> None:
-        """He is sent away before his answers fill the memory."""
+        """It is sent away before its answers fill the memory."""
         connection, wire = self.come()
         self.assertIs(wire.producer, connection)
         connection.pauseProducing()
         self.assertTrue(wire.aborted)
 
     def test_who_does_not_read_the_last_line(self) -> None:
-        """His connection does not stay, and nothing more is heard of him."""
+        """Its connection does not stay, and nothing more of it is looked at."""
         connection, wire = self.come()
         connection.dataReceived(b"last\n")
         connection.dataReceived(b"one\n")
@@ -214,7 +214,7 @@ class RequestTests(Case):
             st.lists(st.sampled_from([*(each + b"\n" for each in REQUESTS), b"a", b" ", b"\xff"])).map(b"".join),
         ).flatmap(pieces)
     )
-    def test_any_octets(self, heard: list[bytes]) -> None:
+    def test_any_octets_are_answered_line_by_line(self, heard: list[bytes]) -> None:
         """Each reply is one line; behind `no` it is over; the next peer is answered."""
         self.begin()
         connection, wire = self.come()
@@ -233,7 +233,7 @@ class RequestTests(Case):
 class PatienceTests(Case):
     """Who is slow, who is too many, who may not."""
 
-    def test_slow(self) -> None:
+    def test_a_line_that_does_not_end_in_time_ends_the_conversation(self) -> None:
         """A line that was begun ends within 5 s, and so the first one, which may not have begun."""
         for begun in (b"", b"on"):
             connection, wire = self.come()
@@ -246,7 +246,7 @@ class PatienceTests(Case):
             self.assertTrue(wire.ended)
 
     def test_octet_by_octet(self) -> None:
-        """Each octet of a line does not buy him another 5 s."""
+        """An octet of a line gains it no further 5 s."""
         connection, wire = self.come()
         connection.dataReceived(b"one\n")
         self.clock.advance(100)
@@ -260,7 +260,7 @@ class PatienceTests(Case):
         self.patch(conversation, "peer", lambda _: Peer(uid, frozenset()))
         return self.come()
 
-    def test_too_many(self) -> None:
+    def test_one_peer_too_many_is_told_that_the_service_is_busy(self) -> None:
         """One more is told so; when one goes there is room again."""
         connections = [self.come()[0] for _ in range(PER_USER)]
         _, wire = self.come()
@@ -295,8 +295,8 @@ class PatienceTests(Case):
         _, wire = self.come_as(1000)
         self.assertEqual(wire.said()[0][:7], "no busy")
 
-    def test_not_allowed(self) -> None:
-        """He is told so, and nothing that he says is heard."""
+    def test_a_user_who_may_not_ask_is_told_so(self) -> None:
+        """Nothing that it says is heard."""
         asked: list[Peer] = []
 
         def may_ask(peer: Peer) -> bool:
@@ -323,7 +323,7 @@ class PatienceTests(Case):
             self.goes(each)
         self.assertEqual((self.service.lingering, self.clock.getDelayedCalls()), (set(), []))
 
-    def test_hang_up(self) -> None:
+    def test_the_service_can_end_every_conversation(self) -> None:
         """The service can end every conversation."""
         wires = [self.come()[1] for _ in range(3)]
         self.service.hang_up()
@@ -338,7 +338,7 @@ class AskTests(Case):
         super().setUp()
         self.connection, self.wire = self.come()
 
-    def test_answers(self) -> None:
+    def test_answers_come_in_the_order_of_the_questions(self) -> None:
         """In the order of what was asked, among requests, while a request waits."""
         first, second = self.connection.ask("judge 1", "judged"), self.connection.ask("judge 2", "judged")
         self.connection.dataReceived(b"later\njudged 0\njudged 1\n")
@@ -346,7 +346,7 @@ class AskTests(Case):
         self.made[0].later.callback("then")
         self.assertEqual(self.wire.said(), ["judge 1", "judge 2", "ok then"])
 
-    def test_late(self) -> None:
+    def test_a_late_answer_is_not_taken_for_the_next(self) -> None:
         """An answer that nobody waits for any more is not taken for the next."""
         first: Deferred[Any] = self.connection.ask("judge 1", "judged").addTimeout(1.0, self.clock)
         second = self.connection.ask("judge 2", "judged")
@@ -355,12 +355,12 @@ class AskTests(Case):
         self.connection.dataReceived(b"judged 0\njudged 1\n")
         self.assertEqual(self.successResultOf(second), "judged 1")
 
-    def test_nobody_asked(self) -> None:
+    def test_an_answer_without_a_question_is_a_request(self) -> None:
         """Such an answer is a request like any other."""
         self.connection.dataReceived(b"judged 0\n")
         self.assertEqual(self.wire.said(), ["ok judged 0"])
 
-    def test_gone(self) -> None:
+    def test_a_peer_that_is_gone_does_not_answer(self) -> None:
         """Who is gone does not answer, now or later."""
         asked = self.connection.ask("judge 1", "judged")
         self.goes(self.connection)
@@ -370,7 +370,7 @@ class AskTests(Case):
         self.assertEqual(self.wire.said(), ["judge 1"])
 
     def test_a_peer_that_never_answers(self) -> None:
-        """He is not asked without end."""
+        """It is not asked without end."""
         asked = [self.connection.ask("judge", "judged") for _ in range(17)]
         self.failureResultOf(asked[-1], PeerGone)
         self.assertNoResult(asked[0])
@@ -390,13 +390,13 @@ class ExchangeTests(Case):
         self.near.setblocking(False)
         self.connection, _ = self.come()
 
-    def test_answer(self) -> None:
+    def test_the_next_line_is_the_answer(self) -> None:
         """It is the next line."""
         self.far.send(b"isn 7\n")
         self.assertEqual(self.connection.exchange("tsval 5", 60), "isn 7")
         self.assertEqual(self.far.recv(100), b"tsval 5\n")
 
-    def test_silence(self) -> None:
+    def test_without_a_whole_line_in_time_there_is_no_answer(self) -> None:
         """Nothing, half a line, nobody: None."""
         self.assertIsNone(self.connection.exchange("tsval 5", 0.001))
         self.far.send(b"isn")
@@ -405,7 +405,7 @@ class ExchangeTests(Case):
         self.assertIsNone(self.connection.exchange("tsval 5", 60))
         self.assertIsNone(self.connection.exchange("tsval 5", 60))
 
-    def test_descriptors(self) -> None:
+    def test_an_answer_with_descriptors_is_not_received(self) -> None:
         """An answer that brings some is none, and is not received: its close could wait."""
         reading, writing = os.pipe()
         socket.send_fds(self.far, [b"isn 7\n"], [writing])
@@ -416,7 +416,7 @@ class ExchangeTests(Case):
         self.assertEqual(os.read(reading, 1), b"")
         os.close(reading)
 
-    def test_no_line(self) -> None:
+    def test_an_answer_that_is_no_line_is_malformed(self) -> None:
         """`Malformed`."""
         self.far.send(b"isn  7\n")
         self.assertRaises(Malformed, self.connection.exchange, "tsval 5", 60)

@@ -26,7 +26,7 @@ class RequestTests(SynchronousTestCase):
     """What is asked."""
 
     @given(wanted)
-    def test_round_trip(self, request: Request) -> None:
+    def test_a_request_is_read_as_it_was_written(self, request: Request) -> None:
         """What is written is read."""
         self.assertEqual(parse(str(request)), request)
 
@@ -37,7 +37,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(str(Request("192.0.2.1", 443, None, None)), "stamped 192.0.2.1 443")
 
     @given(st.one_of(st.text(), almost))
-    def test_any_line(self, line: str) -> None:
+    def test_any_line_is_a_request_or_malformed(self, line: str) -> None:
         """It is a request that is written in the same way, or `Malformed`."""
         try:
             request = parse(line)
@@ -73,7 +73,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertRaises(Malformed, dial_requests.parse_errno_and_text, "4096 some")
 
     @given(st.one_of(st.text(), almost))
-    def test_any_answer(self, line: str) -> None:
+    def test_any_answer_is_as_it_is_written_or_malformed(self, line: str) -> None:
         """It is what would be written like that, or `Malformed`; nothing is read leniently."""
         readings: tuple[Callable[[], str], ...] = (
             lambda: dial_requests.tsval(dial_requests.parse_tsval(line)),

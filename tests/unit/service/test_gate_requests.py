@@ -73,7 +73,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(str(request), came)
 
     @given(heard)
-    def test_any_octets(self, came: str) -> None:
+    def test_any_line_is_a_request_or_malformed(self, came: str) -> None:
         """Words of the grammar in any order, and noise."""
         self.check(came)
 
@@ -83,7 +83,7 @@ class RequestTests(SynchronousTestCase):
         at = data.draw(st.integers(0, len(line) - 1))
         self.check(line[:at] + chr(data.draw(st.integers(0, 255))) + line[at + 1 :])
 
-    def test_bounds(self) -> None:
+    def test_each_number_of_a_request_is_bounded(self) -> None:
         """Each number at its bounds is read, and the next one is not."""
         for line, beyond in (
             ("guard 0.0.0.0 1 closed tokens", "guard 0.0.0.0 0 closed tokens"),
@@ -101,7 +101,7 @@ class RequestTests(SynchronousTestCase):
             self.assertRaises(Malformed, parse, line)
 
     @given(st.lists(isns, max_size=3 * TOKENS_A_LINE))
-    def test_pieces(self, whole: list[int]) -> None:
+    def test_tokens_are_split_into_lines_without_loss(self, whole: list[int]) -> None:
         """Nothing is lost or doubled, and each piece fits into a line."""
         cut = list(pieces(whole))
         self.assertEqual([token for piece in cut for token in piece], whole)
@@ -126,7 +126,7 @@ class JudgeTests(SynchronousTestCase):
             self.assertRaises(Malformed, parse_judged, judged(answers), count)
 
     @given(heard, st.integers(0, SYNS_A_LINE))
-    def test_any_octets(self, came: str, count: int) -> None:
+    def test_any_answer_is_as_it_is_written_or_malformed(self, came: str, count: int) -> None:
         """They are what would be written like that, or `Malformed`."""
         readings: list[Callable[[], str]] = [
             lambda: judge(parse_judge(came)),
@@ -139,7 +139,7 @@ class JudgeTests(SynchronousTestCase):
                 continue
             self.assertEqual(written, came)
 
-    def test_bounds(self) -> None:
+    def test_each_number_of_a_syn_is_bounded(self) -> None:
         """Each number of a SYN at its bounds is read, and the next one is not; an answer is 0 or 1."""
         largest = ["192.0.2.1", "65535", "192.0.2.7", "65535", "4294967295", "4294967295"]
         self.assertEqual(judge(parse_judge("judge " + ",".join(largest))), "judge " + ",".join(largest))

@@ -48,20 +48,20 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(read(heard), read([whole]))
 
     @given(hostile)
-    def test_any_octets(self, heard: bytes) -> None:
+    def test_any_octets_are_lines_or_malformed(self, heard: bytes) -> None:
         """They are lines that could be sent, or `Malformed`, and never more than one line is held."""
         found, _good = read([heard])
         for line in found:
             octets(line)
 
-    def test_size(self) -> None:
+    def test_a_line_has_at_most_16384_octets(self) -> None:
         """16,384 octets with LF are a line; one more is none, and is not waited for."""
         self.assertEqual(read([b"x" * (LINE_AT_MOST - 1) + b"\n"]), (["x" * (LINE_AT_MOST - 1)], True))
         self.assertEqual(read([b"x" * (LINE_AT_MOST - 1)]), ([], True))
         self.assertEqual(read([b"x" * LINE_AT_MOST]), ([], False))
         self.assertRaises(Malformed, octets, "x" * LINE_AT_MOST)
 
-    def test_no_line(self) -> None:
+    def test_what_is_no_line_is_malformed(self) -> None:
         """Nothing at all, other spaces, other line ends, other letters."""
         for said in ("", " ", " a", "a ", "a  b", "a\tb", "a\r", "a\0", "é", "a\nb"):
             self.assertRaises(Malformed, octets, said)
@@ -72,7 +72,7 @@ class WordsTests(SynchronousTestCase):
     """`number`, `address`, `no`."""
 
     @given(st.integers(0, 2**32))
-    def test_numbers(self, value: int) -> None:
+    def test_numbers_in_their_range_are_read(self, value: int) -> None:
         """In their range."""
         self.assertEqual(number(str(value), 0, 2**32), value)
         self.assertRaises(Malformed, number, str(value), value + 1, 2**33)
@@ -83,17 +83,17 @@ class WordsTests(SynchronousTestCase):
         self.assertEqual(number(str(2**64 - 1), 0, 2**70), 2**64 - 1)
         self.assertRaises(Malformed, number, "1" + 20 * "0", 0, 2**70)
 
-    def test_no_number(self) -> None:
+    def test_what_is_no_number_is_malformed(self) -> None:
         """Signs, zeros in front, other digits, too many."""
         for word in ("", "-1", "+1", "01", "00", "1_0", "0x1", "\u0661", "1" * 5000, "1.0", "1 "):
             self.assertRaises(Malformed, number, word, 0, 2**32)
 
     @given(st.ip_addresses())
-    def test_addresses(self, value: object) -> None:
+    def test_canonical_addresses_are_read(self, value: object) -> None:
         """In their canonical form."""
         self.assertEqual(address(str(value)), value)
 
-    def test_no_address(self) -> None:
+    def test_what_is_no_canonical_address_is_malformed(self) -> None:
         """Names, other forms of an address."""
         self.assertEqual(address("fe80::1%eth0"), ip_address("fe80::1%eth0"))
         for word in ("", "localhost", "1", "127.1", "010.0.0.1", "::0", "2001:DB8::1", "[::1]", "::1/128"):

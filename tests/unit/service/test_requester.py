@@ -86,13 +86,13 @@ class ConversationTests(TestCase):
         await self.until(lambda: not (self.service.connections or self.service.lingering))
         await deferLater(reactor, 0.01)
 
-    async def test_answers(self) -> None:
+    async def test_one_request_is_sent_after_the_other(self) -> None:
         """One is asked after the other, whoever asks."""
         connection = await self.connect()
         first, second = connection.ask("one"), connection.ask("two words")
         self.assertEqual([(await each).words for each in (second, first)], [("two", "words"), ("one",)])
 
-    async def test_sockets(self) -> None:
+    async def test_sockets_come_with_their_answer(self) -> None:
         """They come with their answer, for us alone, and are not given to programs that we start."""
         connection = await self.connect()
         first, second = (await connection.ask("sockets")).descriptors
@@ -101,7 +101,7 @@ class ConversationTests(TestCase):
             each.close()
         self.assertEqual((await connection.ask("one")).descriptors, ())
 
-    async def test_nothing_leaks(self) -> None:
+    async def test_descriptors_that_are_not_taken_are_closed(self) -> None:
         """Sockets that nobody takes are closed, at both ends, and so are descriptors that the service never wanted."""
         await self.quiet()
         before = descriptors()
@@ -119,7 +119,7 @@ class ConversationTests(TestCase):
         await self.quiet()
         self.assertEqual(descriptors(), before)
 
-    async def test_unasked(self) -> None:
+    async def test_unasked_lines_come_to_the_listener(self) -> None:
         """Lines that nobody asked for come to who listens to them."""
         connection = await self.connect()
         await connection.ask("one")
@@ -130,7 +130,7 @@ class ConversationTests(TestCase):
         self.assertEqual(await asked, "judged 0")
         self.assertEqual(self.heard, ["news 1", "judge 1"])
 
-    async def test_nobody_listens(self) -> None:
+    async def test_an_unasked_line_without_a_listener_ends_the_connection(self) -> None:
         """Then such a line ends the connection."""
         connection = await connect(reactor, self.path)
         await connection.ask("one")
@@ -146,7 +146,7 @@ class ConversationTests(TestCase):
         await self.until(lambda: self.lost)
         await self.assertFailure(connection.ask("one"), ServiceLost)
 
-    async def test_no(self) -> None:
+    async def test_a_refusal_is_an_error_with_its_word_and_text(self) -> None:
         """It is an error, with its word and its text; the next request finds the connection ended."""
         connection = await self.connect()
         with self.assertRaises(ServiceRefused) as refused:
@@ -156,7 +156,7 @@ class ConversationTests(TestCase):
         await self.until(lambda: self.lost)
         self.assertEqual(self.lost, 1)
 
-    async def test_not_allowed(self) -> None:
+    async def test_what_the_service_says_before_a_request_is_the_answer(self) -> None:
         """What the service says before it was asked is the answer."""
         self.service.may_ask = lambda _: False
         for wait in (False, True):
@@ -168,7 +168,7 @@ class ConversationTests(TestCase):
             self.assertEqual(refused.exception.kind, "refused")
 
     async def test_not_allowed_while_it_writes(self) -> None:
-        """What a peer writes after he was refused neither fails nor takes the reason from him."""
+        """What a peer writes after it was refused neither fails nor takes the reason from it."""
         self.service.may_ask = lambda _: False
         with socket.socket(socket.AF_UNIX) as guest:
             guest.connect(self.path)
@@ -177,7 +177,7 @@ class ConversationTests(TestCase):
                 guest.send(b"one\n")
             self.assertEqual(guest.recv(11), b"no refused ")
 
-    async def test_too_many(self) -> None:
+    async def test_of_too_many_peers_the_first_are_served(self) -> None:
         """Hundreds that connect are told so, and the first ones are served."""
         first = await self.connect()
         await first.ask("one")
@@ -209,7 +209,7 @@ class ConversationTests(TestCase):
             for each in accepted:
                 each.close()
 
-    async def test_lost(self) -> None:
+    async def test_a_request_fails_when_the_service_ends(self) -> None:
         """Who waits for an answer is told when the service ends."""
         connection = await self.connect()
         waiting = connection.ask("later")
@@ -221,7 +221,7 @@ class ConversationTests(TestCase):
         await self.until(lambda: self.lost)
         self.assertEqual(self.lost, 1)
 
-    async def test_given_up(self) -> None:
+    async def test_the_service_learns_that_a_request_was_given_up(self) -> None:
         """The service learns that nobody waits any more."""
         connection = await self.connect()
         waiting = connection.ask("later")
@@ -236,7 +236,7 @@ class ConversationTests(TestCase):
         await self.assertFailure(connection.ask("no  line"), Malformed)
         self.assertEqual((await connection.ask("one")).words, ("one",))
 
-    async def test_nobody_there(self) -> None:
+    async def test_a_service_that_does_not_answer_is_missing(self) -> None:
         """No socket, no service behind it, one that does not take connections."""
         self.patch(requester, "_BREATH", 0.01)
         await self.assertFailure(connect(reactor, f"{self.path}-none"), ServiceMissing)
@@ -261,14 +261,14 @@ class ListenerTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         self.path = f"{directory}/socket"
 
-    def test_made(self) -> None:
+    def test_the_socket_is_for_its_owner_and_its_group(self) -> None:
         """For its owner and its group."""
         with listener(self.path, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, 2):
             self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o660)
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(self.path)
 
-    def test_left_behind(self) -> None:
+    def test_a_socket_that_was_left_behind_is_replaced(self) -> None:
         """What a service that has died left is replaced; what lives, or is no socket, is not."""
         listener(self.path, {}, 0).close()
         with listener(self.path, {}, 0):
@@ -280,12 +280,12 @@ class ListenerTests(SynchronousTestCase):
         self.assertRaises(CannotServe, listener, self.path, {}, 0)
         self.assertEqual(Path(self.path).read_text(), "mine")
 
-    def test_no_directory(self) -> None:
+    def test_a_missing_directory_is_said_in_one_line(self) -> None:
         """It is said in one line."""
         error = self.assertRaises(CannotServe, listener, f"{self.path}/none", {}, 0)
         self.assertNotIn("\n", str(error))
 
-    def test_systemd(self) -> None:
+    def test_the_socket_of_systemd_is_taken_over(self) -> None:
         """The socket that systemd passes is taken over; anything else that it passes is an error."""
         program = (
             "import os, sys; from torknock.service.listener import listener, CannotServe\n"
@@ -313,13 +313,13 @@ class ListenerTests(SynchronousTestCase):
 class PeersTests(SynchronousTestCase):
     """Who is there, and who may ask."""
 
-    def test_peer(self) -> None:
+    def test_a_peer_is_the_user_that_the_kernel_names(self) -> None:
         """As the kernel says."""
         near, far = socket.socketpair()
         with near, far:
             self.assertEqual(peer(near), Peer(os.getuid(), frozenset({os.getgid(), *os.getgroups()})))
 
-    def test_guests(self) -> None:
+    def test_guests_are_root_and_the_named_users_and_groups(self) -> None:
         """Root always; a user by name; a group's members by its name; a name that nobody has lets nobody in."""
         guests = Guests.named(["nobody", "no-such-user"], ["daemon", "no-such-group"])
         self.assertTrue(guests.may_ask(Peer(0, frozenset())))

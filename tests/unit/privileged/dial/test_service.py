@@ -53,7 +53,7 @@ class FuzzTests(SynchronousTestCase):
         self.me = peer(self.near).uid
 
     @given(hostile.filter(lambda said: not is_request(said)).flatmap(lambda said: pieces(said + b"\n")))
-    def test_any_octets(self, heard: list[bytes]) -> None:
+    def test_octets_that_are_no_request_end_the_connection(self, heard: list[bytes]) -> None:
         """One line says that they are no request, and the connection ends; the next peer is heard."""
         clock = Clock()
         service = dial_service(cast(Any, clock), Guests(frozenset({self.me}), frozenset()), 16)

@@ -45,7 +45,7 @@ class TuplesTests(SynchronousTestCase):
                 self.assertEqual(tuples.ports(pair(0)).get(number, -inf), tuples.last(pair(number)))
             self.assertEqual(list(tuples.ports(pair(0)).values()), sorted(tuples.ports(pair(0)).values()))
 
-    def test_known(self) -> None:
+    def test_old_tuples_are_known_while_there_is_room(self) -> None:
         """Old ones are known as long as there is room."""
         tuples = Tuples(each=2)
         for number in range(3):
@@ -88,7 +88,7 @@ class PortsTests(SynchronousTestCase):
     """`Ports`."""
 
     @given(st.integers(1, 60_000), st.integers(0, 300), st.sets(st.integers(1, 60_300)), st.integers(1, 65_535))
-    def test_drawn(self, low: int, more: int, reserved: set[int], like: int) -> None:
+    def test_each_free_port_is_drawn_once(self, low: int, more: int, reserved: set[int], like: int) -> None:
         """Each port, none that is reserved; in the end each once, those of one parity before the others."""
         ports = Ports(low, low + more, frozenset(reserved))
         every = set(range(low, low + more + 1)) - reserved

@@ -34,7 +34,7 @@ def queued(number: int, mark: int, port: int = 443) -> bytes:
 class ParseTests(SynchronousTestCase):
     """Octets of netlink (linux/netfilter/nfnetlink_queue.h)."""
 
-    def test_a_packet(self) -> None:
+    def test_a_packet_has_an_id_a_mark_and_a_datagram(self) -> None:
         """Its id, its mark and its datagram."""
         self.assertEqual(_parse(WHOLE), (7, 9, b"a datagram"))
 
@@ -46,7 +46,7 @@ class ParseTests(SynchronousTestCase):
         self.assertIsNone(_parse(message(_PACKET, attribute(1, b""))))
 
     @given(st.binary(max_size=100))
-    def test_any_octets(self, octets: bytes) -> None:
+    def test_any_octets_raise_nothing(self, octets: bytes) -> None:
         """Also behind the header of a packet."""
         _parse(octets)
         _parse(message(_PACKET, octets))

@@ -238,7 +238,7 @@ class HelperTests(ServiceCase):
         self.addCleanup(lambda: [each() for each in self.kernel.time.at_end])
         return made
 
-    def test_a_conversation(self) -> None:
+    def test_a_conversation_over_a_socket_is_with_this_user(self) -> None:
         """With this user, over a socket."""
         self.write_list(DOOR, user=pwd.getpwuid(os.getuid()).pw_name)
         service = self.started()

@@ -126,7 +126,7 @@ class SilenceTests(SynchronousTestCase):
         self.patch(self.silence, "_changed", self.changed)
         self.assertEqual((self.look(), self.changes), ([], 2))
 
-    def test_it_stops(self) -> None:
+    def test_the_tables_stay_when_it_stops(self) -> None:
         """The tables stay; to stop again is no fault."""
         self.successResultOf(self.silence.stop())
         self.successResultOf(self.silence.stop())

@@ -110,7 +110,7 @@ class NftablesTests(SynchronousTestCase):
     @example([[{"jump": {"target": []}}]])
     @example([[{"goto": None}, {"dnat": 7}]])
     @given(st.lists(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "accept", "jump", "dnat"]), JSON))))
-    def test_any_rules(self, rules: list[list[Any]]) -> None:
+    def test_rules_of_any_shape_raise_nothing(self, rules: list[list[Any]]) -> None:
         """JSON of any shape raises nothing; a rule after it that takes everything may still do so."""
         found = self.takers(*json.loads(json.dumps(rules)))
         self.assertLessEqual(len(found), 2 * sum(map(len, rules)))
@@ -154,7 +154,7 @@ class IptablesTests(SynchronousTestCase):
             self.assertEqual(len(self.takers(*rules)), count, rules)
 
     @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), max_size=5))
-    def test_any_rules(self, rules: list[list[str]]) -> None:
+    def test_rules_of_any_words_raise_nothing(self, rules: list[list[str]]) -> None:
         """Nothing is raised."""
         self.assertLessEqual(len(self.takers(*(f"PREROUTING {' '.join(rule)}" for rule in rules))), len(rules))
 
