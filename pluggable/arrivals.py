@@ -26,7 +26,7 @@ from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
 from pluggable.extorport import HANDSHAKE_LIMIT, dial
 from pluggable.listening_ports import listening_ports
-from pluggable.relay import Early, Half, Links, join
+from pluggable.relay import Buffered, Half, Links, join
 
 _log = Logger()
 
@@ -37,7 +37,7 @@ _RETRY_AFTER = 300.0
 """Seconds until a listener that was not tor's Extended ORPort is tried again."""
 
 
-class Arrival(Early):
+class Arrival(Buffered):
     """A client whose `link` is held, once it is connected, until `introduce` has joined it with a link to tor."""
 
     def __init__(self, factory: ORPortFactory) -> None:

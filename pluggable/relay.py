@@ -46,8 +46,8 @@ class Opening(Protocol):
         """The link is lost, joined or not."""
 
 
-class Early:
-    """The opening of a link where nothing is to be said first: keeps what arrives."""
+class Buffered:
+    """The opening of a link without a handshake: keeps what arrives."""
 
     def __init__(self) -> None:
         self.rest = b""
@@ -75,7 +75,7 @@ class Half(protocol.Protocol):
     transport: Any
 
     def __init__(self, opening: Opening | None = None) -> None:
-        self.opening: Opening = opening or Early()
+        self.opening: Opening = opening or Buffered()
         self.lost = False
         self._peer: Half | None = None
         self._read_ended = False
@@ -105,7 +105,7 @@ class Half(protocol.Protocol):
         self._deliver(data)
 
     def readConnectionLost(self) -> None:
-        """The peer says no more: tell the other link so, or give up a link that is not joined yet."""
+        """The peer sends no more: pass that on to the other link, or close a link that is not joined yet."""
         self._read_ended = True
         if self._peer is None:
             self.transport.loseConnection()
@@ -130,7 +130,7 @@ class Half(protocol.Protocol):
         if peer is not None:
             peer._leave()
         self.opening.lost(reason)
-        self.opening, self._deliver = Early(), _drop  # what was there knows this half, and would keep it in memory
+        self.opening, self._deliver = Buffered(), _drop  # what was there knows this half, and would keep it in memory
 
     def abort(self) -> None:
         """Cut the link at once."""

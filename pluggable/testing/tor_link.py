@@ -1,6 +1,6 @@
 """tor's ends of the connections that a transport carries: at a client to its SOCKS port, at a bridge from a client.
 
-The law of one link: what tor says first is written at once. Then octets belong to the handshake until it is over, and
+The law of one link: tor's greeting is written at once. Then octets belong to the handshake until it is over, and
 to `received` from then on. A fault in the handshake closes the link; nothing is received after that. Of a success
 and a refusal one happens, once. `received` only grows, and `lost` is last.
 """

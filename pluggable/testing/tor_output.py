@@ -38,8 +38,6 @@ class TorOutput:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.faults: list[str] = []
-        self.version = False
-        """Whether `VERSION 1` was written."""
         self.error: str | None = None
         """The `ENV-ERROR`, `VERSION-ERROR` or `PROXY-ERROR`, if there was one: nothing starts after it."""
         self.proxy_done = False
@@ -51,6 +49,11 @@ class TorOutput:
         """Whether `CMETHODS DONE` or `SMETHODS DONE` was written."""
         self.logs: list[LogLine] = []
         self._incomplete = b""
+
+    @property
+    def version(self) -> bool:
+        """Whether `VERSION 1` was written."""
+        return "VERSION 1" in self.lines
 
     def feed(self, octets: bytes) -> None:
         """Read what the transport wrote, in pieces of any size."""
@@ -67,8 +70,7 @@ class TorOutput:
             self.error = line
             return self.version == (keyword == "PROXY-ERROR")
         if keyword == "VERSION":
-            self.version = rest == "1"
-            return self.version
+            return rest == "1"
         if keyword == "LOG":
             return self._log(rest)
         if keyword == "STATUS":
