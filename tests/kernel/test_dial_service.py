@@ -203,7 +203,7 @@ class DialTests(Case):
         self.assertEqual([(syn.destination, syn.seq) for syn in self.syns()], [(host, ISN) for host in self.addresses])
         self.assertEqual(self.log.read_text(), "")
 
-    async def test_bind_address(self) -> None:
+    async def test_the_syn_leaves_from_the_address_that_was_asked_for(self) -> None:
         """The SYN leaves from there; an address that this host has not is an error."""
         await self.served()
         second, second6 = f"198.18.{self.client.number}.3", f"2001:db8:{self.client.number:x}::3"
@@ -216,7 +216,7 @@ class DialTests(Case):
         self.assertEqual(cannot.exception.number, errno.EADDRNOTAVAIL)
         self.assertEqual({(syn.source, syn.seq) for syn in self.syns()}, {(second, ISN), (second6, ISN)})
 
-    async def test_given_up(self) -> None:
+    async def test_the_socket_of_a_dial_that_was_given_up_is_closed(self) -> None:
         """The service closes the socket of a SYN that nobody answered when nobody waits for it any more."""
         service = await self.served()
         before = len(os.listdir(f"/proc/{service.pid}/fd"))
@@ -232,7 +232,7 @@ class DialTests(Case):
         while len(os.listdir(f"/proc/{service.pid}/fd")) > before:
             await deferLater(reactor, 0.05)
 
-    async def test_stamped(self) -> None:
+    async def test_a_syn_has_the_tsval_that_its_isn_was_chosen_for(self) -> None:
         """A SYN leaves with the TSval that its ISN was chosen for, or the dial slips."""
         await self.served()
         for host in self.addresses:
@@ -253,7 +253,7 @@ class DialTests(Case):
 class KnockTests(Case):
     """Both kinds of knocker, which know nothing of the service."""
 
-    async def test_token(self) -> None:
+    async def test_the_syn_has_the_isn_of_a_token(self) -> None:
         """The SYN has the ISN of a token."""
         await self.served()
         memory = Memory(self.directory)
@@ -266,7 +266,7 @@ class KnockTests(Case):
         opening = tokens(line.secret, line.bridge_name, 7, line.n)
         self.assertEqual([syn.seq in opening for syn in self.syns()], [True, True])
 
-    async def test_knock(self) -> None:
+    async def test_the_syn_has_the_isn_that_goes_with_its_tsval(self) -> None:
         """The SYN has the ISN that goes with its TSval."""
         await self.served()
         line = Line(secret=b"Magic secret string", pin=None, scheme=Scheme.KNOCK, channel=Channel.RAW)
@@ -305,7 +305,7 @@ class FairnessTests(Case):
 class ServiceTests(Case):
     """What becomes of the service."""
 
-    async def test_killed(self) -> None:
+    async def test_a_dial_ends_with_an_error_when_the_service_is_killed(self) -> None:
         """The dial that it was at ends with an error; the next one finds its successor."""
         service = await self.served()
         dialling = self.dialer.dial(self.bridge.silent, PORT, ISN)
@@ -321,7 +321,7 @@ class ServiceTests(Case):
         (await self.dialer.dial(self.bridge.address, PORT, ISN)).close()
         self.assertEqual([syn.destination for syn in self.syns()], [self.bridge.silent, self.bridge.address])
 
-    async def test_stopped(self) -> None:
+    async def test_a_service_that_does_nothing_is_named_as_the_reason(self) -> None:
         """A service that does nothing is the reason that the client is told; when it goes on, so does the client."""
         service = await self.served()
         service.send_signal(signal.SIGSTOP)
@@ -358,7 +358,7 @@ class ServiceTests(Case):
         self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1))
         self.assertIn("CAP_NET_ADMIN", done.stderr)
 
-    async def test_hostile(self) -> None:
+    async def test_the_service_outlives_whatever_its_peers_send(self) -> None:
         """Whatever its peers send, the service answers the next honest one, and keeps no descriptor."""
         service = await self.served()
         before = len(os.listdir(f"/proc/{service.pid}/fd"))

@@ -188,7 +188,7 @@ class DoctorTests(SynchronousTestCase):
         self.assertLessEqual({"listener", "gate", "registered"}, self.wrong(findings), findings)
         self.assertIn("another program listens on port 443", findings["tor's log"]["why"])
 
-    def test_a_client(self) -> None:
+    def test_a_damaged_line_and_a_proxy_of_a_client_are_said(self) -> None:
         """Its line is damaged and it has a proxy: both are said, and no part of the line."""
         client = Tor("bridge", self.host, self.directory / "bridge", (
             "SocksPort 127.0.0.1:auto\nUseBridges 1\nLog notice stdout\nSocks5Proxy 127.0.0.1:9\n"
@@ -201,7 +201,7 @@ class DoctorTests(SynchronousTestCase):
         self.assertNotIn("c2VjcmV0", json.dumps(findings))
         self.assertIn("CAP_NET_ADMIN", findings["privilege"]["why"])
 
-    def test_no_tor(self) -> None:
+    def test_a_host_without_tor_is_said(self) -> None:
         """That is said; where nothing tells what this host has, it must be said."""
         findings = self.doctor("client")
         self.assertIn("tor", self.wrong(findings))

@@ -48,7 +48,7 @@ class DownTests(TestCase):
     skip = needs_root
     timeout = 60
 
-    async def test_a_round(self) -> None:
+    async def test_a_round_in_silence_sends_at_most_11_syns(self) -> None:
         """In silence the kernel sends the SYNs of three sockets at most 11 times; after a RST come two more SYNs."""
         lab = Lab(offloads=False)
         self.addCleanup(lab.close)
@@ -149,12 +149,12 @@ class DecoyTests(TestCase):
         said = b"".join(packet.payload for packet in sent if packet.source_port == syns[0].source_port)
         self.assertEqual((said[0], said[5], len(said)), (22, 1, 5 + int.from_bytes(said[3:5])))
 
-    async def test_tls(self) -> None:
+    async def test_a_tls_server_with_another_key_is_not_the_bridge(self) -> None:
         """It has another key."""
         await self.connected_past(
             f"listen 443 ssl; ssl_certificate {self.directory}/key.pem; ssl_certificate_key {self.directory}/key.pem;"
         )
 
-    async def test_plain(self) -> None:
+    async def test_a_server_that_speaks_http_is_not_the_bridge(self) -> None:
         """It speaks HTTP."""
         await self.connected_past("listen 443;")

@@ -67,7 +67,7 @@ class Elements(Case):
     def is_said(self) -> bool:
         return any("gate table missing or changed" in told for told in self.hidden.said)
 
-    def test_flushed_tokens(self) -> None:
+    def test_tokens_that_were_flushed_open_again(self) -> None:
         """All are gone at once: the present epoch's open again, and what was spent does not."""
         spent, before = self.spent(), self.held()
         self.nft("flush", "set", *TABLE.split(), "tokens")
@@ -75,7 +75,7 @@ class Elements(Case):
         self.assertEqual(self.knock(spent), "refused")
         self.assertTrue(self.opens())
 
-    def test_deleted_tokens(self) -> None:
+    def test_a_token_that_was_deleted_opens_again(self) -> None:
         """One is gone."""
         before, token = self.held(), next(self.fresh)
         self.nft("delete", "element", *TABLE.split(), "tokens", "{", str(token), "}")
@@ -90,7 +90,7 @@ class Elements(Case):
         self.assertTrue(wait_for(lambda: (told := self.told())["held"] == self.held() == told["tokens"], 12))
         self.assertEqual(self.told()["warnings"], [])
 
-    def test_flushed_claims(self) -> None:
+    def test_what_was_used_is_refused_after_the_claims_were_flushed(self) -> None:
         """The kernel has forgotten what was used: it is refused as before."""
         spent, before = self.spent(), self.held()
         self.nft("flush", "set", *TABLE.split(), "claimed")
@@ -98,12 +98,12 @@ class Elements(Case):
         self.assertTrue(wait_for(self.opens))
         self.assertEqual(self.held(), before - 1)
 
-    def test_added_tokens(self) -> None:
+    def test_tokens_of_another_program_are_taken_out(self) -> None:
         """What the bridge did not admit is taken out."""
         self.nft("add", "element", *TABLE.split(), "tokens", "{ 4711 timeout 600s }")
         self.assertTrue(wait_for(lambda: "4711" not in self.nft("list", "set", *TABLE.split(), "tokens")))
 
-    def test_removed_tables(self) -> None:
+    def test_a_table_that_was_removed_is_back_with_its_tokens(self) -> None:
         """The whole table is gone, alone or with all others: it is back with its tokens, and each time that is said."""
         spent, before = self.spent(), self.held()
         for words in (["delete", "table", *TABLE.split()], ["flush", "ruleset"]):

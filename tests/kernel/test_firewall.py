@@ -87,11 +87,11 @@ class FirewallTests(SynchronousTestCase):
         restore = ["iptables-nft-restore"] if rules.lstrip().startswith("*") else ["nft", "-f", "-"]
         self.host.run(restore, rules.replace("} }", "}\n}"))
 
-    def test_no_firewall(self) -> None:
+    def test_without_a_firewall_all_ports_are_what_they_are(self) -> None:
         """All ports are what they are."""
         self.assert_true({443: "PASSED", 22: "PASSED"}, "4,6")
 
-    def test_nftables(self) -> None:
+    def test_a_ruleset_of_nftables_that_was_written_by_hand(self) -> None:
         """Sets, maps, jumps, limits and concatenations of a ruleset that was written by hand."""
         self.load(PLAIN)
         self.assert_true({
@@ -99,12 +99,12 @@ class FirewallTests(SynchronousTestCase):
             26: "DROPPED", 27: "PASSED", 28: "RESET", 60001: "REJECTED", 53: "DROPPED", 9: "DROPPED",
         }, "4,6")  # fmt: skip
 
-    def test_firewalld(self) -> None:
+    def test_the_zone_public_of_firewalld(self) -> None:
         """The zone public, with two services, and what it rejects."""
         self.load(FIREWALLD)
         self.assert_true({443: "PASSED", 22: "PASSED", 80: "REJECTED"}, "4,6")
 
-    def test_ufw(self) -> None:
+    def test_ufw_through_iptables_of_both_kinds(self) -> None:
         """Through iptables of both kinds, whose matches nft does not read out."""
         expected = {
             443: "PASSED", 80: "PASSED", 8050: "PASSED", 22: "PASSED", 24: "DROPPED", 25: "DROPPED", 26: "RESET",

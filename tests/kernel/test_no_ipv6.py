@@ -75,7 +75,7 @@ class BridgeTests(SynchronousTestCase):
         service = self.start(443)
         self.assert_hidden(service, 443, "refused")
 
-    def test_without_privilege(self) -> None:
+    def test_the_filter_has_no_second_pair_of_sockets(self) -> None:
         """Nor has the filter at the transport's own port a second pair of sockets."""
         nowhere = Path("/nonexistent/gate.sock")
         self.assert_hidden(self.start(8443, WITHOUT, nowhere), 8443, "silence")

@@ -57,7 +57,7 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(errors, "")
         return running.returncode, json.loads(said)
 
-    def test_untouched(self) -> None:
+    def test_both_numbers_arrive_on_a_path_that_rewrites_nothing(self) -> None:
         """Both numbers arrive, with each kind of timestamp and with none."""
         for timestamps in (1, 2, 0):
             self.client.sysctl("net.ipv4.tcp_timestamps", timestamps)
@@ -91,7 +91,7 @@ class PathTests(SynchronousTestCase):
                 self.assertEqual((found["isn_seen"] - found["isn_sent"]) % 2**32, 0x12345678)
                 self.assert_same_tsval(found)
 
-    def test_timestamps_rewritten(self) -> None:
+    def test_timestamps_that_are_rewritten_are_found_out(self) -> None:
         """Changed, or taken away: with the privilege and without it that is found out."""
         for change, words in ((shift_timestamps, "timestamps"), (take_timestamps_away, "takes them away")):
             with Middlebox(self.lab, self.client, self.bridge, change):
@@ -102,7 +102,7 @@ class PathTests(SynchronousTestCase):
                         self.assertIn(words, found["sentence"])
                         self.assertNotIn("sequence", found["sentence"])
 
-    def test_handshake_broken(self) -> None:
+    def test_no_connection_stands_where_the_syn_alone_is_rewritten(self) -> None:
         """The SYN alone is rewritten: no connection stands, and the sentence says what that may be."""
         self.lab.hub.run(["nft", "-f", "-"], """
             table inet middle {
@@ -123,7 +123,7 @@ class PathTests(SynchronousTestCase):
             self.assertEqual((status, found["verdict"]), (2, "unknown"), found)
             self.assertIn("CAP_NET_ADMIN", found["sentence"])
 
-    def test_nobody_there(self) -> None:
+    def test_a_closed_port_is_no_verdict(self) -> None:
         """A closed port is no verdict."""
         for before in ((), WITHOUT):
             status, found = self.check(f"{self.bridge.address}:9", before)

@@ -197,7 +197,7 @@ class SYNTests(Case):
                 self.assertGreater(len(knocked + plain), 0.9 * len(steps), steps)
                 self.assertLess(abs(statistics.fmean(knocked) - statistics.fmean(plain)), 3)
 
-    async def test_retransmission(self) -> None:
+    async def test_an_unanswered_syn_is_sent_again_with_the_same_isn(self) -> None:
         """A SYN that nobody answers is sent again as it was, with the same ISN."""
         for host in (self.bridge.silent, self.bridge.silent6):
             waiting = self.dial(host)
@@ -370,7 +370,7 @@ class ConnectionTests(Case):
             for (level, name), size in options.items():
                 self.assertEqual(knocked.getsockopt(level, name, size), plain.getsockopt(level, name, size), name)
 
-    async def test_transfer(self) -> None:
+    async def test_megabytes_go_both_ways_intact(self) -> None:
         """Some megabytes go both ways intact."""
         sent = random.Random(1).randbytes(1 << 22)  # noqa: S311
 
@@ -396,7 +396,7 @@ class ConnectionTests(Case):
             self.assertEqual(await received, hashlib.sha256(sent).digest())
             await echoed
 
-    async def test_refused(self) -> None:
+    async def test_a_rst_is_a_refusal_after_one_syn(self) -> None:
         """A RST is `ConnectionRefusedError`, after one SYN."""
         for host in self.addresses:
             with self.assertRaises(ConnectionRefusedError):
@@ -404,7 +404,7 @@ class ConnectionTests(Case):
         self.assertEqual([(syn.destination_port, syn.seq) for syn in self.syns()], [(CLOSED, ISN)] * 2)
         self.assertEqual(len(self.capture.tcp()), 4)
 
-    async def test_silent(self) -> None:
+    async def test_a_knock_that_is_given_up_closes_its_socket(self) -> None:
         """Who gives a knock up closes its socket."""
         before = sockets()
         for host in (self.bridge.silent, self.bridge.silent6):
@@ -412,7 +412,7 @@ class ConnectionTests(Case):
                 await self.dial(host).addTimeout(0.2, reactor)
         self.assertEqual(sockets(), before)
 
-    async def test_no_way(self) -> None:
+    async def test_a_router_that_knows_no_way_says_so(self) -> None:
         """A router that knows no way says so; where this host knows none, nothing leaves."""
         self.lab.hub.ip("route add unreachable 198.51.100.0/24")
         with self.assertRaises(ConnectError) as caught:
@@ -428,14 +428,14 @@ class ConnectionTests(Case):
 class DialTests(Case):
     """What is dialled, and from where."""
 
-    async def test_no_isn(self) -> None:
+    async def test_isn_0_and_more_than_32_bits_are_refused(self) -> None:
         """0 would let the kernel choose, and more than 32 bits are none."""
         for isn in (0, -1, 2**32):
             self.assertRaises(ValueError, self.dialer.dial, self.bridge.address, PORT, isn)
         self.assertEqual(self.syns(), [])
 
-    async def test_no_address(self) -> None:
-        """Names are not looked up: whoever answers would learn the bridge."""
+    async def test_names_are_not_looked_up(self) -> None:
+        """Names are not looked up: the resolver would learn the bridge."""
         for host in ("bridge.example", "1", ""):
             with self.assertRaises(CannotKnock):
                 await self.dial(host)
@@ -480,7 +480,7 @@ class DialTests(Case):
             with self.assertRaises(CannotKnock):
                 await self.dial(host)
 
-    async def test_bind_address(self) -> None:
+    async def test_the_syn_leaves_from_the_address_that_was_asked_for(self) -> None:
         """The SYN leaves from the address that was asked for; one that this host has not is an error."""
         second, second6 = f"198.18.{self.client.number}.3", f"2001:db8:{self.client.number:x}::3"
         self.client.ip(f"address add {second}/24 dev eth0", f"address add {second6}/64 dev eth0 nodad")
@@ -502,7 +502,7 @@ class DialTests(Case):
             connected = await self.dial(host, listener.getsockname()[1], dialer=dialer)
             self.assertEqual(connected.getsockname()[0], host)
 
-    async def test_link_local(self) -> None:
+    async def test_a_link_local_address_needs_its_interface(self) -> None:
         """Such an address needs its interface, which must be there."""
         own = self.lab.hub.run(["ip", "-6", "-o", "address", "show", "dev", "to-client", "scope", "link"]).stdout
         address = own.split()[3].partition("/")[0]
@@ -547,7 +547,7 @@ class KnockerTests(Case):
         self.addCleanup(memory.close)
         return Knocker(DialerOf(self.client), reactor, lambda: 7.75 * EPOCH, random.SystemRandom(), memory)
 
-    async def test_right_clock(self) -> None:
+    async def test_with_a_right_clock_each_connection_takes_one_syn(self) -> None:
         """One SYN for each connection."""
         self.opens_in(range(6, 9))
         knocker = self.knocker()
@@ -557,7 +557,7 @@ class KnockerTests(Case):
             self.assertEqual(self.syns()[-1].seq, knocked.isn)
         self.assertEqual(len(self.syns()), 2)
 
-    async def test_slow_clock(self) -> None:
+    async def test_a_bridge_two_epochs_away_is_found(self) -> None:
         """A bridge two epochs away is found, and known once that was seen twice."""
         self.opens_in(range(8, 11))
         knocker = self.knocker()
