@@ -269,7 +269,7 @@ class BadInputTests(KnockTestCase):
         self.alive()
 
     def test_fragments_are_judged_as_one(self) -> None:
-        """The kernel puts them together before a program sees them: a part opens nothing, the whole is judged as one."""
+        """The kernel puts them together before a program sees them: a part opens nothing, the whole is one knock."""
         for change, expected in ((0, [Control.SYN | Control.ACK]), (1, [])):
             right = self.knock(ip_flags=0)
             syn = replace(right, seq=right.seq ^ change)

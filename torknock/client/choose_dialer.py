@@ -10,9 +10,9 @@ from torknock.privileged.dial.repair import RepairDialer
 
 
 def choose_dialer(
-    reactor: IReactor, helper: str, bind_v4: str | None = None, bind_v6: str | None = None
+    reactor: IReactor, service: str, bind_v4: str | None = None, bind_v6: str | None = None
 ) -> RepairDialer | RemoteDialer:
-    """The dialer to use; *helper* is the service's socket, *bind_v4* and *bind_v6* are the addresses to dial from.
+    """The dialer to use; *service* is the service's socket, *bind_v4* and *bind_v6* are the addresses to dial from.
 
     Raises `CannotKnock` on a kernel that lets no program choose an ISN.
     """
@@ -23,4 +23,4 @@ def choose_dialer(
         raise CannotKnock(why, error.errno) from error
     if privileged:
         return RepairDialer(reactor, bind_v4, bind_v6)
-    return RemoteDialer(reactor, helper, bind_v4, bind_v6)
+    return RemoteDialer(reactor, service, bind_v4, bind_v6)

@@ -58,13 +58,13 @@ def serve(
     environ: Mapping[str, str],
     now: Callable[[], float],
     version: str,
-    helper: str,
+    service: str,
     files: int,
     socks_users: Collection[int] = (),
 ) -> NoReturn:
     """Be the transport that tor asks for in *environ*, in a *reactor* that is started for it.
 
-    *helper* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN; *files* may be open at once;
+    *service* is the socket of `torknock dial`, for a process without CAP_NET_ADMIN; *files* may be open at once;
     *socks_users* see `pluggable.run`.
     """
     main(
@@ -72,7 +72,7 @@ def serve(
         environ,
         implementation="torknock",
         version=version,
-        clients={"torknock": lambda environment: KnockClient(reactor, environment, now, helper)},
+        clients={"torknock": lambda environment: KnockClient(reactor, environment, now, service)},
         proxy_error=PROXY_ERROR,
         socks_users=socks_users,
         places=of_transport(files, OF_A_REQUEST),
@@ -85,11 +85,11 @@ class KnockClient:
     """The transport that tor's `ClientTransportPlugin torknock` is."""
 
     def __init__(
-        self, reactor: IReactor, environment: ClientEnvironment, now: Callable[[], float], helper: str = DIAL_SOCKET
+        self, reactor: IReactor, environment: ClientEnvironment, now: Callable[[], float], service: str = DIAL_SOCKET
     ) -> None:
         bind = environment.outbound_bind_v4, environment.outbound_bind_v6
         try:
-            self._dialer = choose_dialer(reactor, helper, *bind)
+            self._dialer = choose_dialer(reactor, service, *bind)
         except CannotKnock as error:
             raise MethodError(str(error)) from error
         try:
