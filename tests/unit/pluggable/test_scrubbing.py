@@ -44,6 +44,11 @@ class ScrubbedTests(SynchronousTestCase):
                 self.assertNotIn("db8", text)
                 self.assertNotIn("fe80", text)
 
+    def test_brackets_go_with_the_address_that_they_are_part_of(self) -> None:
+        """Those around more than the address stay."""
+        self.assertEqual(scrubbed("to [2001:db8::7]:443."), "to [scrubbed].")
+        self.assertEqual(scrubbed("[2001:db8::7 said no]"), "[[scrubbed] said no]")
+
     def test_what_the_operator_needs_stays(self) -> None:
         """Addresses that are no other host's, places in a file, MAC addresses."""
         for text in (
