@@ -39,7 +39,7 @@ def _scrub_ipv6(found: re.Match[str]) -> str:
     before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
     if before.isalpha() and after.isalpha() and not any(map(str.isdigit, run)):
         return found[0]  # a name of C++, such as std::string
-    if not run.strip(".:") or _is_harmless(run.rstrip(".:")):
+    if not run.strip(".:") or _is_harmless(run.lstrip(".").rstrip(".:")):
         return found[0]
     opened, closed = found[1], found[3]
     return (opened if "]" not in closed else "") + SCRUBBED + run[len(run.rstrip(".")) :]
