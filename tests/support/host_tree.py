@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.own_tor import TORKNOCK, OwnTor
-from torknock.operate.setup import apply, debian_tor, doors, place, plan, shipped_files, this_host
+from torknock.operate.setup import apply, debian_tor, doors, place, plan, shipped_files, site_directory, this_host
 
 
 class HostTreeCase(SynchronousTestCase):
@@ -32,6 +32,7 @@ class HostTreeCase(SynchronousTestCase):
             this_host: {"TORRC": self.torrc, "SYSTEMD_RUNS": self.host / "no-systemd"},
             doors: {"ACCESS": self.access, "FILTERED": self.access.with_name("filtered.nft")},
             apply: {"ACCESS": self.access},
+            site_directory: {"_RUN": self.host / "run", "_AT_BOOT": self.host / "tmpfiles.d"},
             shipped_files: {"UNITS": self.host / "units"},
             plan: {"APPARMOR_TOR": self.host / "apparmor.d" / "local" / "system_tor"},
         }.items():  # fmt: skip

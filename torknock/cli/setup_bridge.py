@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv6Address
+from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -22,6 +23,7 @@ from torknock.cli.options import (
 from torknock.cli.setup_address import parse_public_address, public_address, where_lines_point
 from torknock.cli.setup_steps import configure, confirm_changes, group_of, program, yes_option
 from torknock.cli.withdrawal import printed_or_withdrawn
+from torknock.kernel.places import PROGRAMS
 from torknock.operate.addresses import warning
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE
@@ -41,6 +43,7 @@ class _Options(NamedTuple):
     port: int | None
     posture: str | None
     name: str
+    site: bool
     yes: bool
 
 
@@ -55,20 +58,25 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str | N
 @click.option("--port", type=click.IntRange(1, 65535), help="The port to hide.  [443]")
 @click.option("--posture", type=WordChoice(Posture), help="What strangers see there.  [as unused ports]")
 @click.option("--name", default="first", show_default=True, help="The name of the first line.")
+@click.option("--site", is_flag=True, help="Prepare for lines of channel web: your own nginx answers at the port.")
 @control_option
 @password_option
 @yes_option
 def bridge(
-    address: IPv4Address | IPv6Address | None, port: int | None, posture: str | None, name: str, control: str,
-    asks: bool, yes: bool,
+    address: IPv4Address | IPv6Address | None, port: int | None, posture: str | None, name: str, site: bool,
+    control: str, asks: bool, yes: bool,
 ) -> None:  # fmt: skip
     """Make a hidden bridge of the tor that runs here, and print its first bridge line.
 
     Needs root. To strangers the port looks closed; a client with the line gets in.
     """
-    asked, password = _Options(address, port, posture, name, yes), control_password(asks)
+    asked, password = _Options(address, port, posture, name, site, yes), control_password(asks)
     line = _set_up(asked, control, password)
     _conclude(line, name, control, password)
+    if site:
+        click.echo(_NEXT_FOR_SITE, err=True)
+    elif which("nginx", path=PROGRAMS) is not None:
+        click.echo(_SITE_OFFER, err=True)
 
 
 def _set_up(asked: _Options, control: str, password: str | None) -> str:
@@ -111,14 +119,22 @@ def _changes(
     *named* is the address and port that lines are to have, if that is decided.
     """
     from torknock.operate.setup.plan import plan, plan_by_hand
-    from torknock.operate.setup.torrc_options import BridgeSettings, bridge_options, known_options, port_and_posture
+    from torknock.operate.setup.site_directory import site_directory
+    from torknock.operate.setup.torrc_options import (
+        BridgeSettings,
+        bridge_options,
+        configured_site,
+        known_options,
+        port_and_posture,
+    )
 
     address = asked.address or public_address(facts.option("Address"), guess, asked.yes)
     if named is None and (doubt := warning(address)):
         click.echo(f"torknock: {doubt}", err=True)
     port, posture = port_and_posture(facts, asked.port, asked.posture, _proposed_posture)
     named = named or where_lines_point(facts, address, port, asked.yes)
-    settings = BridgeSettings(address, Door(EVERYWHERE, port, Posture(posture)), asked.name, named)
+    site = site_directory(host.place.suffix) if asked.site else configured_site(facts)
+    settings = BridgeSettings(address, Door(EVERYWHERE, port, Posture(posture)), asked.name, named, site)
     known = known_options(host.place.snippet)
     if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
         return plan_by_hand(facts, host), settings
@@ -172,6 +188,18 @@ The bridge is set up. Next:
   from another host of yours: torknock check --as-stranger - < line.txt    is it hidden, and does the line open it?
   give the line to one person, for one device; torknock line add NAME makes another
   torknock status shows what the bridge does"""
+
+
+_SITE_OFFER = """
+nginx is installed on this host. A stranger who takes over a client's connection can meet your own web site:
+  torknock setup bridge --site prepares for it"""
+
+_NEXT_FOR_SITE = """
+To have nginx answer at the port, for the server block of your site:
+  torknock site > /etc/nginx/snippets/torknock.conf
+  add the line include snippets/torknock.conf; to that server block
+  nginx -t && systemctl reload nginx
+  torknock line add NAME --sni HOST, with the host name of that server block, makes lines of channel web"""
 
 
 def _draw(line: str) -> None:

@@ -12,6 +12,7 @@ from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import SNIPPET, includes
 from torknock.operate.setup.service_changes import Process, Unit
 from torknock.operate.setup.shipped_files import profile, unit_file
+from torknock.operate.setup.site_directory import site_changes
 from torknock.operate.setup.this_host import Host
 from torknock.operate.setup.torrc_options import HEAD, known_options
 from torknock.tor.inspect import TorFacts
@@ -27,6 +28,7 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     service = _service("gate" if side == "bridge" else "dial", host, group)
     if side == "bridge":
         service[1:1] = _doors(options, host)  # the service finds them when it starts
+        service += site_changes(options, host.place.suffix, host.tor_user)
     changes: list[Change] = []
     if host.apparmor:
         changes.append(Block(str(APPARMOR_TOR), profile(APPARMOR_TOR.name, host.program), Reader.APPARMOR))

@@ -33,6 +33,8 @@ class BridgeSettings:
     """The name of its first line."""
     line_address: tuple[IPv4Address | IPv6Address, int]
     """The address and port in its lines: behind address translation the port may be another than the door's."""
+    site: Path | None = None
+    """The directory of its site's sockets, if it is to have a site."""
 
 
 def bridge_options(facts: TorFacts, settings: BridgeSettings, known: str, host: Host) -> str:
@@ -60,7 +62,8 @@ def bridge_options(facts: TorFacts, settings: BridgeSettings, known: str, host: 
     lines += [
         f"ServerTransportPlugin torknock exec {host.program} server{host.place.helper('gate')}",
         f"ServerTransportListenAddr torknock {settings.door.host}:{settings.door.port}",
-        f"ServerTransportOptions torknock posture={settings.door.posture.value}",
+        f"ServerTransportOptions torknock posture={settings.door.posture.value}"
+        + ("" if settings.site is None else f" site={settings.site}"),
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -86,6 +89,16 @@ def known_options(snippet: Path) -> str:
     return there if there.startswith(HEAD) else ""
 
 
+def configured_site(facts: TorFacts) -> Path | None:
+    """The directory of the site's sockets in torrc."""
+    return Path(site) if (site := _transport_options(facts).get("site")) else None
+
+
+def _transport_options(facts: TorFacts) -> dict[str, str]:
+    words = (facts.of_torknock("ServerTransportOptions") or "").split()
+    return dict(word.partition("=")[::2] for word in words)
+
+
 def configured_port(facts: TorFacts) -> int | None:
     """The port of the door in torrc; None if torrc has none."""
     listening = (facts.of_torknock("ServerTransportListenAddr") or "").rpartition(":")[2]
@@ -100,8 +113,7 @@ def port_and_posture(
     Raises `CannotSetUp` if the port cannot be used.
     """
     there = configured_port(facts)
-    options = dict(word.partition("=")[::2] for word in (facts.of_torknock("ServerTransportOptions") or "").split())
-    port, posture = port or there or 443, posture or options.get("posture") or usual()
+    port, posture = port or there or 443, posture or _transport_options(facts).get("posture") or usual()
     if port != there and posture != "decoy" and is_served("0.0.0.0", port):  # noqa: S104  looked at, not listened on
         raise CannotSetUp(
             f"another program listens on port {port}",

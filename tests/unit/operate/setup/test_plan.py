@@ -8,9 +8,11 @@ import socket
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from attrs import evolve
+
 from tests.support.host_tree import HostTreeCase
 from tests.support.own_tor import TORKNOCK, free_port
-from torknock.operate.setup import plan, torrc_options
+from torknock.operate.setup import plan, site_directory, torrc_options
 from torknock.operate.setup.changes import CannotSetUp, Change
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.service_changes import Process, Unit
@@ -21,6 +23,7 @@ from torknock.operate.setup.torrc_options import (
     bridge_options,
     client_options,
     configured_port,
+    configured_site,
     known_options,
     port_and_posture,
 )
@@ -204,6 +207,33 @@ class OptionsTests(PlanCase):
         for text, known in ((HEAD + "BridgeRelay 1\n", True), ("BridgeRelay 1\n", False)):
             self.snippet.write_text(text)
             self.assertEqual(known_options(self.snippet), text if known else "")
+
+    def test_a_site_gets_a_directory_now_and_at_each_boot(self) -> None:
+        """It is named in torrc, is tor's user's, and goes with the set-up, unless a web server uses it."""
+        there, user = site_directory.site_directory(""), pwd.getpwuid(os.geteuid()).pw_name
+        wanted = evolve(settings(), site=there)
+        options = bridge_options(facts(), wanted, "", self.at())
+        self.assertIn(f"posture=closed site={there}\n", options)
+        self.assertEqual(configured_site(facts(ServerTransportOptions=f"torknock posture=closed site={there}")), there)
+        self.assertIsNone(configured_site(facts()))
+        described = self.described(plan.plan("bridge", options, self.at(), self.group))
+        self.assertIn("write /tmpfiles.d/torknock-site.conf:", described)
+        self.assertIn("make the directory /run/torknock-site, owned by debian-tor", described)
+        there.parent.mkdir()
+        change = site_directory.SiteDirectory(str(there), user)
+        self.assertTrue(change.is_needed())
+        change.inspect([])
+        change.make()
+        self.assertFalse(change.is_needed())
+        (there / "site.sock").touch()
+        self.assertIn("the web server uses", change.undo())
+        (there / "site.sock").unlink()
+        self.assertEqual((change.undo(), there.exists()), ("", False))
+
+    def test_a_directory_of_the_operators_own_is_left_alone(self) -> None:
+        """It is in torrc, and the set-up does not make it."""
+        options = bridge_options(facts(), evolve(settings(), site=Path("/srv/site")), "", self.at())
+        self.assertEqual(site_directory.site_changes(options, "", "debian-tor"), [])
 
     def test_port_and_posture_are_those_of_the_operator_then_of_torrc(self) -> None:
         """Else 443, and what the host's unused ports do."""

@@ -1,0 +1,84 @@
+"""The directory of the sockets of a bridge's site: made now, and at each boot, since it is below `/run`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import define, evolve
+
+from torknock.kernel.places import SITE_SOCKET
+from torknock.operate.setup.changes import CannotChange, Change
+from torknock.operate.setup.file_changes import File
+
+_RUN = Path("/run")
+_AT_BOOT = Path("/etc/tmpfiles.d")
+_MODE = 0o755
+
+
+@define
+class SiteDirectory:
+    """The directory at *path*, which *user*, tor's, owns: the transport and the web server make sockets in it."""
+
+    path: str
+    user: str
+    made: bool = False
+    """Whether it was not there before."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its path."""
+        return (self.path,)
+
+    def describe(self) -> str:
+        """Where it is, and whose."""
+        return f"make the directory {self.path}, owned by {self.user}"
+
+    def is_needed(self) -> bool:
+        """Whether it is missing or another user's."""
+        path = Path(self.path)
+        return not path.is_dir() or path.owner() != self.user
+
+    def inspect(self, earlier: Sequence[SiteDirectory]) -> None:
+        """Whether there is something else in its place."""
+        if os.path.lexists(self.path) and (not Path(self.path).is_dir() or Path(self.path).is_symlink()):
+            raise CannotChange(f"{self.path} is no directory", "move it away")
+        self.made = not Path(self.path).exists()
+
+    def make(self) -> None:
+        """Make it."""
+        Path(self.path).mkdir(mode=_MODE, exist_ok=True)
+        os.chmod(self.path, _MODE)  # whatever the umask is
+        shutil.chown(self.path, self.user)
+
+    def undo(self) -> str:
+        """Remove it, unless something is in it, such as the web server's sockets."""
+        path = Path(self.path)
+        if not self.made or not path.is_dir():
+            return ""
+        if os.path.lexists(path / SITE_SOCKET):
+            return f"the web server uses {path}: take torknock's lines out of its configuration before it is restarted"
+        shutil.rmtree(path)
+        return ""
+
+    def merged_with(self, earlier: SiteDirectory) -> SiteDirectory:
+        """Made by either."""
+        return evolve(self, made=self.made or earlier.made)
+
+
+def site_directory(suffix: str) -> Path:
+    """The directory of the site of the bridge whose tor's `Place` has this *suffix*."""
+    return _RUN / f"torknock-site{suffix}"
+
+
+def site_changes(options: str, suffix: str, user: str) -> list[Change]:
+    """What has the directory in *options*, lines of torrc, be there for *user*; nothing if it is the operator's own."""
+    directory = site_directory(suffix)
+    found = re.search(r"(?m)^ServerTransportOptions torknock .*\bsite=(\S+)", options)
+    if found is None or found[1] != str(directory):
+        return []
+    text = f"# Written by torknock setup; torknock setup --undo removes it.\nd {directory} 0755 {user} root -\n"
+    return [File(str(_AT_BOOT / f"{directory.name}.conf"), text), SiteDirectory(str(directory), user)]
