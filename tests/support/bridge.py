@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pluggable.testing import server_environment
 from tests.support.netns import Host, Namespace, end
 from torknock.kernel.socket_options import TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_ON, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 from torknock.keyring.issued import Issued
@@ -80,16 +81,13 @@ class HiddenService:
 
     def start(self) -> subprocess.Popen[str]:
         """Start the transport and wait until it has said all that it says at its start."""
+        options = ";".join(
+            f"torknock:{name}={value.replace(':', chr(92) + ':')}" for name, value in self.options.items()
+        )
+        or_port = f"127.0.0.1:{self._service.getsockname()[1]}"
         environment = {
-            "TOR_PT_MANAGED_TRANSPORT_VER": "1",
+            **server_environment({"torknock": self.listen}, self.state.parent, or_port=or_port, options=options),
             "TOR_PT_STATE_LOCATION": f"{self.state}/",
-            "TOR_PT_EXIT_ON_STDIN_CLOSE": "1",
-            "TOR_PT_SERVER_TRANSPORTS": "torknock",
-            "TOR_PT_SERVER_BINDADDR": f"torknock-{self.listen}",
-            "TOR_PT_ORPORT": f"127.0.0.1:{self._service.getsockname()[1]}",
-            "TOR_PT_SERVER_TRANSPORT_OPTIONS": ";".join(
-                f"torknock:{name}={value.replace(':', chr(92) + ':')}" for name, value in self.options.items()
-            ),
             "PATH": "/usr/sbin:/usr/bin",
         }
         self.process = self.host.popen(
