@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
-from pluggable.extorport import HANDSHAKE_LIMIT, ExtORPortHandshake, dial, read_cookie, user_address
+from pluggable.extorport import HANDSHAKE_LIMIT, ExtORPortHandshake, _HandshakeOpening, dial, read_cookie, user_address
 from pluggable.relay import EARLY_LIMIT, Half, Links
 from pluggable.testing import COOKIE_HEADER, TorExtendedORPort
 from tests.support.strategies import pieces
@@ -111,6 +111,14 @@ class CookieTests(SynchronousTestCase):
 
 class DialTests(SynchronousTestCase):
     """`dial`."""
+
+    def test_what_tor_says_before_the_link_is_joined_is_kept(self) -> None:
+        """In the same piece as the end of the introduction, and after it."""
+        half = Half(_HandshakeOpening(handshake()))
+        half.makeConnection(Pausing())
+        for said in (TOR_SAYS, b" and", b" more"):
+            half.dataReceived(said)
+        self.assertEqual(half.opening.rest, b"early and more")
 
     def test_without_a_cookie_the_extended_orport_is_not_dialled(self) -> None:
         """Nor the plain one: tor would not know who comes."""

@@ -155,6 +155,13 @@ class PlanTests(SynchronousTestCase):
         for seed in range(20):
             self.assertEqual(Plan(Site("", pages), seeded(seed), first_at_most=1000).exchanges[0].answers, (900,))
 
+    def test_a_plan_begins_with_a_page_of_nine_records_or_more(self) -> None:
+        """Where the site has one: a connection that goes on for as long as tor's is no short one."""
+        short = (exchange(0.01, 500, [100], 0.001),) * 4
+        long = (*(exchange(0.01, 900, [100], 0.001),) * 3, exchange(0.01, 900, [100, 100], 0.001))
+        for seed in range(20):
+            self.assertGreater(Plan(Site("", (short, long)), seeded(seed)).exchanges[0].request, 800)
+
     def test_two_plans_differ(self) -> None:
         """Also of one page: cookies and pauses are drawn."""
         site = Site("", ((exchange(0.01, 600, [5000], 0.001), exchange(0.02, 580, [900], 0.001)),))
