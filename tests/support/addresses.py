@@ -14,7 +14,8 @@ STAYS = (
 )  # fmt: skip
 """Times, dates and versions: what a log is read for."""
 
-GLUED = ("x2001:db8::7, to", "x192.0.2.7, to", "to2001:db8:0:1:2:3:4:5:443", "192.0.2.7.443", "x::f, to")
+GLUED = ("x2001:db8::7, to", "x192.0.2.7, to", "to2001:db8:0:1:2:3:4:5:443", "192.0.2.7.443", "x::f, to",
+         "x1:2:3:4:5:6:192.0.2.7, to", "0.1.192.0.2.7")
 """Addresses without a space before them, or with a port as netstat(8) of BSD writes it."""
 
 _FORMS_4 = ("{}", "{}:443", "{}/24", "::ffff:{}", "[::ffff:{}]:443", "64:ff9b::{}")

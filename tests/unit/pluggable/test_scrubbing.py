@@ -49,6 +49,14 @@ class ScrubbedTests(SynchronousTestCase):
         self.assertEqual(scrubbed("to [2001:db8::7]:443."), "to [scrubbed].")
         self.assertEqual(scrubbed("[2001:db8::7 said no]"), "[[scrubbed] said no]")
 
+    def test_letters_on_both_sides_do_not_hide_an_address(self) -> None:
+        """Only a name without digits is taken for one of C++."""
+        self.assertEqual(scrubbed("x2001:db8::7y"), "x[scrubbed]y")
+
+    def test_a_full_stop_after_an_address_stays(self) -> None:
+        """The sentence ends there."""
+        self.assertEqual(scrubbed("to 2001:db8::7. Or 192.0.2.7."), "to [scrubbed]. Or [scrubbed].")
+
     def test_what_the_operator_needs_stays(self) -> None:
         """Addresses that are no other host's, places in a file, MAC addresses."""
         for text in (
