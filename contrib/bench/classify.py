@@ -131,15 +131,11 @@ def figures_of(every: Sequence[Flow]) -> Iterator[Figure]:
 
 
 def _costs(every: Sequence[Flow]) -> Iterator[Figure]:
+    """What a shape costs, against channel `tls` without one; nothing if that was not collected."""
     plain = [flow for flow in every if flow.kind == "tls"]
-    for kind in dict.fromkeys(flow.kind for flow in every if flow.kind not in ("page", "tls")):
+    for kind in dict.fromkeys(flow.kind for flow in every if flow.kind not in ("page", "tls") and plain):
         ours = [flow for flow in every if flow.kind == kind]
-        more, ratio = (
-            statistics.median(getattr(flow, name) for flow in ours)
-            - statistics.median(getattr(flow, name) for flow in plain)
-            if name == "octets"
-            else statistics.median(flow.seconds for flow in ours) / statistics.median(flow.seconds for flow in plain)
-            for name in ("octets", "seconds")
-        )
+        more = statistics.median(flow.octets for flow in ours) - statistics.median(flow.octets for flow in plain)
+        ratio = statistics.median(flow.seconds for flow in ours) / statistics.median(flow.seconds for flow in plain)
         yield Figure("classify", f"{kind}: more than tls until tor has bootstrapped", more / 1000, "KB", at_most=200)
         yield Figure("classify", f"{kind}: time to bootstrap, {kind} / tls", ratio, "ratio", at_most=1.2)

@@ -27,9 +27,9 @@ class Figure:
     @property
     def bound(self) -> str:
         """The bound in words; "" if there is none."""
-        if self.at_least is not None:
-            return f"at least {self.at_least:g}"
-        return "" if self.at_most is None else f"at most {self.at_most:g}"
+        least = "" if self.at_least is None else f"at least {self.at_least:g}"
+        most = "" if self.at_most is None else f"at most {self.at_most:g}"
+        return ", ".join(filter(None, (least, most)))
 
 
 def table(figures: Iterable[Figure]) -> str:
