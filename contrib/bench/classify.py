@@ -24,6 +24,9 @@ _KINDS = (
 )
 """What tor is carried in, with the options of its lines, and how many clients there are for each part of the site."""
 
+_INSIDE = 9
+"""Records behind the handshake: at most 11 belong to that."""
+
 View = Callable[[Sequence[Record]], Sequence[Record]]
 
 
@@ -99,8 +102,8 @@ def whole(records: Sequence[Record]) -> Sequence[Record]:
 
 
 def inside(records: Sequence[Record]) -> Sequence[Record]:
-    """What follows the client's Finished."""
-    return after_handshake(list(records))
+    """What follows the client's Finished, as many records as every connection of `FIRST` has there."""
+    return after_handshake(list(records))[:_INSIDE]
 
 
 def figures() -> Iterator[Figure]:
@@ -116,7 +119,7 @@ def figures_of(every: Sequence[Flow]) -> Iterator[Figure]:
         bound = None if kind == "tls" else 0
         yield Figure("classify", f"{kind}: rule of 514k + 39 finds, of {len(found)}", caught, "", at_most=bound)
     for what, view in (("from the ClientHello", whole), ("behind the handshake", inside)):
-        long = [flow for flow in every if len(view(flow.records)) >= FIRST]
+        long = [flow for flow in every if len(flow.records) >= FIRST]
         pages = [flow for flow in long if flow.kind == "page"]
         for kind in dict.fromkeys(flow.kind for flow in long if flow.kind != "page"):
             ours = [flow for flow in long if flow.kind == kind]

@@ -28,7 +28,7 @@ from torknock.channel.shapes import Shapes
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import proof_key
-from torknock.protocol.upgrade import UpgradeRequest, write_answer
+from torknock.protocol.upgrade import UpgradeRequest, behind_head, write_answer
 from torknock.protocol.web_proof import Session, prover, server_proof
 
 _log = Logger()
@@ -131,7 +131,8 @@ class Site:
             return None
         index, key, session = found
         answer = write_answer(request.nonce, server_proof(key, session), request.asked)
-        return Upgraded(answer, self._shapes.bridge(upper), partial(waiting.prove, index))
+        shaped = self._shapes.bridge(upper, behind_head(request.asked))
+        return Upgraded(answer, shaped, partial(waiting.prove, index))
 
     def _shown(self, name: str) -> Deferred[SiteCertificate]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), look, self._directory, name)

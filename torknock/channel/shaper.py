@@ -26,19 +26,23 @@ ASKED_AT_MOST = 1 << 20
 class ClientShaper(FramedStream):
     """The client's end: sends the requests of *plan*, each when its time has come after the answer before.
 
-    *opening* is what must come before the first frame. It is part of the first request.
+    *opening* is what must come before the first frame. It is part of the first request. *awaited* octets of an answer
+    come before that.
     """
 
-    def __init__(self, clock: IReactorTime, upper: IProtocol, plan: Plan, opening: bytes = b"") -> None:
+    def __init__(
+        self, clock: IReactorTime, upper: IProtocol, plan: Plan, opening: bytes = b"", awaited: int = 0
+    ) -> None:
         super().__init__(clock, upper, FrameReader(asks=False))
         self._plan = plan
         self._opening = opening
-        self._awaited = 0
+        self._awaited = awaited
         """Octets of answers that are still to come."""
 
     def begin(self) -> None:
         """Wait for the first request's time."""
-        self._next()
+        if not self._awaited:
+            self._next()
 
     def _next(self) -> None:
         """Wait for the next request's time; without one the plan is over."""
@@ -82,15 +86,23 @@ class ClientShaper(FramedStream):
 
 
 class BridgeShaper(FramedStream):
-    """The bridge's end: answers with as many octets as are asked for, after the pauses of *rhythm*."""
+    """The bridge's end: answers with as many octets as are asked for, after the pauses of *rhythm*.
 
-    def __init__(self, clock: IReactorTime, upper: IProtocol, rhythm: Rhythm) -> None:
+    *first* octets were asked for before, and leave at once.
+    """
+
+    def __init__(self, clock: IReactorTime, upper: IProtocol, rhythm: Rhythm, first: int = 0) -> None:
         super().__init__(clock, upper, FrameReader(asks=True))
         self._rhythm = rhythm
-        self._owed: deque[tuple[int, ...]] = deque()
+        self._owed: deque[tuple[int, ...]] = deque([(first,)] if first else [])
         """The pieces of each answer that is asked for."""
         self._asked = 0
         self._past_plan = False
+
+    def begin(self) -> None:
+        """Answer what was asked for before."""
+        if self._owed:
+            self._answer()
 
     def heard(self, received: Received, size: int) -> None:
         """Answers may be asked for, each in its turn. Raises `BadFrame` if they are too many."""

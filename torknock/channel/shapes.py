@@ -52,17 +52,17 @@ class Shapes:
         return Plan(self.site, self._chance, tickets=True)
 
     def web_plan(self, first_at_most: int) -> Plan:
-        """What a client does on one of channel `web`; the head of an HTTP answer has *first_at_most* octets."""
+        """What a client does on one of channel `web`, where the first answer has at most *first_at_most* octets."""
         return Plan(self.site, self._chance, first_at_most=first_at_most)
 
     def timer(self) -> Timer:
         """A timer of the transport's clock."""
         return Timer(self._clock)
 
-    def client(self, upper: IProtocol, plan: Plan, opening: bytes = b"") -> ClientShaper:
-        """The client's end above a channel; *opening* is what must come first."""
-        return ClientShaper(self._clock, upper, plan, opening)
+    def client(self, upper: IProtocol, plan: Plan, opening: bytes = b"", awaited: int = 0) -> ClientShaper:
+        """The client's end above a channel; *opening* and *awaited* see `ClientShaper`."""
+        return ClientShaper(self._clock, upper, plan, opening, awaited)
 
-    def bridge(self, upper: IProtocol) -> BridgeShaper:
-        """The bridge's end above a channel."""
-        return BridgeShaper(self._clock, upper, Rhythm(self.site, self._chance))
+    def bridge(self, upper: IProtocol, first: int = 0) -> BridgeShaper:
+        """The bridge's end above a channel; *first* see `BridgeShaper`."""
+        return BridgeShaper(self._clock, upper, Rhythm(self.site, self._chance), first)

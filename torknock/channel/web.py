@@ -27,7 +27,14 @@ from torknock.channel.tls_client import Dialled
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.exchanges import Site as Exchanges
 from torknock.protocol.token import proof_key
-from torknock.protocol.upgrade import ASKED_AT_MOST, HeadReader, NotAnUpgrade, read_answer, write_request
+from torknock.protocol.upgrade import (
+    ASKED_AT_MOST,
+    HeadReader,
+    NotAnUpgrade,
+    behind_head,
+    read_answer,
+    write_request,
+)
 from torknock.protocol.web_proof import NONCE, Session, client_proof, server_proof
 
 ANSWER_WITHIN = 15.0
@@ -69,7 +76,8 @@ class _Client:
         self._tls, self._dialled, self._nonce = tls, dialled, nonce
         plan = shapes.web_plan(ASKED_AT_MOST)
         self._first, self._timer = plan.exchanges.popleft(), shapes.timer()
-        self._waiting: IProtocol | None = shapes.client(upper, plan)
+        behind = behind_head(sum(self._first.answers))
+        self._waiting: IProtocol | None = shapes.client(upper, plan, awaited=behind)
         self._reader = HeadReader()
         self._answer = b""
         """The bridge's proof, if it is the bridge."""

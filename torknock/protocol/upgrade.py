@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torknock.protocol import web_proof
+from torknock.protocol.frames import ANSWER_AT_MOST, FRAME_AT_MOST, HEAD
 from torknock.protocol.web_proof import NONCE
 
-HEAD_AT_MOST = 16_384
+HEAD_AT_MOST = 24_576
 """Octets of a request's or an answer's head."""
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -21,8 +22,11 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r
 COOKIE = "session"
 """The cookie that holds the client's proof."""
 
-ASKED_AT_MOST = 12_000
-"""Octets of an answer that a request asks for: with what the site adds, its head stays below `HEAD_AT_MOST`."""
+ASKED_AT_MOST = ANSWER_AT_MOST
+"""Octets of the answer that a request asks for: its head, and the frames behind it."""
+
+_FILLED_AT_MOST = FRAME_AT_MOST
+"""Octets up to which a head is filled, a TLS record: with what a site adds, it stays below `HEAD_AT_MOST`."""
 
 _ADDED = 59
 """Octets that nginx adds to the head of an answer: its name, its version and the date."""
@@ -51,7 +55,7 @@ class UpgradeRequest:
     nonce: bytes
     proof: bytes
     asked: int = 0
-    """Octets that the answer's head is to have at the client; 0 if that was not said."""
+    """Octets that the answer is to have at the client; 0 if that was not said."""
 
 
 class HeadReader:
@@ -130,13 +134,20 @@ def read_request(head: bytes, path: str) -> UpgradeRequest:
     return UpgradeRequest(peer.decode("ascii"), _nonce(fields), _cookie(cookies), _asked(cookies))
 
 
+def behind_head(asked: int) -> int:
+    """The octets of frames behind the head of an answer, of which *asked* octets are asked for."""
+    rest = min(asked, ASKED_AT_MOST) - _FILLED_AT_MOST
+    return rest if rest >= HEAD else 0
+
+
 def write_answer(nonce: bytes, proof: bytes, asked: int = 0) -> bytes:
     """The bridge's answer to a request with *nonce*; *proof* is the server's.
 
-    A cookie fills it, so that its head has *asked* octets once the site has added what nginx adds.
+    A cookie fills it, so that its head has *asked* octets, less those `behind_head`, once the site has added what nginx
+    adds.
     """
     bare = _write_answer(nonce, proof, "Set-Cookie: p=\r\n")
-    room = min(asked, ASKED_AT_MOST) - _ADDED - len(bare)
+    room = min(asked, _FILLED_AT_MOST) - _ADDED - len(bare)
     return _write_answer(nonce, proof, f"Set-Cookie: p={'x' * room}\r\n" if room > 0 else "")
 
 

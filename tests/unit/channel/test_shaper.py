@@ -202,6 +202,18 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(b"".join(end.said)[: len(opening)], opening)
         self.assertEqual(FrameReader(asks=True).feed(b"".join(end.said)[len(opening) :]).data, b"data")
 
+    def test_an_answer_that_was_asked_for_before_comes_first(self) -> None:
+        """At once, and the first request of the plan waits for it."""
+        clock, chance, site = Clock(), seeded(1), Site("", ((exchange(0, 100, [300], 0),) * 2,))
+        client = ClientShaper(clock, Half(), Plan(site, chance), awaited=20_000)
+        bridge = BridgeShaper(clock, Half(), Rhythm(site, chance), 20_000)
+        wire = HalfWire(client, bridge, 1 << 18)
+        clock.advance(10)
+        self.assertEqual((wire.client.said, [len(each) for each in wire.server.said]), ([], [20_000]))
+        wire.run()
+        clock.advance(1)
+        self.assertEqual(len(wire.client.said), 1)
+
     def test_a_request_waits_for_its_time_and_for_the_answer_before(self) -> None:
         """Nothing leaves before the think time is over, nor while the answer is not whole."""
         scene = Scene()

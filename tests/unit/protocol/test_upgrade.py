@@ -13,6 +13,7 @@ from torknock.protocol.upgrade import (
     HeadReader,
     NotAnUpgrade,
     UpgradeRequest,
+    behind_head,
     read_answer,
     read_request,
     write_answer,
@@ -74,7 +75,7 @@ class RequestTests(SynchronousTestCase):
 
     def test_an_answer_that_is_too_long_is_refused(self) -> None:
         """The site would not pass it on, nor the client read it."""
-        self.refused(REQUEST.replace(b"w=00000", b"w=12001"))
+        self.refused(REQUEST.replace(b"w=00000", b"w=65537"))
         self.refused(REQUEST.replace(b"w=00000", b"w=99999"))
 
     def test_an_ipv6_peer(self) -> None:
@@ -136,9 +137,9 @@ class AnswerTests(SynchronousTestCase):
     def test_an_answer_has_the_size_that_was_asked_for(self) -> None:
         """At the client, once nginx has added its name and the date."""
         added = b"Server: nginx/1.22.1\r\nDate: Wed, 25 Nov 2026 20:39:16 GMT\r\n"
-        for asked in (400, 3210, ASKED_AT_MOST):
+        for asked in (400, 3210, 16_384, 16_392, ASKED_AT_MOST):
             answer = write_answer(NONCE, PROOF, asked)
-            self.assertEqual(len(answer) + len(added), asked)
+            self.assertEqual(len(answer) + len(added) + behind_head(asked), asked)
             self.assertEqual(read_answer(answer.removesuffix(b"\r\n\r\n"), NONCE), PROOF)
         self.assertEqual(write_answer(NONCE, PROOF, 100), write_answer(NONCE, PROOF))
 
