@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import os
+import socket
 from typing import Any, ClassVar
 
 from hypothesis import given
@@ -14,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -22,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from pluggable import splice
-from pluggable.relay import EARLY_LIMIT, READ_SIZE, Half, Links, join
+from pluggable.relay import EARLY_LIMIT, READ_SIZE, Half, Links, Single, join
 
 reactor: Any = _reactor
 
@@ -266,3 +269,50 @@ class SocketTests(TestCase):
         for pipe in kept:
             self.assertRaises(BlockingIOError, os.read, pipe.out, 1)
             pipe.close()
+
+    async def test_what_has_ended_is_freed_at_once(self) -> None:
+        """An idle process never collects cycles: a relay leaves none."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        await self.relay(False, b"there" * 100_000, b"back" * 100_000)
+        turn: Deferred[None] = Deferred()
+        reactor.callLater(0, turn.callback, None)
+        await turn
+        self.assertEqual([each for each in gc.get_objects() if isinstance(each, splice.Way)], [])
+
+    async def test_a_peer_that_does_not_read(self) -> None:
+        """What it is sent waits in the kernel, and its relay is as small as an idle one; then it gets all of it."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        ends = [socket.create_connection(listening.getsockname()) for _ in range(2)]
+        halves = [Half(), Half()]
+        for half in halves:
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.setblocking(False)
+                reactor.adoptStreamConnection(accepted.fileno(), accepted.family, Single(half))
+        join(*halves)
+        sending, silent = ends
+        sending.setblocking(False)
+        sent = stalls = 0
+        while stalls < 20:
+            try:
+                sent += sending.send(bytes(1 << 16))
+                stalls = 0
+            except BlockingIOError:
+                stalls += 1
+            await deferLater(reactor, 0.005)
+        self.assertEqual([len(half.transport.dataBuffer) for half in halves], [0, 0])
+        sending.shutdown(socket.SHUT_WR)
+        silent.setblocking(False)
+        got = 0
+        while got < sent:
+            try:
+                got += len(silent.recv(1 << 20))
+            except BlockingIOError:
+                await deferLater(reactor, 0.005)
+        for end in ends:
+            end.close()
+        while not all(half.lost for half in halves):
+            await deferLater(reactor, 0.005)
