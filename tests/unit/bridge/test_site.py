@@ -149,10 +149,10 @@ class SiteCase(TestCase):
         self.made.append(upper)
         return upper
 
-    def trusting(self) -> None:
-        """Clients trust the site's certificate."""
+    def trusting(self, nginx: Nginx | None = None) -> None:
+        """Clients trust the certificate of *nginx*, the site's unless another is given."""
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.load_verify_locations(str(self.nginx.certificate))
+        context.load_verify_locations(str((nginx or self.nginx).certificate))
         context.set_verify(SSL.VERIFY_PEER)
         self.hello.trusting = context
 
@@ -268,6 +268,32 @@ class SiteTests(SiteCase):
         self.assertTrue(first.endswith(PAGE))
         self.assertEqual(first, second)
         await self.until(lambda: not self.site._waiting)
+
+    async def test_a_man_in_the_middle(self) -> None:
+        """With another key and a certificate that the client trusts it sees a web request, which the bridge refuses."""
+        await self.start()
+        with socket.create_server((HOST, 0)) as free:
+            port = free.getsockname()[1]
+        key = ec.generate_private_key(ec.SECP256R1())
+        lines = f"""listen {HOST}:{port} ssl; listen unix:{self.directory}/middle.sock;
+            location / {{
+                proxy_pass https://{HOST}:{self.port.getHost().port}; proxy_ssl_server_name on; proxy_ssl_name {NAME};
+                proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection upgrade;
+            }}"""
+        middle = Nginx(lines, peer.certificate(NAME, key=key), key)
+        self.addCleanup(middle.close)
+        await deferToThread(middle.start, self.directory / "middle.sock")
+        self.trusting(middle)
+        upper = Client()
+        lower: Any
+        lower, opened = ClientWeb(reactor, random.SystemRandom(), self.hello).open(LINE, ISN, HOST, upper)
+        await TCP4ClientEndpoint(reactor, HOST, port).connect(Single(lower))
+        with self.assertRaises(ChannelFailed) as caught:
+            await opened
+        self.assertIn("status 404", caught.exception.reason)
+        self.assertIsNone(upper.transport)
+        middle.stop()
 
     async def test_a_key_that_was_replaced(self) -> None:
         """A certificate that was renewed with another key costs one handshake, and no client."""
