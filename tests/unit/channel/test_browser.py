@@ -10,6 +10,7 @@ import random
 import struct
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet.protocol import Protocol
 from twisted.trial.unittest import SynchronousTestCase
@@ -143,6 +144,16 @@ class ExporterTests(SynchronousTestCase):
             self.assertEqual(exported, server.export_keying_material(label, 32, bound))
             self.assertNotEqual(exported, server.export_keying_material(label, 32, b"other"))
             self.assertRaises(SSL.Error, client.export_keying_material, label, 32, bound)  # the secret is gone
+
+    def test_a_server_that_wants_another_key(self) -> None:
+        """A group of which the first hello had no key: there is a second hello (RFC 8446 §4.1.4), and the same ends."""
+        context = peer.server_context(peer.certificate(HOST))
+        context.set_tmp_ecdh(ec.SECP384R1())
+        client = browser().connection(None)
+        server = shaken(client, context)
+        self.assertEqual(server.get_group_name(), "secp384r1")
+        exported = client.export_keying_material(b"EXPORTER-torknock-1", 32, b"")
+        self.assertEqual(exported, server.export_keying_material(b"EXPORTER-torknock-1", 32, b""))
 
     def test_no_key_log_stays_open(self) -> None:
         """Not of a connection that stands, nor of one that failed, nor of one that was dropped."""
