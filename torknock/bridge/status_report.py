@@ -130,7 +130,10 @@ class Status:
         "given_nothing", "Connections that never proved themselves.", "connections", "{:,} without a proof".format
     )
     site_failed: int = _counter(
-        "site_failed", "Connections that the site's web server did not take.", "site", "{:,} connections failed".format
+        "site_failed",
+        "Connections that the site's web server did not take.",
+        "connections",
+        "{:,} not taken by the site".format,
     )
     lines: int = _gauge("lines", "Lines that open a connection now.", "lines", "{:,} live".format)
     lines_in_use: int = _gauge("lines_in_use", "Lines with a connection now.", "lines", "{:,} in use".format)

@@ -73,9 +73,8 @@ class PictureTests(SynchronousTestCase):
             [
                 "torknock 1.0, up for about 2 hours",
                 "port 443, closed",
-                "connections 3 now, 12,345 since the start, 1 without a proof",
+                "connections 3 now, 12,345 since the start, 1 without a proof, 0 not taken by the site",
                 "SYNs 12,400 let in, about 1,234,567 refused",
-                "site 0 connections failed",
                 "lines 2 live, 2 in use",
                 f"tokens 24 live: {odds(BRIDGE.tokens)}",
                 "kernel 23 tokens held",
