@@ -33,7 +33,7 @@ from torknock.protocol.web_proof import Session, prover, server_proof
 
 _log = Logger()
 
-_LOOK_EVERY = 5.0
+_LOOK_EVERY = 1.0
 """Seconds after which it is looked whether the tunnel's socket is still there."""
 
 LEFT = "the client left without a proof"

@@ -69,6 +69,10 @@ class SiteKeys:
         except SiteUnusable as error:
             self._told(str(error))
             return
+        except Exception:  # noqa: BLE001  a fault of one look must not end the hourly ones
+            _log.failure("the site's key cannot be looked at")
+            self._told("site: its key cannot be looked at; see tor's log")
+            return
         self._told("" if shown.version == "TLSv1.3" else f"site: it speaks {shown.version}; set ssl_protocols TLSv1.3")
         self._known[name] = shown.spki_hash
 

@@ -72,6 +72,19 @@ class SiteKeysTests(SynchronousTestCase):
         self.assertEqual(self.renewed("one.example"), {b"a"})
         self.assertEqual(self.told, ["", "site: it is down; start it"])
 
+    def test_a_fault_is_logged_and_the_looks_go_on(self) -> None:
+        """Whatever a web server shows, the next hour's look is made."""
+        self.keys.start()
+        self.renewed("one.example")
+        self.answer = Deferred()
+        self.answer.errback(Failure(ValueError("a fault")))
+        self.clock.advance(HOUR)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.answer = shown(b"b")
+        self.clock.advance(HOUR)
+        self.assertEqual(self.keys.known(["one.example"]), {b"b"})
+        self.keys.stop()
+
     def test_an_old_tls_is_told(self) -> None:
         """Clients speak TLS 1.3 alone."""
         self.answer = shown(b"a", "TLSv1.2")
