@@ -114,6 +114,8 @@ async def _connection(reactor: IReactor, path: str, heard: Heard | None = None) 
         return await connect(reactor, path, heard)
     except ServiceMissing as error:
         raise CannotKnock(f"this process lacks CAP_NET_ADMIN, and there is {error}; {START}") from error
+    except CancelledError:
+        raise CannotKnock(f"the torknock service at {path} takes no connection; {RESTART}") from None
 
 
 async def _greeted(reactor: IReactor, path: str) -> None:

@@ -20,9 +20,10 @@ from torknock.errors import TorknockError
 from torknock.kernel.interfaces import IReactor
 from torknock.service.grammar import Lines, Malformed, octets
 
-_TRIES = 20
-_BREATH = 0.1
-"""Seconds between two tries at a service that has more peers waiting than it takes."""
+_TRIES = 500
+_BREATH = 0.02
+"""Seconds between two tries at a service that has more peers waiting than it takes: 10 s in all, and often enough to
+find a place while another user takes every place that it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,19 @@ class RemoteDialerTests(TestCase):
         self.assertIn(RESTART, str(error))
         await self.until(lambda: self.made[0].ends)
 
+    async def test_a_dial_that_no_service_has_accepted_has_sent_no_syn(self) -> None:
+        """It is given up while it waits for a place at a service that accepts nothing: `CannotKnock`."""
+        path = f"{self.path}-stopped"
+        with socket.socket(socket.AF_UNIX) as stopped, socket.socket(socket.AF_UNIX) as first:
+            stopped.bind(path)
+            stopped.listen(0)
+            first.connect(path)
+            clock = Clock()
+            dialling = RemoteDialer(reactor, path).dial(HOST, PORT, ISN).addTimeout(5.0, clock)
+            clock.advance(5.0)
+            error = await self.assertFailure(dialling, CannotKnock)
+        self.assertIn(RESTART, str(error))
+
     async def test_a_dial_that_is_given_up_is_cancelled_at_the_service(self) -> None:
         """Nobody answers the SYN: as with a dialer in this process, and the service learns of it."""
         self.script = ["tsval 5", "dialling", "(never)"]

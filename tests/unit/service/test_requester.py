@@ -238,7 +238,7 @@ class ConversationTests(TestCase):
 
     async def test_a_service_that_does_not_answer_is_missing(self) -> None:
         """No socket, no service behind it, one that does not take connections."""
-        self.patch(requester, "_BREATH", 0.01)
+        self.patch(requester, "_BREATH", 0.0)
         await self.assertFailure(connect(reactor, f"{self.path}-none"), ServiceMissing)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(f"{self.path}-dead")
