@@ -13,8 +13,8 @@ from time import process_time
 from contrib.bench.table import Figure
 from tests.support.netns import Host, Lab
 from tests.support.packets import LINUX_SYN_OPTIONS, flood, resets
-from torknock.privileged.gate.ruleset import HiddenPorts, admit, load
 from torknock.protocol.door import Door
+from torknock.service.ruleset import HiddenPorts, admit, load
 
 TOKENS = (0, 24, 100_000)
 SECONDS = 0.2

@@ -24,10 +24,10 @@ from tests.support.packets import LINUX_SYN_OPTIONS, flood
 from torknock.bridge.knocks import Judge
 from torknock.privileged.gate.kernel import Kernel
 from torknock.privileged.gate.nftables import DoorTable
-from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.bridge_line import Line, Scheme
 from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
+from torknock.service.ruleset import HiddenPorts
 
 SECONDS = 3.0
 RUNS = 3

@@ -13,9 +13,9 @@ from tests.support.bridge import GREETING, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.race import connections, syn_acks
 from torknock.privileged.gate import listeners
-from torknock.privileged.gate.ruleset import admit, load
 from torknock.protocol.door import Door
 from torknock.protocol.token import epoch_at, tokens
+from torknock.service.ruleset import admit, load
 
 RACES = 5_000
 _AT_ONCE = 250

@@ -19,8 +19,8 @@ from contrib.bench.table import Figure
 from tests.support.capture import Control, build
 from tests.support.netns import Host, Lab
 from tests.support.packets import ETH_P_IP, LINUX_SYN_OPTIONS, packet_from
-from torknock.privileged.gate.ruleset import HiddenPorts, admit, load
 from torknock.protocol.door import Door
+from torknock.service.ruleset import HiddenPorts, admit, load
 
 PORT, NEIGHBOUR, CONTROL = 443, 444, 445
 PAIRS = 20_000

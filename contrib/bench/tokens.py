@@ -29,9 +29,9 @@ from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
 from torknock.privileged.gate.kernel import Kernel
 from torknock.privileged.gate.nftables import DoorTable
-from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH
+from torknock.service.ruleset import HiddenPorts
 
 LINES = 8_000
 _BEAT = 0.001

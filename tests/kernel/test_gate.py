@@ -16,9 +16,9 @@ from tests.support.bridge import GREETING, TORKNOCK, HiddenService, knock
 from tests.support.netns import Lab
 from tests.support.packets import MATRIX, flood, probe
 from torknock.keyring.issued import Issued
-from torknock.privileged.gate.ruleset import HiddenPorts, admit, listing, load
 from torknock.protocol.door import Door
 from torknock.protocol.token import EPOCH, epoch_at, tokens
+from torknock.service.ruleset import HiddenPorts, admit, listing, load
 
 
 def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:

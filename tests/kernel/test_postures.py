@@ -38,12 +38,12 @@ from tests.support.packets import (
     probe,
     resets,
 )
-from torknock.privileged.gate.ruleset import SAMPLE, HiddenPorts, admit, load, remove, rest
 from torknock.protocol.bridge_line import Scheme
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.knock import isn as knock_isn
 from torknock.protocol.token import epoch_at, tokens
 from torknock.service.posture_table import load_posture, posture_table
+from torknock.service.ruleset import SAMPLE, HiddenPorts, admit, load, remove, rest
 
 HIDDEN = HiddenPorts(1, 2)
 

@@ -13,9 +13,9 @@ from tests.support.netns import CommandFailed, Lab
 from tests.support.packets import exchange, packet_from, source_port
 from tests.support.race import syn_acks
 from torknock.privileged.gate import listeners
-from torknock.privileged.gate.ruleset import HiddenPorts, Judging, admit, listing, load, withdraw
 from torknock.protocol.door import Door, Posture
 from torknock.service.posture_table import posture_listing, posture_table
+from torknock.service.ruleset import HiddenPorts, Judging, admit, listing, load, withdraw
 
 needs_root = None if os.geteuid() == 0 else "network namespaces need root"
 

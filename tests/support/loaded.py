@@ -79,7 +79,6 @@ MAY_LOAD = {
         "torknock.privileged.gate.loaded",
         "torknock.privileged.gate.nfqueue",
         "torknock.privileged.gate.nftables",
-        "torknock.privileged.gate.ruleset",
         "torknock.privileged.gate.service",
         "torknock.privileged.gate.silence",
         "torknock.privileged.gate.xtables",
@@ -91,6 +90,7 @@ MAY_LOAD = {
         "torknock.service.claim",
         "torknock.service.gate_requests",
         "torknock.service.posture_table",
+        "torknock.service.ruleset",
         "torknock.service.sources_table",
     },
     "dial": _SERVICE | {

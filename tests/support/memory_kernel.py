@@ -82,7 +82,7 @@ class MemoryTable:
 
 
 class MemoryKernel:
-    """Does the commands of `torknock.privileged.gate.ruleset`; a transaction is done whole or not at all."""
+    """Does the commands of `torknock.service.ruleset`; a transaction is done whole or not at all."""
 
     def __init__(self) -> None:
         self.time = MemoryReactor()

@@ -24,9 +24,9 @@ from torknock.kernel.program import command
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.daemons import is_outdated
-from torknock.privileged.gate import ruleset
-from torknock.privileged.gate.ruleset import Judging
 from torknock.protocol.door import Door, Posture
+from torknock.service import ruleset
+from torknock.service.ruleset import Judging
 
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""

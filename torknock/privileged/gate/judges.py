@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from torknock.interfaces import GateFailed
-from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.nfqueue import PacketQueue, Queue
-from torknock.privileged.gate.ruleset import Judging
 from torknock.privileged.gate.xtables import XTables
 from torknock.protocol.door import Door
 from torknock.protocol.syn import AskLater
+from torknock.service import ruleset
+from torknock.service.ruleset import Judging
 
 
 class Judges:

@@ -11,7 +11,7 @@ from torknock.interfaces import GateFailed
 from torknock.kernel.ipv6 import NO_IPV6, has_ipv6
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.privileged.gate.kernel import make_transparent
-from torknock.privileged.gate.ruleset import HiddenPorts
+from torknock.service.ruleset import HiddenPorts
 
 MakeTransparent = Callable[[socket.socket], None]
 """`IKernel.make_transparent`."""

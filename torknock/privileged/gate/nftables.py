@@ -19,16 +19,16 @@ from twisted.internet.threads import deferToThreadPool
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.nftables_state import counted_packets, set_elements
-from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.admitted import AdmittedTokens
 from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.judges import Judges
 from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.loaded import LoadedRules, nft
-from torknock.privileged.gate.ruleset import HiddenPorts, Judging
 from torknock.protocol.door import Door
 from torknock.protocol.syn import AskLater
+from torknock.service import ruleset
 from torknock.service.claim import claim
+from torknock.service.ruleset import HiddenPorts, Judging
 
 _TOKENS_A_COMMAND = 4096
 """So many are written, and read by nft, at once: the text of more would hold the reactor up."""

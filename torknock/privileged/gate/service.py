@@ -24,7 +24,6 @@ from torknock.privileged.gate.claimed import keep_claimed
 from torknock.privileged.gate.kernel import IKernel
 from torknock.privileged.gate.listeners import hidden_listeners, hidden_ports
 from torknock.privileged.gate.nftables import DoorTable
-from torknock.privileged.gate.ruleset import rest
 from torknock.privileged.gate.silence import Silence, load
 from torknock.protocol.door import Door
 from torknock.protocol.syn import SYN
@@ -37,6 +36,7 @@ from torknock.service.gate_requests import SYNS_A_LINE, Admit, Guard, Withdraw
 from torknock.service.grammar import Malformed, no
 from torknock.service.interfaces import IConversation, Reply
 from torknock.service.posture_table import FAMILY, replace
+from torknock.service.ruleset import rest
 from torknock.service.sources_table import sources_listing, sources_table
 
 _log = Logger()

@@ -14,9 +14,9 @@ from twisted.logger import Logger
 
 from torknock.interfaces import GateFailed
 from torknock.kernel.nftables_state import ruleset_generation
-from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.kernel import IKernel
 from torknock.protocol.door import Posture
+from torknock.service import ruleset
 from torknock.service.access import AccessDenied, AccessList, Entry, NoAccessList, uid_of
 from torknock.service.posture_table import FAMILY, posture_listing, posture_table, replace
 from torknock.service.sources_table import sources_listing, sources_table

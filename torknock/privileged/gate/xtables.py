@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from torknock.interfaces import GateFailed
-from torknock.privileged.gate import ruleset
 from torknock.privileged.gate.kernel import IKernel
 from torknock.protocol.door import PREFIX, Door
+from torknock.service import ruleset
 
 _PROGRAMS = {4: "iptables-nft", 6: "ip6tables-nft"}
 

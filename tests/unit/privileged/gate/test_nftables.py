@@ -20,13 +20,14 @@ from tests.support.memory_gate import TwinGuarded
 from tests.support.memory_kernel import MemoryKernel, MemoryTable
 from torknock.bridge.stepped_gate import SteppedGate
 from torknock.interfaces import DoorTaken, GateFailed
-from torknock.privileged.gate import claimed, ruleset
+from torknock.privileged.gate import claimed
 from torknock.privileged.gate.loaded import loaded_tables
 from torknock.privileged.gate.nftables import DoorTable
-from torknock.privileged.gate.ruleset import HiddenPorts
 from torknock.protocol.door import Door, Posture
 from torknock.protocol.syn import SYN
+from torknock.service import ruleset
 from torknock.service.posture_table import posture_table
+from torknock.service.ruleset import HiddenPorts
 
 DOOR = Door("0.0.0.0", 443, Posture.CLOSED)  # noqa: S104  a name, not a socket
 FILTERED = Door("192.0.2.7", 443, Posture.FILTERED)

@@ -1,10 +1,12 @@
-"""Tests of torknock.privileged.gate.ruleset: the text; `tests.kernel` shows with packets what it does."""
+"""Tests of torknock.service.ruleset: the text; `tests.kernel` shows with packets what it does."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.privileged.gate.ruleset import (
+from torknock.protocol.door import Door, Posture
+from torknock.service.posture_table import load_posture, posture_listing
+from torknock.service.ruleset import (
     HiddenPorts,
     Judging,
     admit,
@@ -17,8 +19,6 @@ from torknock.privileged.gate.ruleset import (
     withdraw,
     xtables,
 )
-from torknock.protocol.door import Door, Posture
-from torknock.service.posture_table import load_posture, posture_listing
 
 HIDDEN = HiddenPorts(1, 2)
 
