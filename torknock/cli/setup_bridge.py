@@ -119,7 +119,7 @@ def _changes(
     *named* is the address and port that lines are to have, if that is decided.
     """
     from torknock.operate.setup.plan import plan, plan_by_hand
-    from torknock.operate.setup.site_directory import site_directory
+    from torknock.operate.setup.site_directory import check_web_server, site_directory
     from torknock.operate.setup.torrc_options import (
         BridgeSettings,
         bridge_options,
@@ -133,6 +133,8 @@ def _changes(
         click.echo(f"torknock: {doubt}", err=True)
     port, posture = port_and_posture(facts, asked.port, asked.posture, _proposed_posture)
     named = named or where_lines_point(facts, address, port, asked.yes)
+    if asked.site:
+        check_web_server()
     site = site_directory(host.place.suffix) if asked.site else configured_site(facts)
     settings = BridgeSettings(address, Door(EVERYWHERE, port, Posture(posture)), asked.name, named, site)
     known = known_options(host.place.snippet)

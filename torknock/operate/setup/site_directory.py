@@ -10,8 +10,8 @@ from pathlib import Path
 
 from attrs import define, evolve
 
-from torknock.kernel.places import SITE_SOCKET
-from torknock.operate.setup.changes import CannotChange, Change
+from torknock.kernel.places import PROGRAMS, SITE_SOCKET
+from torknock.operate.setup.changes import CannotChange, CannotSetUp, Change
 from torknock.operate.setup.file_changes import File
 
 _RUN = Path("/run")
@@ -67,6 +67,14 @@ class SiteDirectory:
     def merged_with(self, earlier: SiteDirectory) -> SiteDirectory:
         """Made by either."""
         return evolve(self, made=self.made or earlier.made)
+
+
+def check_web_server() -> None:
+    """Raise `CannotSetUp` unless this host has nginx."""
+    if shutil.which("nginx", path=PROGRAMS) is None:
+        raise CannotSetUp(
+            "a site needs nginx, and this host has none", "apt install nginx, make your web site, and try again"
+        )
 
 
 def site_directory(suffix: str) -> Path:

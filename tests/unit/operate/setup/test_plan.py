@@ -230,6 +230,12 @@ class OptionsTests(PlanCase):
         (there / "site.sock").unlink()
         self.assertEqual((change.undo(), there.exists()), ("", False))
 
+    def test_a_host_without_a_web_server(self) -> None:
+        """It can have no site, and nothing is changed."""
+        site_directory.check_web_server()
+        self.patch(site_directory, "PROGRAMS", str(self.host))
+        self.assertIn("needs nginx", str(self.assertRaises(CannotSetUp, site_directory.check_web_server)))
+
     def test_a_directory_of_the_operators_own_is_left_alone(self) -> None:
         """It is in torrc, and the set-up does not make it."""
         options = bridge_options(facts(), evolve(settings(), site=Path("/srv/site")), "", self.at())
