@@ -27,6 +27,9 @@ _log = Logger()
 _HEAD_WITHIN = 10.0
 """Seconds that a web server has to pass a head on, which it does at once."""
 
+HEADLESS_AT_MOST = 512
+"""Connections without a head; above it the oldest is closed. Every local user can make some, a web server has few."""
+
 _BACKLOG = 1024
 _FOR_ALL = 0o666
 """The web server is another user. A request proves itself."""
@@ -119,9 +122,20 @@ class _RequestFactory(Factory[Any]):
 
     def __init__(self, clock: IReactorTime, path: str, judge: Judge) -> None:
         self.clock, self.path, self.judge = clock, path, judge
+        self._headless: dict[_Request, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> _Request:
         return _Request(self)
+
+    def came(self, newcomer: _Request) -> None:
+        """Count a connection without a head; one too many closes the oldest."""
+        self._headless[newcomer] = None
+        if len(self._headless) > HEADLESS_AT_MOST:
+            next(iter(self._headless)).crowd_out()
+
+    def left(self, request: _Request) -> None:
+        """Count it no more: its head has come, or it is over."""
+        self._headless.pop(request, None)
 
 
 class _Request(Protocol):
@@ -138,6 +152,13 @@ class _Request(Protocol):
     def connectionMade(self) -> None:
         """Wait for the head."""
         self._timer = self._factory.clock.callLater(_HEAD_WITHIN, self._refuse)
+        self._factory.came(self)
+
+    def crowd_out(self) -> None:
+        """Make room for another connection, at once."""
+        self._over = True
+        self._settle()
+        self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Read the head, and no further."""
@@ -149,7 +170,7 @@ class _Request(Protocol):
                 raise NotAnUpgrade("something follows it")
             if self._reader.head is not None:
                 self._over = True
-                self._stop_timer()
+                self._settle()
                 request = read_request(self._reader.head, self._factory.path)
                 Deferred.fromCoroutine(self._answered(request))
         except NotAnUpgrade:
@@ -158,7 +179,7 @@ class _Request(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It has gone before it was answered."""
         self._over = True
-        self._stop_timer()
+        self._settle()
         self.transport = None
 
     async def _answered(self, request: UpgradeRequest) -> None:
@@ -180,10 +201,12 @@ class _Request(Protocol):
 
     def _refuse(self) -> None:
         self._over = True
-        self._stop_timer()
+        self._settle()
         self.transport.write(NOT_FOUND)
         self.transport.loseConnection()
 
-    def _stop_timer(self) -> None:
+    def _settle(self) -> None:
+        """No head is waited for any more."""
+        self._factory.left(self)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()

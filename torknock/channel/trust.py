@@ -14,18 +14,18 @@ _FOR_SERVERS = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDE
 def distrusted(store: X509Store, chain: Sequence[bytes]) -> bool:
     """Whether *chain*, certificates in DER with the server's own first, does not lead to one of *store*'s now.
 
-    Dates count; names are for the caller. A certificate that is not for TLS servers leads nowhere. What cannot be read
-    is distrusted.
+    Dates count; names are for the caller. A certificate that is not for TLS servers leads nowhere, nor does one whose
+    issuer's is for something else, such as mail. What cannot be read is distrusted.
     """
     try:
         shown = [x509.load_der_x509_certificate(octets) for octets in chain]
-        if not shown or not _for_servers(shown[0]):
+        if not shown:
             return True
         own, *others = [X509.from_cryptography(each) for each in shown]
-        X509StoreContext(store, own, others).verify_certificate()
+        issuers = X509StoreContext(store, own, others).get_verified_chain()[1:-1]
+        return not all(_for_servers(each) for each in (shown[0], *(each.to_cryptography() for each in issuers)))
     except (X509StoreContextError, ValueError, x509.DuplicateExtension):
         return True
-    return False
 
 
 def _for_servers(certificate: x509.Certificate) -> bool:

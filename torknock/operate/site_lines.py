@@ -10,6 +10,12 @@ _NGINX = """\
 listen unix:{site} ssl proxy_protocol;
 listen unix:{plain} proxy_protocol;
 location = /{path} {{
+    if ($request_method != GET) {{
+        rewrite ^ /{unknown} last;
+    }}
+    if ($http_upgrade = "") {{
+        rewrite ^ /{unknown} last;
+    }}
     proxy_pass http://unix:{tunnel};
     proxy_http_version 1.1;
     proxy_set_header Upgrade $http_upgrade;

@@ -10,6 +10,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from twisted.trial.unittest import TestCase
 from pluggable.relay import Single
 from tests.support.nginx import NAME, PAGE, Nginx
 from tests.unit.channel import peer
+from torknock.bridge import site_tunnel
 from torknock.bridge.site import Site
 from torknock.bridge.site_relay import strangers_link
 from torknock.channel import tls_server
@@ -181,6 +183,16 @@ def whole_answer(tls: ssl.SSLSocket) -> bytes:
     return re.sub(rb"Date: [^\r]*", b"", head) + b"\r\n\r\n" + body
 
 
+def has_ended(made: socket.socket) -> bool:
+    """Whether the peer of *made*, which does not block, has closed it."""
+    try:
+        return made.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
 def reactor_connections(port: Any) -> list[Any]:
     """The connections that *port* has accepted and that are still there."""
     return [each for each in reactor.getReaders() + reactor.getWriters() if getattr(each, "server", None) is port]
@@ -249,6 +261,17 @@ class SiteTests(SiteCase):
         )
         self.assertEqual(known, unknown)
         self.assertIn(b"404 Not Found", known)
+
+    async def test_a_method_that_no_client_uses_is_answered_as_for_any_unknown_path(self) -> None:
+        """Another one than GET, even with the header fields of a client's request."""
+        await self.start()
+        client = write_request(PATH, NAME, b"n" * 16, b"w" * 32, 150).decode("ascii")
+        plain = f"GET /{PATH} HTTP/1.1\r\nHost: {NAME}\r\n\r\n"
+        for method in ("OPTIONS", "PUT", "DELETE", "POST"):
+            for request in (plain, client):
+                asked = request.replace("GET", method)
+                answers = await deferToThread(self.get, asked.replace(PATH, "x" * 22).encode(), asked.encode())
+                self.assertEqual(*answers)
 
     async def test_an_entry_serves_once(self) -> None:
         """A right proof after a wrong one, on the same connection, is one request too many."""
@@ -324,6 +347,21 @@ class SiteTests(SiteCase):
         for field in (b"", b"X-Peer: 192.0.2.7:5\r\n", b"X-Peer: :\r\n", b"\r\nmore"):
             told = await deferToThread(self.ask, request.removesuffix(b"\r\n") + field + b"\r\n")
             self.assertTrue(told.startswith(b"HTTP/1.1 404 "), told)
+
+    async def test_programs_that_send_no_head_crowd_out_one_another_alone(self) -> None:
+        """Above a limit the oldest is closed; a client is carried all the same."""
+        self.patch(site_tunnel, "HEADLESS_AT_MOST", 3)
+        await self.start()
+        self.trusting()
+        with ExitStack() as stack:
+            idle = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(9)]
+            for each in idle:
+                each.setblocking(False)
+                each.connect(str(self.directory / TUNNEL_SOCKET))
+            await self.until(lambda: has_ended(idle[5]))
+            await self.dial()
+            self.assertEqual([has_ended(each) for each in idle], [True] * 7 + [False] * 2)
+        await self.until(lambda: not self.site._tunnel._factory._headless)
 
     def ask(self, request: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as made:

@@ -56,6 +56,13 @@ class DistrustedTests(SynchronousTestCase):
         for usage in (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.EMAIL_PROTECTION):
             self.assert_distrusted(True, issued("server", "root", usage))
 
+    def test_an_issuer_that_is_not_for_servers_leads_nowhere(self) -> None:
+        """One that may sign certificates for mail alone; one for servers may."""
+        mail, servers = ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.SERVER_AUTH
+        for usage, expected in ((mail, True), (servers, False)):
+            middle = issued("middle", "root", usage, ca=True)
+            self.assert_distrusted(expected, issued("server", "middle", servers), middle)
+
     def test_what_leads_nowhere(self) -> None:
         """Another's signature, one that is no authority's, one that is over, none at all, no certificate."""
         self.assert_distrusted(True, issued("server", "server"))
