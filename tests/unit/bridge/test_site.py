@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
@@ -212,6 +212,20 @@ class SiteTests(SiteCase):
         await self.until(lambda: len(client.received) == len(sent))
         self.assertEqual(hashlib.sha256(client.received).digest(), hashlib.sha256(sent).digest())
         self.assertEqual((self.site.tell_trouble(), self.failures), ("", 0))
+
+    async def test_a_client_by_ipv6(self) -> None:
+        """nginx says its address as the bridge does."""
+        await self.start()
+        self.trusting()
+        other = reactor.listenTCP(0, self.accepting, interface="::1")
+        upper = Client()
+        lower: Any
+        lower, opened = ClientWeb(reactor, random.SystemRandom(), self.hello).open(LINE, ISN, "::1", upper)
+        await TCP6ClientEndpoint(reactor, "::1", other.getHost().port).connect(Single(lower))
+        await opened
+        upper.transport.abortConnection()
+        await self.until(lambda: not reactor_connections(other))
+        await maybeDeferred(other.stopListening)
 
     async def test_a_pin_replaces_the_trust_store(self) -> None:
         """It is that of the site's key; another one is refused before a request is sent."""
