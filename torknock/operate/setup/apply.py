@@ -41,6 +41,8 @@ from torknock.tor.reasons import why_refused
 
 _REGISTERED_WITHIN = 30.0
 _STARTS_WITHIN = 5.0
+_HAS_KEYS_WITHIN = 30.0
+"""tor makes its keys when it first becomes a bridge, before it knows its fingerprint."""
 _LEFT_WITHIN = 5.0
 _POLLED_EVERY = 0.25
 
@@ -118,7 +120,7 @@ class FirstLine:
 
 def first_line(tor: RunningTor, settings: BridgeSettings, now: float) -> FirstLine:
     """The first bridge line of *settings*, issued if it does not exist. Raises `TorknockError`."""
-    wait_until(lambda: tor.fingerprint is not None, _STARTS_WITHIN)
+    wait_until(lambda: tor.fingerprint is not None, _HAS_KEYS_WITHIN)
     facts = tor.facts()
     if facts.data_directory is None or (fingerprint := tor.fingerprint) is None:
         raise CannotSetUp("tor does not know its fingerprint yet", "try again in a minute")
