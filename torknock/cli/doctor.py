@@ -13,15 +13,16 @@ from click.core import ParameterSource
 
 from torknock.cli.findings import in_json, in_text
 from torknock.cli.in_reactor import in_reactor, installed
-from torknock.cli.options import control_option, control_password, keyring_option, password_option, say
+from torknock.cli.options import WordChoice, control_option, control_password, keyring_option, password_option, say
 from torknock.operate.finding import Finding, exit_status
+from torknock.operate.side import Side
 
 if TYPE_CHECKING:
     from torknock.operate.doctor.examine import Target
 
 
 @click.command(epilog="Example: torknock doctor bridge")
-@click.argument("role", type=click.Choice(["bridge", "client"]), required=False)
+@click.argument("side", type=WordChoice(Side), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--user", metavar="NAME", help="Check NAME's own tor, such as Tor Browser's.  [you, unless root]")
 @control_option
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @keyring_option
 @click.pass_context
 def doctor(
-    ctx: click.Context, role: str | None, as_json: bool, user: str | None, control: str, asks: bool, keyring: Path
+    ctx: click.Context, side: Side | None, as_json: bool, user: str | None, control: str, asks: bool, keyring: Path
 ) -> None:
     """Check every condition that must hold for a bridge, or for a client.
 
@@ -41,12 +42,12 @@ def doctor(
     """
     from torknock.operate.doctor.examine import Target
 
-    if user is not None and role == "bridge":
+    if user is not None and side is Side.BRIDGE:
         raise click.UsageError("--user goes with client")
-    if user is None and role == "client" and os.geteuid() != 0:
+    if user is None and side is Side.CLIENT and os.geteuid() != 0:
         usual = ctx.get_parameter_source("control") is ParameterSource.DEFAULT
         user = _caller() if usual else None
-    findings = run(Target(keyring, role, control, control_password(asks), user))
+    findings = run(Target(keyring, side, control, control_password(asks), user))
     say(in_json(findings) if as_json else in_text(findings))
     raise click.exceptions.Exit(exit_status(finding.state for finding in findings))
 

@@ -25,6 +25,7 @@ from torknock.cli.setup_steps import configure, confirm_changes, group_of, progr
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.kernel.places import PROGRAMS
 from torknock.operate.addresses import warning
+from torknock.operate.side import Side
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE
 
@@ -102,9 +103,9 @@ def _set_up(asked: _Options, control: str, password: str | None) -> str:
         if ignored := operate.ignored_lines(facts, settings.door.posture, time.time()):
             _warn_of_ignored(ignored, settings.door.posture)
         if confirm_changes(changes, asked.yes):
-            stack.enter_context(operate.applying(changes, tor, host.place.record, "bridge"))
-        elif not operate.transport_runs(tor, "bridge"):
-            operate.start_transport(tor, "bridge")
+            stack.enter_context(operate.applying(changes, tor, host.place.record, Side.BRIDGE))
+        elif not operate.transport_runs(tor, Side.BRIDGE):
+            operate.start_transport(tor, Side.BRIDGE)
         line = operate.first_line(tor, settings, time.time())
     with printed_or_withdrawn(line.keyring, line.name) if line.made else nullcontext():
         say(line.text)
@@ -141,7 +142,7 @@ def _changes(
     if not known and facts.of_torknock("ServerTransportPlugin") is not None:  # written by hand
         return plan_by_hand(facts, host), settings
     options = bridge_options(facts, settings, known, host)
-    return plan("bridge", options, host, group_of(host.tor_user)), settings
+    return plan(Side.BRIDGE, options, host, group_of(host.tor_user)), settings
 
 
 def _proposed_posture() -> str:
@@ -167,7 +168,7 @@ def _conclude(line: str, name: str, control: str, password: str | None) -> None:
     from torknock.operate.doctor.examine import Target
     from torknock.operate.finding import State
 
-    findings = run(Target(KEYRING, "bridge", control, password))
+    findings = run(Target(KEYRING, Side.BRIDGE, control, password))
     wanting = [finding for finding in findings if finding.state is not State.OK]
     if wanting:
         click.echo(in_text(wanting), err=True)

@@ -6,6 +6,7 @@ import click
 
 from torknock.cli.options import control_option, control_password, password_option, read_bridge_line, say
 from torknock.cli.setup_steps import configure, confirm_changes, group_of, program, yes_option
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import BridgeLine
 
 
@@ -53,13 +54,13 @@ def _use(bridge_line: BridgeLine, control: str, password: str | None, yes: bool)
             host = Host.of(None, program())
             known = known_options(host.place.snippet)
             options = client_options(debian_tor.configured_facts(), bridge_line, known, host)
-            changes = plan("client", options, host, group_of(host.tor_user))
+            changes = plan(Side.CLIENT, options, host, group_of(host.tor_user))
             configure(changes, host.place.record, yes, verify_bridged)
         with tor_at(control, password) as tor:
             host = Host.of(tor, program())
             known = known_options(host.place.snippet)
             options = client_options(tor.facts(), bridge_line, known, host)
-            changes = plan("client", options, host, group_of(host.tor_user))
+            changes = plan(Side.CLIENT, options, host, group_of(host.tor_user))
             confirm_changes(changes, yes)
             use_bridge(changes, tor, host.place.record, bridge_line)
 

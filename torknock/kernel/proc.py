@@ -62,13 +62,13 @@ def process(pid: int) -> Process:
     )
 
 
-def transport_of(tor: int, side: str) -> Process | None:
-    """tor's child that is torknock's transport for *side*, "server" or "client"; None if it does not run."""
+def transport_of(tor: int, verb: str) -> Process | None:
+    """tor's child that is torknock's transport, `torknock VERB`; None if it does not run."""
     for entry in _PROC.iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, KeyError):
                 found = process(int(entry.name))
-                if found.parent == tor and side in found.words and any("torknock" in word for word in found.words):
+                if found.parent == tor and verb in found.words and any("torknock" in word for word in found.words):
                     return found
     return None
 

@@ -28,6 +28,7 @@ from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.open_files import judge as judge_files
 from torknock.operate.finding import State
 from torknock.operate.firewall.fate import Fate, Judgement
+from torknock.operate.side import Side
 from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, Entry
 from torknock.tor.inspect import TorFacts
@@ -139,8 +140,8 @@ class TorTests(SynchronousTestCase):
 
     def test_a_transport_that_does_not_run(self) -> None:
         """tor is to be reloaded, but not while it has no network: it then starts the transport by itself."""
-        self.assertIn("reload tor", tor.running("server", None).remedy)
-        without_network = tor.running("server", None, refusing(hibernating="", interval_end="", disabled="1"))
+        self.assertIn("reload tor", tor.running(Side.BRIDGE, None).remedy)
+        without_network = tor.running(Side.BRIDGE, None, refusing(hibernating="", interval_end="", disabled="1"))
         self.assertIn("DisableNetwork", without_network.why)
         self.assertIn("do not restart tor", without_network.remedy)
         self.assertNotIn("reload", without_network.remedy)
@@ -251,23 +252,23 @@ class HostTests(SynchronousTestCase):
         """The transport itself, else the service; else a bridge filters, unless another posture was asked for."""
         able, unable, nowhere = self.process(may_administer_network=True), self.process(), self.mktemp()
         for side, transport, helper, posture, state, filtering in (
-            ("server", able, nowhere, None, State.OK, False),
-            ("server", unable, self.served(0o666), None, State.OK, False),
-            ("server", unable, self.served(0o600), None, State.NOT_OK, False),
-            ("server", unable, nowhere, None, State.OK, True),
-            ("server", unable, nowhere, "filtered", State.OK, True),
-            ("server", unable, nowhere, "closed", State.NOT_OK, False),
-            ("client", unable, nowhere, None, State.NOT_OK, False),
-            ("client", unable, self.served(0o666), None, State.OK, False),
+            (Side.BRIDGE, able, nowhere, None, State.OK, False),
+            (Side.BRIDGE, unable, self.served(0o666), None, State.OK, False),
+            (Side.BRIDGE, unable, self.served(0o600), None, State.NOT_OK, False),
+            (Side.BRIDGE, unable, nowhere, None, State.OK, True),
+            (Side.BRIDGE, unable, nowhere, "filtered", State.OK, True),
+            (Side.BRIDGE, unable, nowhere, "closed", State.NOT_OK, False),
+            (Side.CLIENT, unable, nowhere, None, State.NOT_OK, False),
+            (Side.CLIENT, unable, self.served(0o666), None, State.OK, False),
         ):
             for found in (
                 host.power(side, helper, transport, None, posture),
                 host.power(side, helper, None, transport, posture),
             ):
                 self.assertEqual((found.finding.state, found.filtering), (state, filtering), (side, posture))
-        unseen = host.power("server", nowhere, None, None, None)
+        unseen = host.power(Side.BRIDGE, nowhere, None, None, None)
         self.assertEqual((unseen.finding.state, unseen.filtering), (State.UNKNOWN, False))
-        self.assertIn("NoNewPrivileges", host.power("client", nowhere, unable, None, None).finding.why)
+        self.assertIn("NoNewPrivileges", host.power(Side.CLIENT, nowhere, unable, None, None).finding.why)
 
     def test_knock_lines_need_a_filtered_port(self) -> None:
         """And somebody who may judge them."""

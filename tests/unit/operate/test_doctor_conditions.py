@@ -18,6 +18,7 @@ from torknock.keyring.lines import Keyring
 from torknock.operate.doctor import bridge_keyring, examine, host, own, permissions, tor, torrc_file
 from torknock.operate.finding import State
 from torknock.operate.setup import daemons
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import BridgeLine, Line, Scheme, parse_address, write_bridge_line
 from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, Entry, silence
@@ -157,37 +158,37 @@ class PowerTests(ConditionCase):
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(self.path)
             listening.listen()
-            found = host.power("server", self.path, self.without, None, None).finding
+            found = host.power(Side.BRIDGE, self.path, self.without, None, None).finding
             self.assertEqual((found.state, "(tor's unit has NoNewPrivileges)" in found.why), (State.OK, True))
             os.chmod(self.path, 0o600)
             other = replace(self.without, uid=os.geteuid() + 1, groups=frozenset())
-            found = host.power("server", self.path, other, None, None).finding
+            found = host.power(Side.BRIDGE, self.path, other, None, None).finding
             self.assertIs(found.state, State.NOT_OK)
             self.assertIn("which tor's user may not open", found.why)
 
     def test_without_a_service_a_bridge_filters_and_a_client_cannot_knock(self) -> None:
         """A bridge of another posture cannot filter; one that is not seen is unknown."""
-        filters = host.power("server", self.path, self.without, None, "filtered")
+        filters = host.power(Side.BRIDGE, self.path, self.without, None, "filtered")
         self.assertEqual((filters.finding.state, filters.filtering), (State.OK, True))
-        for side, posture in (("server", "closed"), ("client", None)):
+        for side, posture in ((Side.BRIDGE, "closed"), (Side.CLIENT, None)):
             found = host.power(side, self.path, self.without, None, posture).finding
             self.assertIs(found.state, State.NOT_OK, side)
-        self.assertIs(host.power("server", self.path, None, None, None).finding.state, State.UNKNOWN)
+        self.assertIs(host.power(Side.BRIDGE, self.path, None, None, None).finding.state, State.UNKNOWN)
 
     def test_a_transport_with_the_capability_asks_no_service(self) -> None:
         """Whatever the service does."""
         able = replace(self.without, may_administer_network=True)
-        self.assertIs(host.power("client", self.path, able, None, None).finding.state, State.OK)
+        self.assertIs(host.power(Side.CLIENT, self.path, able, None, None).finding.state, State.OK)
 
     def test_processes_of_an_older_version_are_to_be_restarted(self) -> None:
         """By a set-up."""
         self.patch(daemons, "_is_ours", lambda _pid: True)
         self.patch(daemons, "_installed_at", lambda: 2.0**40)
         running = replace(self.without, words=("python", "/usr/local/bin/torknock", "server"))
-        found = host.versions("bridge", running, None)
+        found = host.versions(Side.BRIDGE, running, None)
         self.assertIs(found.state, State.NOT_OK)
         self.assertIn("torknock server", found.why)
-        self.assertIs(host.versions("bridge", None).state, State.OK)
+        self.assertIs(host.versions(Side.BRIDGE, None).state, State.OK)
 
 
 class HostTests(ConditionCase):
@@ -278,12 +279,12 @@ class TorrcTests(ConditionCase):
         """It is for root to look."""
         torrc, snippet, hold = (self.directory / name for name in ("torrc", "snippet", "hold"))
         torrc.mkdir()
-        self.assertEqual(torrc_file.included("bridge", torrc, snippet), [])
-        self.assertIsNone(torrc_file.held("client", hold, torrc, snippet))
+        self.assertEqual(torrc_file.included(Side.BRIDGE, torrc, snippet), [])
+        self.assertIsNone(torrc_file.held(Side.CLIENT, hold, torrc, snippet))
         snippet.touch()
         hold.touch()
-        [found] = torrc_file.included("bridge", torrc, snippet)
+        [found] = torrc_file.included(Side.BRIDGE, torrc, snippet)
         self.assertIs(found.state, State.UNKNOWN)
-        held = torrc_file.held("client", hold, torrc, snippet)
+        held = torrc_file.held(Side.CLIENT, hold, torrc, snippet)
         assert held is not None
         self.assertIs(held.state, State.UNKNOWN)

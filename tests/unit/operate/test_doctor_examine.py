@@ -20,6 +20,7 @@ from torknock.kernel.places import keyring_within
 from torknock.keyring.lines import POSTURE, Keyring
 from torknock.operate.doctor.examine import RoleUnknown, Target, examine
 from torknock.operate.finding import Finding, State
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import BridgeLine, Line, Scheme, parse_address, write_bridge_line
 
 SELF = pwd.getpwuid(os.geteuid()).pw_name
@@ -41,9 +42,9 @@ class ExamineCase(TestCase):
         tor.start()
         return tor
 
-    async def examined(self, control: str, role: str | None = None, user: str | None = None) -> dict[str, Finding]:
+    async def examined(self, control: str, side: Side | None = None, user: str | None = None) -> dict[str, Finding]:
         """What the doctor finds, by its name."""
-        target = Target(self.directory / "no-keyring", role, control, None, user)
+        target = Target(self.directory / "no-keyring", side, control, None, user)
         steady: Any = reactor
         found = await examine(steady, target, time.time)
         self.assertTrue(all(bool(each.remedy) == (each.state is not State.OK) for each in found), found)
@@ -110,7 +111,7 @@ class BridgeTests(ExamineCase):
     async def test_a_tor_without_torknock_is_to_be_set_up(self) -> None:
         """An ORPort that a scan finds is reported all the same."""
         tor = self.tor("BridgeRelay 1", f"ORPort 0.0.0.0:{self.port}", "Address 127.0.0.1")
-        found = await self.examined(tor.control, "bridge")
+        found = await self.examined(tor.control, Side.BRIDGE)
         self.assertEqual(found["set-up"].remedy, "as root: torknock setup bridge")
         self.assertIs(found["ORPort"].state, State.NOT_OK)
 
@@ -132,7 +133,7 @@ class ClientTests(ExamineCase):
     async def test_a_tor_without_torknock_is_no_client_yet(self) -> None:
         """Nor does it show which of the two it is to be."""
         tor = self.tor()
-        found = await self.examined(tor.control, "client")
+        found = await self.examined(tor.control, Side.CLIENT)
         self.assertEqual(found["set-up"].remedy, "as root: torknock setup client - < line.txt")
         await self.assertFailure(Deferred.fromCoroutine(self.examined(tor.control)), RoleUnknown)
 
@@ -159,7 +160,7 @@ class NoTorTests(ExamineCase):
 
     async def test_a_client_is_examined_without_it(self) -> None:
         """Its privilege, its clock, and whether an ISN can be chosen."""
-        found = await self.examined(str(self.directory / "nowhere"), "client")
+        found = await self.examined(str(self.directory / "nowhere"), Side.CLIENT)
         self.assertLessEqual({"tor", "privilege", "TCP_REPAIR", "clock", "AppArmor", "version"}, set(found))
 
     async def test_a_role_that_nothing_shows_is_asked_for(self) -> None:

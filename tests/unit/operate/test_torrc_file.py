@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.operate.doctor.torrc_file import held, included
 from torknock.operate.finding import State
+from torknock.operate.side import Side
 
 
 class TorrcFileTests(SynchronousTestCase):
@@ -23,7 +24,7 @@ class TorrcFileTests(SynchronousTestCase):
 
     def test_nothing_is_said_where_nothing_was_set_up(self) -> None:
         """Neither of a file that is not there, nor of a tor that nothing holds."""
-        self.assertEqual(included("client", self.torrc, self.snippet), [])
+        self.assertEqual(included(Side.CLIENT, self.torrc, self.snippet), [])
         self.assertIsNone(held(None, self.hold, self.torrc, self.snippet))
 
     def test_a_part_that_torrc_does_not_include_is_found(self) -> None:
@@ -31,19 +32,19 @@ class TorrcFileTests(SynchronousTestCase):
         self.snippet.write_text("UseBridges 1\n")
         for line in ("", f"#%include {self.snippet}\n", f"%include {self.snippet}.old\n"):
             self.torrc.write_text(f"SocksPort 9050\n{line}")
-            [found] = included("client", self.torrc, self.snippet)
+            [found] = included(Side.CLIENT, self.torrc, self.snippet)
             self.assertEqual(found.state, State.NOT_OK, line)
             self.assertIn("connects to the Tor network directly", found.why)
             self.assertEqual(found.remedy, "as root: torknock setup client - < line.txt")
         self.torrc.write_text(f"%include {self.snippet.parent}/*.conf\n")
-        self.assertEqual([each.state for each in included("client", self.torrc, self.snippet)], [State.OK])
+        self.assertEqual([each.state for each in included(Side.CLIENT, self.torrc, self.snippet)], [State.OK])
 
     def test_a_tor_that_systemd_does_not_start_is_not_to_be_started(self) -> None:
         """What torrc lacks is said instead, and how to let tor connect directly."""
         self.hold.write_text("[Service]\n")
         for role, command in (
-            ("bridge", "setup bridge"),
-            ("client", "setup client"),
+            (Side.BRIDGE, "setup bridge"),
+            (Side.CLIENT, "setup client"),
             (None, "or torknock setup client"),
         ):
             found = held(role, self.hold, self.torrc, self.snippet)
@@ -59,6 +60,6 @@ class TorrcFileTests(SynchronousTestCase):
         self.hold.write_text("[Service]\n")
         self.snippet.write_text("UseBridges 1\n")
         self.torrc.write_text(f"%include {self.snippet}\n")
-        found = held("client", self.hold, self.torrc, self.snippet)
+        found = held(Side.CLIENT, self.hold, self.torrc, self.snippet)
         assert found is not None
         self.assertIn("systemctl start tor@default", found.remedy)

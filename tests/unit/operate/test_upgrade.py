@@ -20,6 +20,7 @@ from torknock.operate.setup.place import Place
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.service_changes import Unit
 from torknock.operate.setup.this_host import Host
+from torknock.operate.side import Side
 
 ROOT = Path(__file__).parents[3]
 FIRST = ROOT / "tests" / "data" / "0.1.0"
@@ -39,7 +40,7 @@ class Case(SynchronousTestCase):
 
     def planned(self, host: Host = HOST) -> dict[str, Change]:
         """What is to be changed, by its name."""
-        changes = plan.plan("bridge", "BridgeRelay 1\n", host, 0)
+        changes = plan.plan(Side.BRIDGE, "BridgeRelay 1\n", host, 0)
         return {Path(change.key[0]).name: change for change in changes}
 
     def unit(self, name: str) -> File:
@@ -59,7 +60,7 @@ class UnitsTests(Case):
         service.inspect([])
         self.assertEqual(service.before, (FIRST / service.key[0].rpartition("/")[2]).read_text())
         self.assertEqual(service.reader, Reader.SYSTEMD)
-        self.assertTrue(any(isinstance(change, Unit) for change in plan.plan("bridge", "", HOST, 0)))
+        self.assertTrue(any(isinstance(change, Unit) for change in plan.plan(Side.BRIDGE, "", HOST, 0)))
 
     def test_for_another_program_and_user(self) -> None:
         """What was put in for them is taken out before it is compared."""

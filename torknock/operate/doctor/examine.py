@@ -36,6 +36,7 @@ from torknock.operate.doctor.tls_hello import tls_hello
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.fate import SYN
 from torknock.operate.firewall.look import Firewall, look, routed
+from torknock.operate.side import Side
 from torknock.operate.status_view import BridgeUnreachable, ask
 from torknock.privileged.gate.translation import taken
 from torknock.protocol.bridge_line import LineError, parse_address
@@ -62,8 +63,8 @@ class Target:
 
     keyring: Path
     """Where a bridge's keyring is, unless tor's configuration names another."""
-    role: str | None = None
-    """`bridge` or `client`; None if that is to be found out."""
+    side: Side | None = None
+    """Which side it is examined as; None if that is to be found out."""
     control: str = CONTROL
     password: str | None = None
     user: str | None = None
@@ -81,32 +82,32 @@ async def examine(reactor: IReactor, target: Target, now: Callable[[], float]) -
         findings.append(tor.version(facts))
     except TorUnreachable as error:
         findings.append(_unreachable(error, target))
-    role = target.role or _guess_role(target, facts)
+    side = target.side or _guess_side(target, facts)
     if facts is not None and target.control == CONTROL:
-        findings += torrc_file.included(role)
+        findings += torrc_file.included(side)
     tor_process = _process(facts)
     if tor_process is not None and not _is_here(tor_process):
         why = "tor is in another network namespace than this command: what follows is about this one"
         findings.append(unknown("network", why, f"nsenter --net=/proc/{tor_process.pid}/ns/net torknock doctor"))
-    if role == "client":
+    if side is Side.CLIENT:
         return findings + await _client(reactor, facts, tor_process, now)
     return findings + await _bridge(reactor, target, facts, tor_process, now)
 
 
 def _unreachable(error: TorUnreachable, target: Target) -> Finding:
-    held = torrc_file.held(target.role) if error.missing and target.control == CONTROL else None
+    held = torrc_file.held(target.side) if error.missing and target.control == CONTROL else None
     start = "start tor, as root: systemctl start tor@default; or name its control socket with --control"
     return held or (not_ok if error.missing else unknown)("tor", error.what, error.remedy or start)
 
 
-def _guess_role(target: Target, facts: TorFacts | None) -> str:
-    if facts is not None and facts.of_torknock("ServerTransportPlugin") is not None:
-        return "bridge"
-    if facts is not None and facts.of_torknock("ClientTransportPlugin") is not None:
-        return "client"
+def _guess_side(target: Target, facts: TorFacts | None) -> Side:
+    if facts is not None and facts.of_torknock(Side.BRIDGE.plugin) is not None:
+        return Side.BRIDGE
+    if facts is not None and facts.of_torknock(Side.CLIENT.plugin) is not None:
+        return Side.CLIENT
     try:
         if target.keyring.exists():
-            return "bridge"
+            return Side.BRIDGE
     except OSError:
         pass
     raise RoleUnknown
@@ -115,15 +116,14 @@ def _guess_role(target: Target, facts: TorFacts | None) -> str:
 async def _client(
     reactor: IReactor, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
-    if facts is not None and facts.of_torknock("ClientTransportPlugin") is None:
-        return [host.choosing(), await host.clock(reactor, now, facts.consensus), tor.not_set_up("client")]
-    transport = _transport(tor_process, "client")
-    powered = host.power("client", _helper(facts, "Client", DIAL_SOCKET), transport, tor_process, None)
+    if facts is not None and facts.of_torknock(Side.CLIENT.plugin) is None:
+        return [host.choosing(), await host.clock(reactor, now, facts.consensus), tor.not_set_up(Side.CLIENT)]
+    transport = _transport(tor_process, Side.CLIENT)
+    powered = host.power(Side.CLIENT, _helper(facts, Side.CLIENT, DIAL_SOCKET), transport, tor_process, None)
     findings = [powered.finding, host.choosing()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
-    service = service_here("dial")
-    findings += [host.versions("client", transport, service), *files([("client", transport), ("dial", service)])]
+    findings += _programs(Side.CLIENT, transport)
     findings.append(tls_hello(now()))
     if facts is None:
         return findings
@@ -138,16 +138,16 @@ async def _client(
 async def _bridge(
     reactor: IReactor, target: Target, facts: TorFacts | None, tor_process: Process | None, now: Callable[[], float]
 ) -> list[Finding]:
-    if facts is not None and facts.of_torknock("ServerTransportPlugin") is None:
+    if facts is not None and facts.of_torknock(Side.BRIDGE.plugin) is None:
         findings = [*host.kernel(), host.nf_tables(), *await host.gate_programs(reactor, Posture.CLOSED, False)]
         exposed = [tor.or_port(facts, None)] if tor.is_exposed(facts) else []
-        return [*findings, await host.clock(reactor, now, facts.consensus), *exposed, tor.not_set_up("bridge")]
+        return [*findings, await host.clock(reactor, now, facts.consensus), *exposed, tor.not_set_up(Side.BRIDGE)]
     options = _options(facts)
     directory = Path(options["keyring"]) if "keyring" in options else _keyring(target, facts)
-    transport = _transport(tor_process, "server")
+    transport = _transport(tor_process, Side.BRIDGE)
     knocks = bridge_keyring.has_knocks(directory, now())
     powered = host.power(
-        "server", _helper(facts, "Server", GATE_SOCKET), transport, tor_process, options.get("posture")
+        Side.BRIDGE, _helper(facts, Side.BRIDGE, GATE_SOCKET), transport, tor_process, options.get("posture")
     )
     filtering = powered.filtering
     posture = Posture.read(options.get("posture"))
@@ -160,15 +160,14 @@ async def _bridge(
         findings += [bridge_keyring.knock_lines(posture, filtering), host.timestamps()]
     findings.append(await host.clock(reactor, now, facts.consensus if facts else None))
     findings.append(host.apparmor(None if tor_process is None else confinement(tor_process.pid)))
-    service = service_here("gate")
-    findings += [host.versions("bridge", transport, service), *files([("server", transport), ("gate", service)])]
+    findings += _programs(Side.BRIDGE, transport)
     findings += bridge_keyring.keyring(directory, tor_process, now())
     findings += await deferToThread(site, directory, now())
     if facts is not None:
         findings += tor.bridge_options(facts)
         findings += [tor.or_port(facts, _listening_of(tor_process)), tor.takes_clients(facts)]
         if tor_process is not None:
-            findings.append(tor.running("server", transport, facts.refusing))
+            findings.append(tor.running(Side.BRIDGE, transport, facts.refusing))
         findings += [tor.registered(facts), tor.bootstrapped(facts)]
         findings.append(await tor_log.log(reactor, facts.options.get("Log", ())))
     with contextlib.suppress(BridgeUnreachable, StatusError):  # whether it runs is another condition
@@ -227,9 +226,9 @@ def _options(facts: TorFacts | None) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in line.split())}
 
 
-def _helper(facts: TorFacts | None, side: str, usual: str) -> str:
+def _helper(facts: TorFacts | None, side: Side, usual: str) -> str:
     """The socket of the privileged service, as the transport's command line in torrc names it."""
-    words = ((facts.of_torknock(f"{side}TransportPlugin") or "") if facts is not None else "").split()
+    words = ((facts.of_torknock(side.plugin) or "") if facts is not None else "").split()
     return words[words.index("--helper") + 1] if "--helper" in words[:-1] else usual
 
 
@@ -245,8 +244,14 @@ def _process(facts: TorFacts | None) -> Process | None:
         return None
 
 
-def _transport(tor_process: Process | None, side: str) -> Process | None:
-    return None if tor_process is None else transport_of(tor_process.pid, side)
+def _transport(tor_process: Process | None, side: Side) -> Process | None:
+    return None if tor_process is None else transport_of(tor_process.pid, side.verb)
+
+
+def _programs(side: Side, transport: Process | None) -> list[Finding]:
+    """What concerns the running programs of *side* as programs."""
+    service = service_here(side.service)
+    return [host.versions(side, transport, service), *files([(side.verb, transport), (side.service, service)])]
 
 
 def _is_here(found: Process) -> bool:

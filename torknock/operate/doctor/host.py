@@ -24,6 +24,7 @@ from torknock.kernel.program import command
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.daemons import is_outdated
+from torknock.operate.side import Side
 from torknock.protocol.door import Door, Posture
 from torknock.service import ruleset
 from torknock.service.ruleset import Judging
@@ -31,7 +32,7 @@ from torknock.service.ruleset import Judging
 _NFT = (0, 9, 8)
 """The oldest nft that is known to load the ruleset: Debian 11's."""
 
-_VERBS = ("server", "client", "gate", "dial")
+_VERBS = tuple(verb for side in Side for verb in (side.verb, side.service))
 
 AS_ROOT = "run torknock doctor as root"
 
@@ -45,8 +46,8 @@ class Power:
     """Not at all: the bridge filters at its own port."""
 
 
-def power(side: str, helper: str, transport: Process | None, tor: Process | None, posture: str | None) -> Power:
-    """How the *transport* of *side*, "server" or "client", gets it: itself, or by the service at the socket *helper*.
+def power(side: Side, helper: str, transport: Process | None, tor: Process | None, posture: str | None) -> Power:
+    """How the *transport* of *side* gets it: itself, or by the service at the socket *helper*.
 
     Where the transport does not run, what holds for *tor* holds for it; where neither is seen, a client's transport is
     taken for a process like this one.
@@ -54,9 +55,9 @@ def power(side: str, helper: str, transport: Process | None, tor: Process | None
     name, user = "privilege", transport or tor
     if user is not None and user.may_administer_network:
         return Power(ok(name, "the transport has CAP_NET_ADMIN itself"))
-    if user is None and side == "client" and may_administer_network():
+    if user is None and side is Side.CLIENT and may_administer_network():
         return Power(ok(name, "this process has CAP_NET_ADMIN, and so has a transport that is started like it"))
-    service = "torknock-gate" if side == "server" else "torknock-dial"
+    service = f"torknock-{side.service}"
     error = answers(helper)
     if error is None and user is not None and not may_open(helper, user):
         why = f"a service answers at {helper}, which tor's user may not open"
@@ -64,16 +65,16 @@ def power(side: str, helper: str, transport: Process | None, tor: Process | None
     if error is None:
         return Power(ok(name, f"the service at {helper} answers{_is_held_back(user)}"))
     if error.errno in (errno.EACCES, errno.EPERM):
-        remedy = "as root: adduser NAME torknock, and log in again" if side == "client" else AS_ROOT
+        remedy = "as root: adduser NAME torknock, and log in again" if side is Side.CLIENT else AS_ROOT
         return Power(unknown(name, f"{helper} is there, and this user may not connect", remedy))
     missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
     what = "there is no service" if missing else "no service answers"
     start = f"as root: systemctl enable --now {service}.socket"
-    if user is None and side == "server":
+    if user is None and side is Side.BRIDGE:
         why = f"no transport of tor was seen that could have CAP_NET_ADMIN, and {what} at {helper}"
         return Power(unknown(name, why, f"start tor, and {AS_ROOT}; or {start}"))
     what = f"the transport lacks CAP_NET_ADMIN{_is_held_back(user)}, and {what} at {helper}"
-    if side == "server" and posture in (None, Posture.FILTERED.value):
+    if side is Side.BRIDGE and posture in (None, Posture.FILTERED.value):
         return Power(ok(name, f"{what}: torknock filters at its own port, which needs none"), filtering=True)
     return Power(not_ok(name, what, start))
 
@@ -229,11 +230,11 @@ def apparmor(label: str | None, local: Path = APPARMOR_TOR) -> Finding:
     return not_ok(name, f"tor is confined by {label.partition(' ')[0]}, whose rules do not allow torknock", remedy)
 
 
-def versions(role: str, *running: Process | None) -> Finding:
-    """Whether what is *running*, a transport and a service of *role*, is what is installed now."""
+def versions(side: Side, *running: Process | None) -> Finding:
+    """Whether what is *running*, a transport and a service of *side*, is what is installed now."""
     old = [process for process in running if process is not None and is_outdated(process.pid)]
     if old:
         words = ", ".join(f"torknock {next(verb for verb in _VERBS if verb in process.words)}" for process in old)
         why = f"processes of an older version run: {words}"
-        return not_ok("version", why, f"as root: torknock setup {role}, which restarts them")
+        return not_ok("version", why, f"as root: torknock setup {side}, which restarts them")
     return ok("version", "the running processes are of the installed version")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, OF_A_PEER, OF_A_REQUEST, places
 from torknock.kernel.proc import Process, may_open_files
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.side import Side
 from torknock.service.factory import CONNECTIONS
 
 _NAME = "open files"
@@ -15,7 +16,7 @@ _LOW_FOR_A_BRIDGE = 1_024
 _FEW = 32
 """Connections that any of the programs should be able to take at once."""
 
-_EACH = {"server": (OF_A_CLIENT, "clients"), "client": (OF_A_REQUEST, "connections of tor's")}
+_EACH = {Side.BRIDGE.verb: (OF_A_CLIENT, "clients"), Side.CLIENT.verb: (OF_A_REQUEST, "connections of tor's")}
 _REMEDY = "raise LimitNOFILE= of the unit (systemctl edit tor@default), or ulimit -n where tor is started; then restart"
 
 
@@ -36,6 +37,6 @@ def judge(limits: Iterable[tuple[str, int]]) -> Finding:
         each, whose = _EACH.get(verb, (OF_A_PEER, "programs"))
         room = places(limit, each) if verb in _EACH else min(places(limit, each), CONNECTIONS)
         limits_shown.append(f"torknock {verb} may open {limit:,}, enough for {room:,} {whose} at once")
-        low = low or room < _FEW or (verb == "server" and limit <= _LOW_FOR_A_BRIDGE)
+        low = low or room < _FEW or (verb == Side.BRIDGE.verb and limit <= _LOW_FOR_A_BRIDGE)
     why = "; ".join(limits_shown)
     return not_ok(_NAME, why, _REMEDY) if low else ok(_NAME, why)

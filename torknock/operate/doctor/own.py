@@ -12,6 +12,7 @@ from torknock.kernel.places import APPARMOR_TOR_BROWSER
 from torknock.kernel.proc import Process, answers, confinement, processes_of, service_here, transport_of
 from torknock.operate.doctor import host, tor
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.side import Side
 from torknock.service import DIAL_SOCKET
 
 _GROUP = "torknock"
@@ -27,12 +28,12 @@ def own_tor(user: str) -> list[Finding]:
     except KeyError:
         return [unknown("tor", f"there is no user {user} on this host", "name another with --user")]
     theirs = _tor_of(uid)
-    transport = None if theirs is None else transport_of(theirs.pid, "client")
+    transport = None if theirs is None else transport_of(theirs.pid, Side.CLIENT.verb)
     findings = [_runs(user, theirs), _service(user), _member(user, uid, theirs), host.choosing()]
-    findings.append(host.versions("client", transport, service_here("dial")))
+    findings.append(host.versions(Side.CLIENT, transport, service_here(Side.CLIENT.service)))
     if theirs is not None:
         findings.append(host.apparmor(confinement(theirs.pid), APPARMOR_TOR_BROWSER))
-        findings.append(tor.running("client", transport))
+        findings.append(tor.running(Side.CLIENT, transport))
     return findings
 
 

@@ -9,6 +9,7 @@ from torknock.kernel.places import TORKNOCK
 from torknock.kernel.proc import Listening, Process
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.pasted import read
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import LineError, parse_bridge_line
 from torknock.tor.inspect import TorFacts
 
@@ -60,17 +61,16 @@ def _option(facts: TorFacts, name: str, expected: str, well: str, ill: str) -> F
 
 def _torrc_remedy(line: str) -> str:
     """What to do so that torrc has *line*."""
-    side = "client" if line.partition(" ")[0] in _OF_CLIENTS else "bridge"
+    side = Side.CLIENT if line.partition(" ")[0] in _OF_CLIENTS else Side.BRIDGE
     return f"as root: torknock setup {side}; by hand, torrc: {line}"
 
 
 _OF_CLIENTS = {"UseBridges", "+ClientTransportPlugin"}
 
 
-def not_set_up(side: str) -> Finding:
-    """That tor knows nothing of torknock; *side* is "bridge" or "client"."""
-    remedy = {"bridge": "torknock setup bridge", "client": "torknock setup client - < line.txt"}[side]
-    return not_ok("set-up", f"tor is not set up as a {side} of torknock", f"as root: {remedy}")
+def not_set_up(side: Side) -> Finding:
+    """That tor knows nothing of torknock."""
+    return not_ok("set-up", f"tor is not set up as a {side} of torknock", f"as root: {side.setup_command}")
 
 
 def client_options(facts: TorFacts) -> list[Finding]:
@@ -170,18 +170,18 @@ def _is_loopback(listener: str) -> bool:
         return listener.startswith("unix:")
 
 
-def running(side: str, transport: Process | None, refusing: str = "") -> Finding:
+def running(side: Side, transport: Process | None, refusing: str = "") -> Finding:
     """Whether the *transport*'s process runs; *refusing* is what tor does instead of taking clients.
 
     A tor without a network ends its transports, and starts them again once it has one. Restarting it then helps
     nothing, and ends what keeps a client from connecting directly.
     """
     if transport is not None:
-        return ok("process", f"tor runs torknock {side}")
+        return ok("process", f"tor runs torknock {side.verb}")
     if refusing:
-        why = f"tor runs no torknock {side}, because tor {refusing}"
+        why = f"tor runs no torknock {side.verb}, because tor {refusing}"
         return not_ok("process", why, "do not restart tor: it starts the transport by itself when this is over")
-    return not_ok("process", f"tor runs no torknock {side}", "look at tor's log; then reload tor")
+    return not_ok("process", f"tor runs no torknock {side.verb}", "look at tor's log; then reload tor")
 
 
 def registered(facts: TorFacts) -> Finding:

@@ -30,6 +30,7 @@ from torknock.operate.setup.place import Place
 from torknock.operate.setup.programs import run
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.torrc_options import BridgeSettings, known_options
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import BridgeLine, Scheme, parse_fingerprint, write_address, write_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import ACCESS, EVERYWHERE, AccessDenied, read, uid_of
@@ -48,7 +49,7 @@ _POLLED_EVERY = 0.25
 
 
 @contextmanager
-def applying(changes: list[Change], tor: RunningTor, record: Record, side: str) -> Iterator[None]:
+def applying(changes: list[Change], tor: RunningTor, record: Record, side: Side) -> Iterator[None]:
     """Make *changes*, have *tor* take them up, and keep them once this ends.
 
     Raises `TorknockError`: if tor does not take its new configuration, its transport does not start, or anything is
@@ -72,22 +73,22 @@ def _reload_former(tor: RunningTor) -> None:
         tor.reload()
 
 
-def transport_runs(tor: RunningTor, side: str) -> bool:
-    """Whether tor runs the installed version of the transport; *side* is as in `plan`."""
+def transport_runs(tor: RunningTor, side: Side) -> bool:
+    """Whether tor runs the installed version of the transport."""
     if not wait_until(lambda: _transport(tor, side) is not None, _STARTS_WITHIN):
         return False
     running = _transport(tor, side)
     return running is not None and not is_outdated(running.pid)
 
 
-def start_transport(tor: RunningTor, side: str) -> None:
+def start_transport(tor: RunningTor, side: Side) -> None:
     """Reload *tor*, and wait until its transport runs with the new configuration. Raises `CannotSetUp` if it does not.
 
     A bridge's transport that runs is ended: tor starts it again, with its new options. So
     is one that is older than what is installed. One that tor has given up is started by a further reload.
     """
     running = _transport(tor, side)
-    stays = running is not None and side == "client" and not is_outdated(running.pid)  # it takes any bridge's line
+    stays = running is not None and side is Side.CLIENT and not is_outdated(running.pid)  # it takes any bridge's line
     with tor.heard():
         tor.reload()
         if not tor.reads_within(_REGISTERED_WITHIN):
@@ -229,9 +230,9 @@ def configured(config_file: Path, defaults_file: Path | None) -> list[tuple[str,
     return [(name, value) for name, _, value in lines]
 
 
-def _transport(tor: RunningTor, side: str) -> Running | None:
+def _transport(tor: RunningTor, side: Side) -> Running | None:
     pid = tor.facts().pid
-    return None if pid is None else transport_of(pid, {"bridge": "server", "client": "client"}[side])
+    return None if pid is None else transport_of(pid, side.verb)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

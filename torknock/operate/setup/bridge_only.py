@@ -20,6 +20,7 @@ from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.record import Record
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.control import RunningTor
 
@@ -46,7 +47,7 @@ def use_bridge(changes: list[Change], tor: RunningTor, record: Record, bridge: B
             "to have tor connect as before, reload or restart it",
         ) from error
     try:
-        start_transport(tor, "client")
+        start_transport(tor, Side.CLIENT)
         if tor.network_disabled:
             raise CannotSetUp("tor's configuration has DisableNetwork 1", "take it out, and reload tor")
         _wait(tor, bridge)

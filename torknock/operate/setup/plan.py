@@ -15,18 +15,19 @@ from torknock.operate.setup.shipped_files import profile, unit_file
 from torknock.operate.setup.site_directory import site_changes
 from torknock.operate.setup.this_host import Host
 from torknock.operate.setup.torrc_options import HEAD, known_options
+from torknock.operate.side import Side
 from torknock.tor.inspect import TorFacts
 
 _SERVICE_USER = "torknock"
 
 
-def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
-    """What must be changed on *host* for *options* in torrc; *side* is "bridge" or "client".
+def plan(side: Side, options: str, host: Host, group: int) -> list[Change]:
+    """What must be changed on *host* for *options* in torrc.
 
     *group* is tor's, which alone may read the options besides root. Raises `CannotSetUp`.
     """
-    service = _service("gate" if side == "bridge" else "dial", host, group)
-    if side == "bridge":
+    service = _service(side.service, host, group)
+    if side is Side.BRIDGE:
         service[1:1] = _doors(options, host)  # the service finds them when it starts
         service += site_changes(options, host.place.suffix, host.tor_user)
     changes: list[Change] = []
@@ -43,7 +44,7 @@ def plan(side: str, options: str, host: Host, group: int) -> list[Change]:
     if not includes(place.config_file, place.snippet):
         changes.append(Block(str(place.config_file), f"%include {place.snippet}\n", Reader.TOR))
     # torrc first: if this is interrupted, a client's tor connects to the bridge alone
-    return _needed([*service, *changes] if side == "bridge" else [*changes, *service])
+    return _needed([*service, *changes] if side is Side.BRIDGE else [*changes, *service])
 
 
 def plan_by_hand(facts: TorFacts, host: Host) -> list[Change]:

@@ -30,6 +30,7 @@ from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.this_host import Host
 from torknock.operate.setup.torrc_options import HEAD, BridgeSettings, bridge_options
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import Scheme, parse_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE
@@ -62,7 +63,7 @@ class ApplyCase(HostTreeCase):
     @contextmanager
     def taken_up(self, tor: RunningTor, changes: list[Change]) -> Iterator[None]:
         """Within this, *tor* has *changes*."""
-        with self.place.record.locked(), applying(changes, tor, self.place.record, "bridge"):
+        with self.place.record.locked(), applying(changes, tor, self.place.record, Side.BRIDGE):
             yield
 
 
@@ -75,9 +76,9 @@ class BridgeTests(ApplyCase):
         before = self.files()
         with tor_at(self.tor.control, None) as tor:
             record = self.place.record
-            with record.locked(), applying(self.changes(tor), tor, record, "bridge"):
+            with record.locked(), applying(self.changes(tor), tor, record, Side.BRIDGE):
                 line = first_line(tor, self.settings(), time.time())
-            self.assertTrue(transport_runs(tor, "bridge"))
+            self.assertTrue(transport_runs(tor, Side.BRIDGE))
             parsed = parse_bridge_line(line.text)
             self.assertEqual(
                 (str(parsed.address), parsed.port, parsed.fingerprint), ("192.0.2.7", self.port, tor.fingerprint)
@@ -97,7 +98,7 @@ class BridgeTests(ApplyCase):
         """Of a name with a number; the ended line stays ended."""
         self.tor.start()
         with tor_at(self.tor.control, None) as tor:
-            with self.place.record.locked(), applying(self.changes(tor), tor, self.place.record, "bridge"):
+            with self.place.record.locked(), applying(self.changes(tor), tor, self.place.record, Side.BRIDGE):
                 self.assertTrue(first_line(tor, self.settings(), time.time()).made)
             with Keyring.open(keyring_within(self.tor.data), create=False) as keyring:
                 keyring.revoke("first", time.time())
@@ -206,7 +207,7 @@ class QuestionTests(ApplyCase):
         self.patch(apply, "_STARTS_WITHIN", 0.1)
         self.tor.start()
         with tor_at(self.tor.control, None) as tor:
-            self.assertFalse(transport_runs(tor, "bridge"))
+            self.assertFalse(transport_runs(tor, Side.BRIDGE))
 
     def test_a_tor_that_does_not_read_its_torrc(self) -> None:
         """It is to be restarted."""
@@ -215,7 +216,7 @@ class QuestionTests(ApplyCase):
         self.patch(RunningTor, "reload", lambda _tor: None)
         with tor_at(self.tor.control, None) as tor:
             self.assertRaisesRegex(
-                CannotSetUp, "does not read its configuration again; restart it", start_transport, tor, "client"
+                CannotSetUp, "does not read its configuration again; restart it", start_transport, tor, Side.CLIENT
             )
 
     def test_knock_lines_that_a_posture_makes_useless(self) -> None:

@@ -17,6 +17,7 @@ from torknock.operate.setup.place import SNIPPET, Place
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.service_changes import Unit
 from torknock.operate.setup.this_host import Host
+from torknock.operate.side import Side
 
 DEBIANS, INSTANCE = Path("/etc/tor/torrc"), Path("/etc/tor/instances/b/torrc")
 PROGRAM = Path("/usr/local/bin/torknock")
@@ -67,13 +68,13 @@ class NameTests(Case):
 class PlanTests(Case):
     """What is to be changed for a second tor."""
 
-    def planned(self, side: str) -> list[Change]:
+    def planned(self, side: Side) -> list[Change]:
         host = Host(Place(INSTANCE, "b"), "_tor-b", PROGRAM, systemd=True, apparmor=False)
         return plan.plan(side, OPTIONS, host, 0)
 
     def test_another_tor_has_units_of_its_own(self) -> None:
         """Its own, which refer to each other and to its own socket and user."""
-        for side, service in (("bridge", "gate"), ("client", "dial")):
+        for side, service in ((Side.BRIDGE, "gate"), (Side.CLIENT, "dial")):
             changes = self.planned(side)
             units = {Path(each.path).name: each.text for each in changes if isinstance(each, File)}
             self.assertIn(f"Requires=torknock-{service}-b.socket\n", units[f"torknock-{service}-b.service"])
@@ -86,7 +87,7 @@ class PlanTests(Case):
 
     def test_its_transport_asks_its_own_service(self) -> None:
         """And its torrc includes its own snippet."""
-        changes = self.planned("bridge")
+        changes = self.planned(Side.BRIDGE)
         [block] = [each for each in changes if isinstance(each, Block)]
         self.assertEqual((block.path, block.text), (str(INSTANCE), "%include /etc/tor/instances/b/torknock-b.conf\n"))
 
@@ -95,7 +96,7 @@ class PlanTests(Case):
         torrc = self.directory / "torrc"
         torrc.write_text("%include /etc/tor/torrc.d/*.conf\n")
         host = Host(Place(torrc, "torrc-1"), "_tor-b", PROGRAM, systemd=True, apparmor=False)
-        error = self.assertRaises(CannotSetUp, plan.plan, "client", "UseBridges 1\n", host, 0)
+        error = self.assertRaises(CannotSetUp, plan.plan, Side.CLIENT, "UseBridges 1\n", host, 0)
         self.assertIn("another tor's", str(error))
 
 

@@ -27,6 +27,7 @@ from torknock.operate.setup.torrc_options import (
     known_options,
     port_and_posture,
 )
+from torknock.operate.side import Side
 from torknock.protocol.bridge_line import BridgeLine, Line, write_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE
@@ -71,7 +72,7 @@ class BridgePlanTests(PlanCase):
 
     def test_with_systemd_the_units_and_torrc_are_written(self) -> None:
         """The access list is there before the service starts, and torrc is last."""
-        changes = plan.plan("bridge", bridge_options(facts(), settings(), "", self.at()), self.at(), self.group)
+        changes = plan.plan(Side.BRIDGE, bridge_options(facts(), settings(), "", self.at()), self.at(), self.group)
         self.assertEqual(self.described(changes), [
             f"make the system user and group {ACCOUNT}",
             "write to /etc/gate.toml, and the rules of filtered doors to /etc/filtered.nft:",
@@ -85,15 +86,15 @@ class BridgePlanTests(PlanCase):
     def test_a_filtered_door_is_silent_from_boot_on(self) -> None:
         """By a unit of its own; without systemd there is none."""
         options = bridge_options(facts(), settings(posture=Posture.FILTERED), "", self.at())
-        described = self.described(plan.plan("bridge", options, self.at(), 0))
+        described = self.described(plan.plan(Side.BRIDGE, options, self.at(), 0))
         self.assertIn("write /units/torknock-filtered.service:", described)
-        without = self.described(plan.plan("bridge", options, self.at(systemd=False), 0))
+        without = self.described(plan.plan(Side.BRIDGE, options, self.at(systemd=False), 0))
         self.assertFalse([line for line in without if "filtered.service" in line])
 
     def test_without_systemd_the_service_is_a_process_with_one_capability(self) -> None:
         """As the services' user; its command is shown, for whoever starts it at boot."""
         options = bridge_options(facts(), settings(), "", self.at())
-        planned = plan.plan("bridge", options, self.at(systemd=False), 7)
+        planned = plan.plan(Side.BRIDGE, options, self.at(systemd=False), 7)
         [process] = [each for each in planned if isinstance(each, Process)]
         told = process.describe()
         self.assertIn("start, as there is no systemd here", told)
@@ -104,7 +105,7 @@ class BridgePlanTests(PlanCase):
 
     def test_apparmor_gets_the_rules_of_the_installed_program(self) -> None:
         """Wherever that is."""
-        changes = plan.plan("bridge", "BridgeRelay 1\n", self.at(apparmor=True), 0)
+        changes = plan.plan(Side.BRIDGE, "BridgeRelay 1\n", self.at(apparmor=True), 0)
         [rules] = [it.describe() for it in changes if "apparmor.d" in it.key[0]]
         self.assertIn(str(TORKNOCK.resolve()), rules)
 
@@ -121,17 +122,17 @@ class BridgePlanTests(PlanCase):
         """A unit is started again if its file is another one."""
         host = self.at()
         text = bridge_options(facts(), settings(), "", host)
-        for change in plan.plan("bridge", text, host, self.group):
+        for change in plan.plan(Side.BRIDGE, text, host, self.group):
             if "units" in change.key[0] or "torrc" in change.key[0]:
                 change.inspect([])
                 path = Path(change.key[0])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(getattr(change, "text", ""))
         self.patch(Unit, "is_needed", lambda _self: False)
-        left = self.described(plan.plan("bridge", text, host, self.group))
+        left = self.described(plan.plan(Side.BRIDGE, text, host, self.group))
         self.assertFalse([line for line in left if "units" in line or "torrc" in line or "enable" in line], left)
         (self.host / "units" / "torknock-gate.service").write_text("[Unit]\n")
-        left = self.described(plan.plan("bridge", text, host, self.group))
+        left = self.described(plan.plan(Side.BRIDGE, text, host, self.group))
         self.assertIn("enable torknock-gate.socket, and start it with what is installed now", left)
 
 
@@ -144,7 +145,7 @@ class ClientPlanTests(PlanCase):
 
     def test_torrc_is_first_and_the_service_follows(self) -> None:
         """If it is interrupted, tor connects to the bridge alone; the line's secret is not shown."""
-        changes = plan.plan("client", self.options(), self.at(systemd=False), self.group)
+        changes = plan.plan(Side.CLIENT, self.options(), self.at(systemd=False), self.group)
         self.assertEqual(self.described(changes)[:2], ["write /torrc.d/torknock.conf:", "add to /tor/torrc:"])
         self.assertTrue(changes[-1].describe().endswith(f"--user debian-tor --group {ACCOUNT}"))
         self.assertNotIn(write_bridge_line(BridgeLine(ADDRESS, 443, FINGERPRINT, LINE)), changes[0].describe())
@@ -216,7 +217,7 @@ class OptionsTests(PlanCase):
         self.assertIn(f"posture=closed site={there}\n", options)
         self.assertEqual(configured_site(facts(ServerTransportOptions=f"torknock posture=closed site={there}")), there)
         self.assertIsNone(configured_site(facts()))
-        described = self.described(plan.plan("bridge", options, self.at(), self.group))
+        described = self.described(plan.plan(Side.BRIDGE, options, self.at(), self.group))
         self.assertIn("write /tmpfiles.d/torknock-site.conf:", described)
         self.assertIn("make the directory /run/torknock-site, owned by debian-tor", described)
         there.parent.mkdir()
