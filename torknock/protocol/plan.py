@@ -38,7 +38,7 @@ _LONG = 9
 """TLS records of a page with which a plan begins, where the site has one: a connection that goes on as long as tor's is
 no short one."""
 
-_ON_THE_WAY = 0.004
+_ON_THE_WAY = 0.008
 """Seconds that an answer needs from the bridge's timer to the network: a bridge, and perhaps its web server."""
 
 _VARIES = (0.7, 1.4)
