@@ -160,7 +160,7 @@ def show(network: TorNetwork, directory: str) -> None:
             say(f"{only_tls(packets, client_host, bridge.host)} of them, {len(packets)} packets")
             knock = next(packet for packet in packets if packet.opens)
 
-    with step("the captured SYN, sent again by somebody else, finds a closed port"):
+    with step("the captured SYN, sent again by another host, finds a closed port"):
         closed = probe(prober, bridge.host.address, BESIDE, options=knock.options)
         must(closed is not None and bool(closed.control & Control.RST), f"port {BESIDE} is not closed")
         must(replay(prober, knock) == closed, "the replayed SYN was answered otherwise than one to the port beside it")

@@ -6,7 +6,7 @@ octet goes on as Twisted's own relay would send it:
 
 - An end, a loss and all that a transport does about them are Twisted's. An end is seen only when the pipe is empty.
 - While the other transport has something in its own buffer, or no pipe is to be had, Twisted reads and writes.
-- If the kernel does not splice these sockets, Twisted does so for good.
+- If the kernel does not splice these sockets, Twisted relays them from then on.
 
 A pipe is a direction's while there is something in it, and is everyone's otherwise: idle links have none.
 """

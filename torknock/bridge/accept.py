@@ -113,7 +113,7 @@ class Listener:
         return gatherResults([Deferred.fromCoroutine(_stopped(port)) for port in ports])
 
     async def close(self) -> None:
-        """`stop` for good: `accept` gives what was accepted by then, and no more."""
+        """Stop permanently: `accept` gives what was accepted by then, and no more."""
         await self.stop()
         self._waiting.put(None)
 

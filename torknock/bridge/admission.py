@@ -6,7 +6,7 @@ what was used. Its law:
 - Nothing opens before the first `update`, nor between `deny` and the next one.
 - `update` is the only way in for an epoch, a line, a revocation or an expiry. A line that is not in the last one opens
   nothing from its first step on, also where its tokens have not been struck out yet.
-- A token opens once. `spend` says so for good, also of one that no line derives at that moment.
+- A token opens once. `spend` keeps it spent, also one that no line derives at that moment.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Its law. What happens is one step, every half second, and one at a time; the fir
 3. Apply: once there is room on the disk for every token that may be used, the gate is told what is wanted.
 
 A step that fails closes the port to everyone: admission denies, the gate closes, and the next step begins with
-everything anew. First start, new epoch, new line, revocation, a lost gate and a clock that was set are the same step.
+everything again. First start, new epoch, new line, revocation, a lost gate and a clock that was set are the same step.
 
 SYNs and connections come to `Spending` at any moment, also while a step waits, and after the last one. What may never
 happen: two steps at a time; the gate admits what admission does not; a token is admitted that the disk has no room for.
@@ -152,7 +152,7 @@ class Keeper:
     async def _update(self, now: float) -> bool:
         """Have admission follow the date *now* and the lines, if either has changed anything; whether it has."""
         epoch, known, news = epoch_at(now), self._admission.live.values(), self._lines.news(now)
-        live = [issued for issued in known if issued.lives(now)] if news is None else news
+        live = [issued for issued in known if issued.is_live(now)] if news is None else news
         if news is None and epoch == self._epoch and len(live) == len(known):
             return False
         judging, knocked = any(issued.line.scheme is Scheme.KNOCK for issued in live), set[tuple[int, int, int]]()

@@ -90,7 +90,7 @@ class KnownLines:
 
     def ignored(self, now: float) -> str:
         """How many lines open nothing here although they live, and why; empty if there is none."""
-        counts = Counter(_kind(issued.line) for issued in self._ignored if issued.lives(now))
+        counts = Counter(_kind(issued.line) for issued in self._ignored if issued.is_live(now))
         return "; ".join(
             f"{count} line{'s' * (count > 1)} of {kind} open{'s' * (count == 1)} nothing: {self._reasons[kind]}"
             for kind, count in counts.items()
@@ -113,7 +113,7 @@ class KnownLines:
 
     def _served(self, lines: Collection[Issued], now: float) -> list[Issued]:
         """Those of *lines* that open a connection here now; that other live ones do not is logged."""
-        live, before = [issued for issued in lines if issued.lives(now)], len(self._ignored)
+        live, before = [issued for issued in lines if issued.is_live(now)], len(self._ignored)
         self._ignored = [issued for issued in live if self._reasons.get(_kind(issued.line))]
         if len(self._ignored) > before:
             _log.warn("{told}", told=self.ignored(now))

@@ -20,7 +20,7 @@ from torknock.service.requester import Answer, ServiceConnection, ServiceLost, S
 
 _log = Logger()
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds that the service has for each answer."""
 
 
@@ -110,7 +110,7 @@ class Lease:
         if connection is None:
             raise GateFailed(f"the gate of port {self._door.port} is closed, so it cannot be changed")
         try:
-            return await connection.ask(line).addTimeout(PATIENCE, self._reactor, self._too_late)
+            return await connection.ask(line).addTimeout(TIMEOUT, self._reactor, self._too_late)
         except ServiceRefused as refused:
             raise (DoorTaken if refused.kind == "taken" else GateFailed)(str(refused)) from refused
         except ServiceLost as error:

@@ -19,7 +19,7 @@ _log = Logger()
 
 _AGAIN = 3_600.0
 _AT_MOST_EVERY = 5.0
-"""Seconds between two handshakes for one name: whoever knows the path could ask for many."""
+"""Seconds between two handshakes for one name: a client that knows the path could ask for many."""
 
 Look = Callable[[str], Deferred[SiteCertificate]]
 """`torknock.bridge.site_certificate.look` at the site, for a name, in a thread."""

@@ -130,7 +130,7 @@ class _Endpoint:
     async def _opened(self, factory: ORPortFactory) -> RunningBridge:
         assert_sure(time.clock_gettime(time.CLOCK_BOOTTIME), is_clock_synchronized())
         directory = self._options.directory
-        keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, patience=0.0)
+        keyring = await in_thread(self._reactor, directory)(Keyring.open, directory, create=True, timeout=0.0)
         return await run_bridge(self._reactor, self._options, keyring, factory, self._now)
 
 

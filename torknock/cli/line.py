@@ -49,10 +49,8 @@ def list_(machine: bool, keyring: Path) -> None:
         say(as_json(lines, now))
     elif lines:
         say(as_table(lines, now, get_terminal_size().columns if sys.stdout.isatty() else None))
-        if site and (names := [each.name for each in lines if each.lives(now) and each.line.channel is Channel.TLS]):
-            click.echo(
-                f"torknock: channel tls in spite of a site: {', '.join(names)}; reissue as web", err=True
-            )
+        if site and (names := [each.name for each in lines if each.is_live(now) and each.line.channel is Channel.TLS]):
+            click.echo(f"torknock: channel tls in spite of a site: {', '.join(names)}; reissue as web", err=True)
     else:
         click.echo("torknock: no line yet; issue one with torknock line add NAME", err=True)
 
@@ -62,7 +60,7 @@ def list_(machine: bool, keyring: Path) -> None:
 @click.option("--cut", is_flag=True, help="End its connections. Also works on a revoked line.")
 @keyring_option
 def revoke(name: str, cut: bool, keyring: Path) -> None:
-    """Revoke the line called NAME, for good.
+    """Revoke the line called NAME permanently.
 
     Its secret is erased: a revoked line cannot be shown again, and no ISN can be traced to it. A running bridge applies
     this within 2 seconds. Connections that the line opened stay open, unless --cut ends them.

@@ -214,7 +214,7 @@ def _look_up(name: str, address: Address | None, fingerprint: str | None, keyrin
     now = time.time()
     with open_keyring(keyring) as opened:
         issued = opened.get(name)
-        if not issued.lives(now):
+        if not issued.is_live(now):
             raise LineEnded(issued, now)
         if issued.line.scheme is Scheme.KNOCK:
             _check_posture(opened)

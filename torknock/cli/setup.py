@@ -66,4 +66,4 @@ _DIRECT = (
     "Without the bridge tor connects to the Tor network directly: an observer of this network sees that Tor is "
     "used here."
 )
-_STOPPED = f"{_DIRECT}\nSo tor is stopped for good. To let it connect directly: torknock setup --undo --direct"
+_STOPPED = f"{_DIRECT}\nSo tor stays stopped. To let it connect directly: torknock setup --undo --direct"

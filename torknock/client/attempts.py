@@ -11,10 +11,10 @@ PAUSES = ((0.0, 0.0), (0.3, 1.0), (15.0, 30.0))
 """The shortest and the longest pause in seconds before each SYN of a round: a used token is passed over soon, a bridge
 that restarts is found again by the last."""
 
-PATIENCE = (10.5, 1.9, 1.9)
+TIMEOUTS = (10.5, 1.9, 1.9)
 """Seconds that an answer to each is waited for: the kernel sends them 7, 2 and 2 times (`torknock.client.budget`)."""
 
-PATIENCE_ALONE = 120.0
+TIMEOUT_ALONE = 120.0
 """The same in a round of one SYN, which the kernel sends up to 11 times."""
 
 SEARCHED = 3

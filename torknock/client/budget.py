@@ -40,7 +40,7 @@ class Budget:
             ready.append(syns[-SYNS] + WINDOW)
         return max(ready)
 
-    def patience(self, now: float, wanted: float) -> float:
+    def timeout(self, now: float, wanted: float) -> float:
         """For how many seconds, *wanted* at most, a SYN that leaves *now* may be waited for; *now* is not too early."""
         syns = self._syns()
         for number, after in enumerate(SENT_AT[1:], 2):

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from torknock.client.attempts import PATIENCE, PATIENCE_ALONE, Chance, nearer_side, to_the_next_epoch, unused
+from torknock.client.attempts import TIMEOUT_ALONE, TIMEOUTS, Chance, nearer_side, to_the_next_epoch, unused
 from torknock.client.clock_offset import ClockOffset
 from torknock.client.memory import Memory, MemoryHeld, line_id
 from torknock.client.rounds import Knocked, Opener, Rounds, T
@@ -114,8 +114,8 @@ class _TokenRound:
         self._offsets = self._tokens.begin(rounds.failed)
         return len(self._offsets)
 
-    def patience(self, number: int) -> float:
-        return PATIENCE_ALONE if self.ends(number) else PATIENCE[number]
+    def timeout(self, number: int) -> float:
+        return TIMEOUT_ALONE if self.ends(number) else TIMEOUTS[number]
 
     async def dial(self, number: int) -> Knocked | None:
         await self._tokens.epoch_lasts()
@@ -127,7 +127,7 @@ class _TokenRound:
             return None
         epoch, isn = token
         try:
-            connected = await rounds.syns.dial(lambda: self._dial(isn), self.patience(number))
+            connected = await rounds.syns.dial(lambda: self._dial(isn), self.timeout(number))
         except CannotKnock:
             self._tokens.unclaim(token)
             raise

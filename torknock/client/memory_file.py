@@ -7,7 +7,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
-_PATIENCE = 0.05
+_TIMEOUT = 0.05
 """Seconds that another process may hold the file; the reactor waits with us. Ours hold it for less than 1 ms."""
 
 _LARGEST = 8 * 1024 * 1024
@@ -60,7 +60,7 @@ def opened(path: Path) -> sqlite3.Connection:
     Raises `Damaged`, and any other error: see `is_damage` and `is_held`.
     """
     _check_size(path)
-    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+    database = sqlite3.connect(path, timeout=_TIMEOUT, isolation_level=None)
     try:
         database.text_factory = bytes  # what is no UTF-8 is no error
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):

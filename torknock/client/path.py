@@ -33,7 +33,7 @@ from torknock.kernel.syn_reader import SavedSYNs
 from torknock.privileged.dial.repair import RepairDialer
 from torknock.privileged.dial.timestamp import clock, stamps
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds that a connection may take, and then the answer."""
 
 _ANSWER = re.compile(rb"torknock reflect isn=(0|[1-9][0-9]{0,9}) tsval=(none|0|[1-9][0-9]{0,9})\n")
@@ -151,7 +151,7 @@ async def ask(reactor: IReactor, host: str, port: int, isn: int) -> tuple[Sent, 
     except (TimeoutError, ConnectError, CannotKnock, OSError) as error:
         raise PathUnknown(_why(error)) from error
     try:
-        return sent, parse_answer(await answer.octets.addTimeout(PATIENCE, reactor))
+        return sent, parse_answer(await answer.octets.addTimeout(TIMEOUT, reactor))
     except TimeoutError:
         if answer.transport is not None:
             answer.transport.loseConnection()
@@ -192,7 +192,7 @@ class _Answer(Protocol):
 async def _knock(reactor: IReactor, host: str, port: int, isn: int) -> tuple[Sent, _Answer]:
     answer = _Answer()
     before_ns = time.monotonic_ns()
-    with await RepairDialer(reactor).dial(host, port, isn).addTimeout(PATIENCE, reactor) as connected:
+    with await RepairDialer(reactor).dial(host, port, isn).addTimeout(TIMEOUT, reactor) as connected:
         reactor.adoptStreamConnection(connected.fileno(), connected.family, _only(answer))
         return _sent(connected, before_ns, isn), answer
 
@@ -201,7 +201,7 @@ async def _connect(reactor: IReactor, host: str, port: int, _: int) -> tuple[Sen
     endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     answer = _Answer()
     before_ns = time.monotonic_ns()
-    await endpoint(reactor, host, port, timeout=PATIENCE).connect(_only(answer))
+    await endpoint(reactor, host, port, timeout=TIMEOUT).connect(_only(answer))
     return _sent(answer.transport.getHandle(), before_ns, None), answer  # type: ignore[union-attr]  # it is connected
 
 

@@ -26,7 +26,7 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, TCPTime
 from twisted.internet.interfaces import IReactorTime
 
 from torknock.channel.tls_client import HANDSHAKE_WITHIN
-from torknock.client.attempts import PATIENCE_ALONE, PAUSES, Chance
+from torknock.client.attempts import PAUSES, TIMEOUT_ALONE, Chance
 from torknock.client.round_errors import HungUp, RoundErrors, WrongPeer
 from torknock.client.syns import SYNs, no_time_left
 from torknock.interfaces import Slipped
@@ -39,7 +39,7 @@ REST = (40.0, 52.0)
 SEARCH_AGAIN_AFTER = 600.0
 """Seconds between two clock searches for one bridge that does not admit this client."""
 
-REQUEST_WITHIN = PATIENCE_ALONE + HANDSHAKE_WITHIN
+REQUEST_WITHIN = TIMEOUT_ALONE + HANDSHAKE_WITHIN
 """Seconds that a request needs at most: for the longest wait for an answer, and the channel behind it.
 
 A round of several SYNs takes less: up to 46 s in silence, and the channel. `connect` itself gives up after 127 s, which
@@ -76,7 +76,7 @@ class Plan(Protocol):
     async def begin(self) -> int:
         """How many SYNs the round sends at most."""
 
-    def patience(self, number: int) -> float:
+    def timeout(self, number: int) -> float:
         """For how many seconds the answer to SYN *number*, from 0, is waited for."""
 
     async def dial(self, number: int) -> Knocked | None:
@@ -118,7 +118,7 @@ class Rounds:
         self._begin(deadline)
         try:
             for number in range(await plan.begin()):
-                if not await self.syns.pause(self._chance.uniform(*PAUSES[number]), plan.patience(number)):
+                if not await self.syns.pause(self._chance.uniform(*PAUSES[number]), plan.timeout(number)):
                     break
                 try:
                     knocked = await plan.dial(number)

@@ -21,7 +21,7 @@ from torknock.interfaces import CannotKnock, Dialled, IStampedDialer
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.knock import integrity_code, isn
 
-PATIENCE = 0.9
+TIMEOUT = 0.9
 """Seconds that a SYN-ACK is waited for: Linux sends a SYN again after 1 s."""
 
 
@@ -79,11 +79,11 @@ class _Stamped:
     async def begin(self) -> int:
         return 1 if self._rounds.failed else len(PAUSES)
 
-    def patience(self, number: int) -> float:
-        return PATIENCE
+    def timeout(self, number: int) -> float:
+        return TIMEOUT
 
     async def dial(self, number: int) -> Knocked:
-        dialled = await self._rounds.syns.dial(self._dial, PATIENCE)
+        dialled = await self._rounds.syns.dial(self._dial, TIMEOUT)
         return Knocked(dialled.socket, dialled.isn, hung_up=self._rounds.hung_up)
 
     def ends(self, number: int) -> bool:

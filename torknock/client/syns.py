@@ -13,14 +13,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from torknock.channel.tls_client import HANDSHAKE_WITHIN
-from torknock.client.attempts import PATIENCE
+from torknock.client.attempts import TIMEOUTS
 from torknock.client.budget import Budget
 from torknock.client.round_errors import WrongPeer
 from torknock.interfaces import CannotKnock, Slipped
 
 D = TypeVar("D")
 
-FAR = PATIENCE[-1]
+FAR = TIMEOUTS[-1]
 """Seconds to an answer from which on a bridge is far away: a round's later SYNs would not wait for it."""
 
 TRIES = 5
@@ -58,23 +58,23 @@ class SYNs:
         """Whether no other SYN may leave now."""
         return self.ready_at() > self._clock.seconds()
 
-    async def pause(self, seconds: float, patience: float) -> bool:
+    async def pause(self, seconds: float, timeout: float) -> bool:
         """Wait *seconds*, and until another SYN may leave; False, at once, if it could not leave in time."""
         pause = max(seconds, self.ready_at() - self._clock.seconds())
-        if self._in_time(self._clock.seconds() + pause) < min(patience, FAR):
+        if self._in_time(self._clock.seconds() + pause) < min(timeout, FAR):
             return False
         await deferLater(self._clock, pause)
         return True
 
-    async def dial(self, dial: Callable[[], Deferred[D]], patience: float) -> D:
-        """What *dial* connects, which is waited for *patience* seconds at most. Fails as it does, or `WrongPeer`.
+    async def dial(self, dial: Callable[[], Deferred[D]], timeout: float) -> D:
+        """What *dial* connects, which is waited for *timeout* seconds at most. Fails as it does, or `WrongPeer`.
 
         A SYN that could not leave is prepared again; so is one that slipped, while SYNs are left.
         """
         tries_left = TRIES
         while True:
             try:
-                return await self._dial(dial, patience)
+                return await self._dial(dial, timeout)
             except Slipped as error:
                 tries_left -= not error.sent
                 if not tries_left or self.exhausted():
@@ -88,13 +88,13 @@ class SYNs:
         """For how many seconds the answer to a SYN that leaves *at* that time can be waited for."""
         return self._deadline - HANDSHAKE_WITHIN - at
 
-    async def _dial(self, dial: Callable[[], Deferred[D]], patience: float) -> D:
+    async def _dial(self, dial: Callable[[], Deferred[D]], timeout: float) -> D:
         at = self._clock.seconds()
-        if self._in_time(at) < min(patience, FAR):
+        if self._in_time(at) < min(timeout, FAR):
             raise no_time_left()
-        patience = self._budget.patience(at, min(patience, self._in_time(at)))
+        timeout = self._budget.timeout(at, min(timeout, self._in_time(at)))
         try:
-            connected = await dial().addTimeout(patience, self._clock)
+            connected = await dial().addTimeout(timeout, self._clock)
         except CannotKnock:
             raise
         except Slipped as error:

@@ -26,13 +26,13 @@ class Forgetting:
     """Lets the lines of *keyring* begin with the oldest epoch that could still be needed, from `start` to `stop`.
 
     Revoked lines lose their secret, and so do those that have expired. Only what has been over for an epoch of *clock*
-    is erased, whatever *now*, the date, told in between: a clock that was wrong for a moment costs nothing.
+    is erased, whatever *now*, the date, returned in between: a clock that was wrong for a moment costs nothing.
     """
 
     def __init__(self, keyring: KeyringQueue, clock: IReactorTime, now: Callable[[], float]) -> None:
         self._keyring, self._clock, self._now = keyring, clock, now
-        self._told: deque[tuple[float, int]] = deque()
-        """Steady time and epoch, from the newest that is an epoch old."""
+        self._readings: deque[tuple[float, int]] = deque()
+        """Readings of both clocks: steady time and epoch, from the newest that is an epoch old."""
         self._trouble = ""
         self._running: Deferred[None] | None = None
 
@@ -63,13 +63,13 @@ class Forgetting:
 
     async def _look(self) -> None:
         since = self._clock.seconds() - EPOCH
-        self._told.append((self._clock.seconds(), epoch_at(self._now())))
-        while len(self._told) > 1 and self._told[1][0] <= since:
-            self._told.popleft()
-        if self._told[0][0] > since:
+        self._readings.append((self._clock.seconds(), epoch_at(self._now())))
+        while len(self._readings) > 1 and self._readings[1][0] <= since:
+            self._readings.popleft()
+        if self._readings[0][0] > since:
             await self._keyring.run(self._keyring.keyring.erase, 0)
             return
-        oldest = min(epoch for _, epoch in self._told)
+        oldest = min(epoch for _, epoch in self._readings)
         await self._keyring.run(self._keyring.keyring.erase, oldest * EPOCH)
         while await self._keyring.run(self._keyring.keyring.advance, oldest - NEIGHBOURS, _LINES_A_TURN):
             await deferLater(self._clock, 0)

@@ -22,7 +22,7 @@ from torknock.keyring.migration import PRINTED_WITH, VERSION, migrate
 
 FILE = "keyring.sqlite"
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds for which a command waits while another program holds the file."""
 
 _MOMENT = 1.0
@@ -110,12 +110,12 @@ def opened(
     directory: Path,
     create: bool,
     new_key: Callable[[], bytes],
-    patience: float,
+    timeout: float,
     waits: Callable[[], object] | None = None,
 ) -> sqlite3.Connection:
     """The database in *directory*, made with a *new_key* if it is not there and *create* says so.
 
-    Each of its statements waits *patience* seconds for another program that holds the file; *waits*: see `refusals`.
+    Each of its statements waits *timeout* seconds for another program that holds the file; *waits*: see `refusals`.
     It may be used in one thread after the other.
 
     A directory that is made is 0700, the files are 0600; a directory that others can read or write is refused. What
@@ -129,9 +129,9 @@ def opened(
                 raise KeyringMissing(directory)
             _make_directory(directory)
             _check_private(directory)
-            _build(path, new_key, wait=patience > 0)
+            _build(path, new_key, wait=timeout > 0)
         _check_private(directory)
-        return _connect(path, patience)
+        return _connect(path, timeout)
 
 
 def _make_directory(directory: Path) -> None:
@@ -164,7 +164,7 @@ def _build(path: Path, new_key: Callable[[], bytes], wait: bool) -> None:
         os.fsync(directory)
 
 
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
     """The database at *path*, which no other user can read."""
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)  # to close another kind would drop SQLite's locks
     try:
@@ -184,7 +184,7 @@ def _connect(path: Path, patience: float) -> sqlite3.Connection:
         number = errno.EROFS if read_only else errno.EACCES
         raise OSError(number, os.strerror(number))
     where = f"{path.absolute().as_uri()}?mode=rw"
-    database = sqlite3.connect(where, patience, uri=True, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(where, timeout, uri=True, isolation_level=None, check_same_thread=False)
     try:
         database.executescript(_PRIVATE)
         version = database.execute("PRAGMA user_version").fetchone()[0]

@@ -32,7 +32,7 @@ class Issued:
         """Whether its secret is erased, so that its ISNs cannot be told; `line.secret` is then empty."""
         return not self.line.secret
 
-    def lives(self, now: float) -> bool:
+    def is_live(self, now: float) -> bool:
         """Whether it opens the door at the time *now*."""
         return self.revoked is None and not self.erased and (self.expires is None or now < self.expires)
 

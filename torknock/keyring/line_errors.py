@@ -30,7 +30,7 @@ class LineRevoked(TorknockError):
     """The line is revoked, which cannot be undone."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the line {name} is revoked, which is for good", "issue another with torknock line add")
+        super().__init__(f"the line {name} is revoked permanently", "issue another with torknock line add")
 
 
 class LineErased(TorknockError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torknock.keyring.file import FILE, PATIENCE, KeyringUnreadable, opened, refusals
+from torknock.keyring.file import FILE, TIMEOUT, KeyringUnreadable, opened, refusals
 from torknock.keyring.issued import Issued, News
 from torknock.keyring.key import key_in, new_key, pin_of
 from torknock.keyring.line_errors import LineErased, LineExists, LineRevoked, LineUnknown, check_name, check_note
@@ -46,12 +46,12 @@ class Keyring:
         self,
         directory: Path,
         database: sqlite3.Connection,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         waits: Callable[[], object] | None = None,
     ) -> None:
         self.directory = directory
         self._database = database
-        self._patience, self._waits = patience, waits
+        self._timeout, self._waits = timeout, waits
         self._replaced = 0
         with self._refusals():
             self._inode = (directory / FILE).stat().st_ino
@@ -62,17 +62,17 @@ class Keyring:
 
     @classmethod
     def open(
-        cls, directory: Path, create: bool, patience: float = PATIENCE, waits: Callable[[], object] | None = None
+        cls, directory: Path, create: bool, timeout: float = TIMEOUT, waits: Callable[[], object] | None = None
     ) -> Self:
         """The keyring in *directory*; made, with a key of its own, if it is not there and *create* says so.
 
-        While another program holds it, every call waits *patience* seconds, calls *waits*, in another thread, after
+        While another program holds it, every call waits *timeout* seconds, calls *waits*, in another thread, after
         the first, and then raises `KeyringLocked`. Whose the keyring is that is made: see `opened`.
         Raises `KeyringMissing` and `KeyringUnreadable`.
         """
-        database = opened(directory, create, new_key, patience, waits)
+        database = opened(directory, create, new_key, timeout, waits)
         try:
-            return cls(directory, database, patience, waits)
+            return cls(directory, database, timeout, waits)
         except BaseException:
             database.close()
             raise
@@ -143,7 +143,7 @@ class Keyring:
         )
 
     def revoke(self, name: str, now: float, cut: bool = False) -> None:
-        """Revoke the line for good, and with *cut* end its connections; what was done before stays done.
+        """Revoke the line permanently, and with *cut* end its connections; what was done before stays done.
 
         Its secret is erased. Raises `BadName` and `LineUnknown`.
         """
@@ -230,7 +230,7 @@ class Keyring:
 
     def _open_again(self) -> None:
         inode = (self.directory / FILE).stat().st_ino  # before: one that is replaced now is opened the next time
-        database = opened(self.directory, create=False, new_key=new_key, patience=self._patience)
+        database = opened(self.directory, create=False, new_key=new_key, timeout=self._timeout)
         try:
             if key_in(database) != self.private_key:
                 remedy = "put this bridge's own back, or restart tor to serve the lines of the other"

@@ -31,13 +31,13 @@ from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.protocol.bridge_line import BridgeLine, Scheme
 from torknock.tor.link import NotTor, Relay, asking
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds that a stranger waits for an answer: as long as a client does."""
 
-TOR_PATIENCE = 20.0
+TOR_TIMEOUT = 20.0
 """Seconds that tor may take to say who it is."""
 
-END_PATIENCE = 5.0
+END_TIMEOUT = 5.0
 """Seconds that the bridge may take to end a connection."""
 
 _NEIGHBOURS = 3
@@ -114,7 +114,7 @@ async def approach(reactor: IReactor, host: str, port: int) -> Approach:
     factory: Factory[Connection] = Factory.forProtocol(Connection)
     factory.noisy = False
     try:
-        connected: Any = await _endpoint(reactor, host, port, PATIENCE).connect(factory)
+        connected: Any = await _endpoint(reactor, host, port, TIMEOUT).connect(factory)
         connected.transport.abortConnection()
         reply = Reply.ACCEPTED
     except ConnectionRefusedError:
@@ -132,7 +132,7 @@ async def _stranger(reactor: IReactor, host: str, itself: Approach) -> Finding:
         case Reply.REFUSED:
             return ok(name, "the port is closed to a stranger", ms)
         case Reply.SILENT:
-            return ok(name, f"the port does not answer a stranger within {PATIENCE:.0f} s", ms)
+            return ok(name, f"the port does not answer a stranger within {TIMEOUT:.0f} s", ms)
         case Reply.UNREACHABLE:
             why = "a router or a firewall answers a stranger that the host is unreachable"
             return unknown(name, why, "check from another network", ms)
@@ -146,11 +146,11 @@ async def _is_tor(reactor: IReactor, host: str, port: int) -> bool:
     """Whether tor answers any client that connects."""
     asked: Deferred[Relay] = Deferred()
     try:
-        connected: Any = await _endpoint(reactor, host, port, PATIENCE).connect(asking(asked))
+        connected: Any = await _endpoint(reactor, host, port, TIMEOUT).connect(asking(asked))
     except ConnectError:
         return False
     try:
-        await asked.addTimeout(TOR_PATIENCE, reactor)
+        await asked.addTimeout(TOR_TIMEOUT, reactor)
     except (NotTor, ConnectionClosed, TimeoutError, OSError, SSL.Error):
         return False
     finally:
@@ -191,13 +191,13 @@ async def _opened(reactor: IReactor, bridge_line: BridgeLine, endpoint: IStreamC
     opened = ok("line", "the line opens the bridge", _ms(reactor, start))
     start = reactor.seconds()
     try:
-        relay = await asked.addTimeout(TOR_PATIENCE, reactor)
+        relay = await asked.addTimeout(TOR_TIMEOUT, reactor)
     except (BridgeSilent, ConnectError) as error:  # a line with `integrity` is dialled only now
         return [_not_opened(error, _ms(reactor, start)), _not_asked()]
     except NotTor as error:
         return [opened, _no_tor(str(error), _ms(reactor, start))]
     except TimeoutError:
-        return [opened, _no_tor(f"nothing answers behind it within {TOR_PATIENCE:.0f} s", _ms(reactor, start))]
+        return [opened, _no_tor(f"nothing answers behind it within {TOR_TIMEOUT:.0f} s", _ms(reactor, start))]
     except (TorknockError, ConnectionClosed, OSError, SSL.Error):
         why = "the bridge closes the connection: its tor may be down, or the line was revoked a moment ago"
         return [opened, _no_tor(why, _ms(reactor, start))]
@@ -224,7 +224,7 @@ async def _end(reactor: IReactor, connected: Any, over: Deferred[None]) -> None:
         return
     connected.end()
     try:
-        await over.addTimeout(END_PATIENCE, reactor)
+        await over.addTimeout(END_TIMEOUT, reactor)
     except TimeoutError:
         connected.transport.abortConnection()
 
@@ -267,9 +267,9 @@ def whose(relay: Relay, bridge_line: BridgeLine, ms: int) -> Finding:
     return ok("tor", "tor answers, and proves the fingerprint in the line", ms)
 
 
-def _endpoint(reactor: IReactor, host: str, port: int, patience: float) -> IStreamClientEndpoint:
+def _endpoint(reactor: IReactor, host: str, port: int, timeout: float) -> IStreamClientEndpoint:
     kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    return kind(reactor, host, port, timeout=patience)
+    return kind(reactor, host, port, timeout=timeout)
 
 
 def _ms(reactor: IReactor, start: float) -> int:

@@ -44,7 +44,7 @@ def handed_out(directory: Path, now: float) -> HandedOut | None:
     try:
         with Keyring.open(directory, create=False) as keyring:
             address, port = parse_address(keyring.setting("address") or "")
-            return HandedOut(sum(issued.lives(now) for issued in keyring.lines()), address, port)
+            return HandedOut(sum(issued.is_live(now) for issued in keyring.lines()), address, port)
     except (KeyringMissing, LineError):
         return None
 
@@ -53,7 +53,7 @@ def state(issued: Issued, now: float) -> str:
     """`live`, `expired` or `revoked`."""
     if issued.revoked is not None:
         return "revoked"
-    return "live" if issued.lives(now) else "expired"
+    return "live" if issued.is_live(now) else "expired"
 
 
 def as_json(lines: Iterable[Issued], now: float) -> str:

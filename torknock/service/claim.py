@@ -32,6 +32,6 @@ def fail_if_served(door: Door) -> None:
     """Raise `GateFailed` if a program listens on *door*'s port, unless it is the decoy."""
     if door.posture is not Posture.DECOY and is_served(door.host, door.port):
         raise GateFailed(
-            f"another program listens on port {door.port}; end it, hide a port that no program serves, or let it be "
+            f"another program listens on port {door.port}; end it, hide a port that no program serves, or make it "
             "the decoy (posture=decoy)"
         )

@@ -142,7 +142,7 @@ class PeerConnection(Protocol):
         return answered
 
     def tell(self, line: str) -> None:
-        """Send *line* unasked; no answer is wanted."""
+        """Send *line* unasked; no answer is expected."""
         if not self._over:
             self._write(line)
 

@@ -64,7 +64,7 @@ def number(word: str, low: int, high: int) -> int:
     """The number *low*..*high* that *word* is. Raises `Malformed`."""
     if len(word) <= _DIGITS_AT_MOST and _NUMBER.fullmatch(word) and low <= (value := int(word)) <= high:
         return value
-    raise Malformed(f"a number from {low} to {high} is wanted")
+    raise Malformed(f"a number from {low} to {high} is expected")
 
 
 def address(word: str) -> IPv4Address | IPv6Address:
@@ -72,9 +72,9 @@ def address(word: str) -> IPv4Address | IPv6Address:
     try:
         found = ip_address(word)
     except ValueError:
-        raise Malformed("an IP address is wanted") from None
+        raise Malformed("an IP address is expected") from None
     if str(found) != word:
-        raise Malformed("an IP address in its canonical form is wanted")
+        raise Malformed("an IP address in its canonical form is expected")
     return found
 
 

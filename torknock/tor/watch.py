@@ -22,7 +22,7 @@ from torknock.tor import CONTROL
 from torknock.tor.reasons import is_advice
 from torknock.tor.refusing import DISABLED, HIBERNATING, INTERVAL_END, refusing
 
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 """So long tor has for an answer."""
 
 _MESSAGES = 3
@@ -75,7 +75,7 @@ class Watch:
     async def look(self) -> TorSeen | TorUnseen:
         """What is to be seen now; connects if need be, and raises nothing but `CancelledError`."""
         try:
-            return await Deferred.fromCoroutine(self._look()).addTimeout(_PATIENCE, self._reactor)
+            return await Deferred.fromCoroutine(self._look()).addTimeout(_TIMEOUT, self._reactor)
         except CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  txtorcon raises what it likes at what tor says
@@ -131,7 +131,7 @@ class Watch:
             return None
         try:
             connecting = connectProtocol(_endpoint(self._reactor, first), Protocol())
-            connected = await connecting.addTimeout(_PATIENCE / 2, self._reactor)
+            connected = await connecting.addTimeout(_TIMEOUT / 2, self._reactor)
         except CancelledError:
             raise
         except Exception:  # noqa: BLE001  whatever it is, it is no answer
@@ -165,11 +165,11 @@ def _one_line(text: str) -> str:
 
 def _endpoint(reactor: IReactor, where: str) -> IStreamClientEndpoint:
     if where.startswith(("/", "unix:")):
-        path: IStreamClientEndpoint = UNIXClientEndpoint(reactor, where.removeprefix("unix:"), timeout=_PATIENCE)
+        path: IStreamClientEndpoint = UNIXClientEndpoint(reactor, where.removeprefix("unix:"), timeout=_TIMEOUT)
         return path
     try:
         address, port = parse_address(where)
     except LineError:
         raise ValueError("it is neither an absolute path nor an address such as 127.0.0.1:9051") from None
     kind = TCP6ClientEndpoint if address.version == 6 else TCP4ClientEndpoint
-    return kind(reactor, str(address), port, timeout=_PATIENCE)
+    return kind(reactor, str(address), port, timeout=_TIMEOUT)

@@ -43,7 +43,7 @@ class KeeperTests(SynchronousTestCase):
         self.set_by = 0.0
         self.refusing: TorknockError | None = None
         self.directory = Path(self.mktemp()).absolute()
-        self.keyring = Keyring.open(self.directory, create=True, patience=0.0)
+        self.keyring = Keyring.open(self.directory, create=True, timeout=0.0)
         self.addCleanup(self.keyring.close)
         self.alice = self.keyring.add("alice", expires=None, now=NOW)
         self.gate = MemoryGate(self.clock)

@@ -409,7 +409,7 @@ class ShowTests(CommandCase):
         written = self.said(self.line("add", "alice", *WHERE))
         usual = torknock.keyring.file._MOMENT
         self.patch(torknock.keyring.file, "_MOMENT", 0.01)
-        self.patch(torknock.cli.open_keyring, "PATIENCE", 0.25)
+        self.patch(torknock.cli.open_keyring, "TIMEOUT", 0.25)
         with closing(sqlite3.connect(self.keyring / "keyring.sqlite", isolation_level=None)) as holder:
             for begin, verbs in (
                 ("BEGIN EXCLUSIVE", (["list"], ["show", "alice"], ["add", "bob", *WHERE], ["revoke", "alice"])),

@@ -249,7 +249,7 @@ class UndoTests(SetUpCase):
         self.assertIn("UseBridges 1", record)
         declined = self.torknock("setup", "--undo", "--control", tor.control, stdin="n\n")
         self.assertEqual(declined.exit_code, 1)
-        self.assertIn("So tor is stopped for good", declined.stderr)
+        self.assertIn("So tor stays stopped", declined.stderr)
         self.assertEqual(self.record_path.read_text(), record)
 
     def test_a_bridge_is_undone_at_once(self) -> None:

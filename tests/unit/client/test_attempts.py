@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.client.attempts import PATIENCE, PATIENCE_ALONE, nearer_side, offsets, unused
+from torknock.client.attempts import TIMEOUT_ALONE, TIMEOUTS, nearer_side, offsets, unused
 from torknock.client.budget import SENT_AT, SYNS
 from torknock.protocol.token import EPOCH
 
@@ -45,8 +45,8 @@ class OffsetsTests(SynchronousTestCase):
         first = offsets(0, offset, side)
         self.assertEqual(first[0], offset)
         self.assertIn(0, first[:2])
-        self.assertEqual(len(set(first)), len(PATIENCE))
-        self.assertEqual(len(offsets(1, offset, side)), len(PATIENCE))
+        self.assertEqual(len(set(first)), len(TIMEOUTS))
+        self.assertEqual(len(offsets(1, offset, side)), len(TIMEOUTS))
         self.assertEqual([offsets(failed, offset, side) for failed in (2, 3, 9)], [(offset,)] * 3)
 
     @given(st.floats(0, 1e10), st.floats(-EPOCH / 2 + 0.01, EPOCH / 2 - 0.01))
@@ -57,8 +57,8 @@ class OffsetsTests(SynchronousTestCase):
 
     def test_a_round_is_within_the_budget(self) -> None:
         """What the kernel repeats is counted."""
-        for patience in (PATIENCE, (PATIENCE_ALONE,)):
-            self.assertEqual(sum(after < each for each in patience for after in SENT_AT), SYNS)
+        for timeout in (TIMEOUTS, (TIMEOUT_ALONE,)):
+            self.assertEqual(sum(after < each for each in timeout for after in SENT_AT), SYNS)
 
 
 class UnusedTests(SynchronousTestCase):

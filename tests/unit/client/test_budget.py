@@ -26,9 +26,9 @@ class BudgetTests(SynchronousTestCase):
         budget, now, sent = Budget(), 0.0, list[tuple[float, int]]()
         for port, (wanted, used, idle) in enumerate(dials):
             now = max(now + idle, budget.ready_at())
-            patience = budget.patience(now, wanted)
-            self.assertTrue(0 < patience <= wanted)
-            until = now + patience * used
+            timeout = budget.timeout(now, wanted)
+            self.assertTrue(0 < timeout <= wanted)
+            until = now + timeout * used
             sent += [(now + after, port) for after in sends if after < until - now or not after]
             budget.spend(now, until)
             now = until
@@ -40,10 +40,10 @@ class BudgetTests(SynchronousTestCase):
     def test_one_that_is_never_answered_is_a_plain_connect(self) -> None:
         """All that the kernel sends in two minutes, and then as long again."""
         budget = Budget()
-        self.assertEqual(budget.patience(0.0, 120.0), 120.0)
+        self.assertEqual(budget.timeout(0.0, 120.0), 120.0)
         budget.spend(0.0, 120.0)
         self.assertEqual(budget.ready_at(), WINDOW)
-        self.assertEqual(budget.patience(WINDOW, 120.0), 120.0)
+        self.assertEqual(budget.timeout(WINDOW, 120.0), 120.0)
 
     def test_the_kernel_sends_a_syn_again_at_these_times(self) -> None:
         """Each second at first, as often as tcp_syn_linear_timeouts says and once more; then each pause is doubled."""
@@ -54,9 +54,9 @@ class BudgetTests(SynchronousTestCase):
         """A socket is closed before the SYN that would be one too many."""
         budget = Budget()
         budget.spend(0.0, 10.5)  # 7 SYNs
-        self.assertEqual(budget.patience(11.0, 120.0), SENT_AT[4] - 0.1)  # 4 more
+        self.assertEqual(budget.timeout(11.0, 120.0), SENT_AT[4] - 0.1)  # 4 more
         budget.spend(11.0, 11.0)
-        self.assertEqual(budget.patience(12.0, 120.0), SENT_AT[3] - 0.1)
+        self.assertEqual(budget.timeout(12.0, 120.0), SENT_AT[3] - 0.1)
 
     def test_an_answer_clears_it(self) -> None:
         """A bridge that lets this client in is not down."""

@@ -25,7 +25,7 @@ from zope.interface import implementer
 from tests.support.knocks import as_it_is
 from torknock.channel.tls_client import HANDSHAKE_WITHIN
 from torknock.client import memory_file
-from torknock.client.attempts import PATIENCE, PATIENCE_ALONE
+from torknock.client.attempts import TIMEOUT_ALONE, TIMEOUTS
 from torknock.client.budget import PORTS, SENT_AT, SYNS
 from torknock.client.knocker import Knocker, TokensSpent
 from torknock.client.memory import Memory
@@ -256,7 +256,7 @@ class RoundTests(Case):
 
     def test_a_used_token_is_survived(self) -> None:
         """The second opens, within a second after a refusal, and after silence too; the clock is not doubted."""
-        for refusal, within in ((RST, 1.1), (SILENCE, PATIENCE[0] + 1.1)):
+        for refusal, within in ((RST, 1.1), (SILENCE, TIMEOUTS[0] + 1.1)):
             self.setUp()
             bridge = self.bridge(refusal=refusal)
 
@@ -852,7 +852,7 @@ class DownTests(Case):
         for number in range(6, last):
             self.assertEqual(sum(each == number for _, each in self.network.sent), SYNS)
         self.assertGreater(last, 5)
-        self.assertLess(PATIENCE_ALONE, 131)  # when the kernel gives up
+        self.assertLess(TIMEOUT_ALONE, 131)  # when the kernel gives up
 
     def test_an_answer_ends_the_rest(self) -> None:
         """A bridge that lets the client in is knocked at whenever tor asks."""
@@ -874,7 +874,7 @@ class HeldTests(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(memory_file, "_PATIENCE", 0.001)  # the reactor waits with us, at each of many tries
+        self.patch(memory_file, "_TIMEOUT", 0.001)  # the reactor waits with us, at each of many tries
 
     def hold(self, begin: str) -> sqlite3.Connection:
         holder = sqlite3.connect(self.directory / "knocks.sqlite", isolation_level=None)

@@ -107,7 +107,7 @@ class ReflectorTests(TestCase):
 
     async def test_a_reflector_that_does_not_answer_is_not_waited_for(self) -> None:
         """The connection is closed then."""
-        self.patch(path, "PATIENCE", 0.2)
+        self.patch(path, "TIMEOUT", 0.2)
         closed: Deferred[None] = Deferred()
         factory: Any = ServerFactory.forProtocol(partial(_Silent, closed))
         factory.noisy = False

@@ -19,7 +19,7 @@ from torknock.client.attempts import PAUSES
 from torknock.client.budget import PORTS, SYNS
 from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
 from torknock.client.rounds import Knocked
-from torknock.client.stealth import PATIENCE, StealthKnocker
+from torknock.client.stealth import TIMEOUT, StealthKnocker
 from torknock.interfaces import CannotKnock, Dialled, IStampedDialer, Slipped
 from torknock.protocol.bridge_line import Channel, Line, Scheme
 from torknock.protocol.knock import integrity_code, isn
@@ -110,7 +110,7 @@ class StealthKnockerTests(SynchronousTestCase):
         self.dialled.answers = [None]
         error = self.failureResultOf(self.knock(40), BridgeSilent).value
         self.assertFalse(error.refused)
-        self.assertLess(PATIENCE, 1.0)
+        self.assertLess(TIMEOUT, 1.0)
         self.assertEqual(self.dialled.cancelled, PORTS)
         self.assertEqual(len(set(self.dialled.isns)), PORTS)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -26,7 +26,7 @@ class ForgettingTests(SynchronousTestCase):
         self.clock = Clock()
         self.set_by = 0.0
         self.directory = Path(self.mktemp()).absolute()
-        self.keyring = Keyring.open(self.directory, create=True, patience=0.0)
+        self.keyring = Keyring.open(self.directory, create=True, timeout=0.0)
         self.addCleanup(self.keyring.close)
         self.alice = self.keyring.add("alice", expires=None, now=NOW).line
         queue = KeyringQueue(self.keyring, self.clock)

@@ -179,7 +179,7 @@ class KeyringTests(KeyringCase):
         self.assertEqual([issued.name for issued in keyring.live(NOW + 2)], ["alice", "bob"])
         self.assertEqual([issued.name for issued in keyring.live(int(NOW) + 60)], ["alice"])
         for now in (NOW, int(NOW) + 59, int(NOW) + 60):
-            self.assertEqual(keyring.live(now), [issued for issued in keyring.lines() if issued.lives(now)])
+            self.assertEqual(keyring.live(now), [issued for issued in keyring.lines() if issued.is_live(now)])
         self.assertEqual(len(keyring.lines()), 3)
 
     def test_a_line_is_revoked_once(self) -> None:
@@ -300,7 +300,7 @@ class KeyringTests(KeyringCase):
             self.assertEqual(issued.erased, issued.line.secret == b"")
         ended = keyring.get("line5")
         self.assertEqual((ended.expires, ended.created, ended.line.n), (int(NOW) + 5, int(NOW), 8))
-        self.assertFalse(ended.lives(NOW))
+        self.assertFalse(ended.is_live(NOW))
         self.assertEqual(len(keyring.live(NOW)), 4)
         self.assertRaises(LineErased, keyring.set_expiry, "line5", None)
         self.assertRaises(LineRevoked, keyring.set_expiry, "line35", None)
@@ -779,7 +779,7 @@ class ProcessTests(KeyringCase):
     def test_a_process_that_does_not_let_go_is_said(self) -> None:
         """Whoever waits gives up after a while, and nothing is half done."""
         self.open()
-        keyring = Keyring.open(self.directory, create=False, patience=0.01)
+        keyring = Keyring.open(self.directory, create=False, timeout=0.01)
         self.addCleanup(keyring.close)
         holder = sqlite3.connect(self.directory / "keyring.sqlite", isolation_level=None)
         self.addCleanup(holder.close)

@@ -30,7 +30,7 @@ from torknock.client.round_errors import BridgeSilent, NotTheBridge, WrongPeer
 from torknock.errors import TorknockError
 from torknock.interfaces import CannotKnock
 from torknock.kernel.proc import is_served
-from torknock.operate.check_bridge import PATIENCE, Reply, check, check_as_stranger, clocks, stands_out, whose
+from torknock.operate.check_bridge import TIMEOUT, Reply, check, check_as_stranger, clocks, stands_out, whose
 from torknock.operate.finding import Finding, State, exit_status
 from torknock.protocol.bridge_line import BridgeLine, Line
 from torknock.tor.link import Relay
@@ -107,8 +107,8 @@ class CheckTests(SynchronousTestCase):
         """It connects to the bridge's port and to three others, once each, with nothing of the line."""
         memory = MemoryReactorClock()
         checking = Deferred.fromCoroutine(check_as_stranger(cast(Any, memory), LINE, secrets.SystemRandom()))
-        hosts, ports, _factories, patience, _bind = zip(*memory.tcpClients, strict=True)
-        self.assertEqual((set(hosts), set(patience), len(set(ports))), ({"192.0.2.7"}, {PATIENCE}, 4))
+        hosts, ports, _factories, timeout, _bind = zip(*memory.tcpClients, strict=True)
+        self.assertEqual((set(hosts), set(timeout), len(set(ports))), ({"192.0.2.7"}, {TIMEOUT}, 4))
         self.assertEqual((ports[0], all(10_000 <= port < 32_768 for port in ports[1:])), (443, True))
         self.assertNoResult(checking)
         for client in memory.tcpClients:

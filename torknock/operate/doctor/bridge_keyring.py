@@ -34,7 +34,7 @@ def keyring(directory: Path, tor: Process | None, now: float) -> list[Finding]:
         findings = [not_ok("keyring", "it belongs to a user other than tor's", "chown -R it to tor's user")]
     elif found.st_mode & 0o077:
         findings = [not_ok("keyring", "users other than its owner may read it", "chmod 0600 the files in it")]
-    living = [issued.line for issued in lines if issued.lives(now)]
+    living = [issued.line for issued in lines if issued.is_live(now)]
     if not living:
         return [*findings, not_ok("lines", f"none of {len(lines)} lines is live", "torknock line add NAME")]
     tokens = sum(map(_tokens, living))
@@ -67,5 +67,5 @@ def knock_lines(posture: Posture, filtering: bool) -> Finding:
 def has_knocks(directory: Path, now: float) -> bool:
     """Whether there is a live line of scheme knock in the keyring, as far as it can be read."""
     with contextlib.suppress(OSError, KeyringMissing, KeyringUnreadable), Keyring.open(directory, create=False) as it:
-        return any(issued.line.scheme is Scheme.KNOCK for issued in it.lines() if issued.lives(now))
+        return any(issued.line.scheme is Scheme.KNOCK for issued in it.lines() if issued.is_live(now))
     return False

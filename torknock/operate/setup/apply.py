@@ -144,7 +144,7 @@ def _first_live_line(keyring: Keyring, name: str, now: float) -> Issued:
             issued = keyring.get(called)
         except LineUnknown:
             return keyring.add(called, expires=None, now=now)
-        if issued.lives(now):
+        if issued.is_live(now):
             return issued
     raise AssertionError
 

@@ -117,7 +117,7 @@ def port_and_posture(
     if port != there and posture != "decoy" and is_served("0.0.0.0", port):  # noqa: S104  looked at, not listened on
         raise CannotSetUp(
             f"another program listens on port {port}",
-            "stop it, choose another port with --port, or let it be the decoy with --posture decoy",
+            "stop it, choose another port with --port, or make it the decoy with --posture decoy",
         )
     if rule := taken(port, (4, 6), None):
         raise CannotSetUp(
