@@ -28,6 +28,9 @@ _SIZE = 256 * 1024
 _KEPT = 8
 """Empty pipes that are kept for the next one who needs one."""
 
+_PIPES_AT_MOST = 32
+"""Pipes that this process has at once: peers that do not read must not take the descriptors that others need."""
+
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _NOT_HERE = frozenset((errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOMEM))
 """What splice(2) says where it cannot be used, as in some sandboxes."""
@@ -38,12 +41,17 @@ _pipes: list[_Pipe] = []
 class _Pipe:
     """An empty pipe, which does not block."""
 
+    open = 0
+    """How many there are."""
+
     def __init__(self) -> None:
         self.out, self.into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        _Pipe.open += 1
         with suppress(OSError):
             fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, _SIZE)
 
     def close(self) -> None:
+        _Pipe.open -= 1
         os.close(self.out)
         os.close(self.into)
 
@@ -155,9 +163,11 @@ def _restore(transport: Any, name: str, ours: Callable[[], Any]) -> None:
 
 
 def _pipe() -> _Pipe | None:
-    """An empty pipe; None if this process may open no more files."""
+    """An empty pipe; None if there are `_PIPES_AT_MOST`, or this process may open no more files."""
+    if _pipes:
+        return _pipes.pop()
     try:
-        return _pipes.pop() if _pipes else _Pipe()
+        return _Pipe() if _Pipe.open < _PIPES_AT_MOST else None
     except OSError:
         return None
 

@@ -66,12 +66,16 @@ class _StrangersLink(Half):
         self._reactor, self._site = reactor, site
 
     def connectionMade(self) -> None:
-        """Join it with the web server's."""
+        """Join it with the web server's; it ends if that has ended."""
         super().connectionMade()
         other = Half()
-        with self._site as site:
-            site.send(proxy_header(self.transport.getPeer(), self.transport.getHost()))  # into an empty buffer
-            self._reactor.adoptStreamConnection(site.fileno(), socket.AF_UNIX, Single(other))
+        try:
+            with self._site as site:
+                site.send(proxy_header(self.transport.getPeer(), self.transport.getHost()))  # into an empty buffer
+                self._reactor.adoptStreamConnection(site.fileno(), socket.AF_UNIX, Single(other))
+        except OSError:  # it has just ended, or there is no descriptor left
+            self.transport.loseConnection()
+            return
         join(self, other)
 
 

@@ -123,7 +123,7 @@ class BrowserTLS:
             self._check_version()
             raise
         except SSL.Error:
-            self._log.close()
+            self._drop_log()
             raise
         self._check_version()
         try:
@@ -149,8 +149,13 @@ class BrowserTLS:
         """What the server chose, if it has: TLS 1.2 stays on offer, as a browser offers it, and is not spoken."""
         chosen = self._tls.cipher()
         if chosen is not None and not chosen[0].startswith("TLS_"):
-            self._log.close()
+            self._drop_log()
             raise _broken("unsupported protocol")
+
+    def _drop_log(self) -> None:
+        """The handshake has failed: nobody reads the log. It is empty even where it cannot be closed altogether."""
+        with suppress(OSError):
+            self._log.close()
 
     def bio_write(self, octets: bytes, /) -> int:
         """See `TLS.bio_write`."""

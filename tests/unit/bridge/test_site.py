@@ -24,6 +24,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -41,7 +42,7 @@ from torknock.channel.interfaces import ChannelFailed, NotProved
 from torknock.channel.shapes import Shapes
 from torknock.channel.tls_server import ServerTLS
 from torknock.channel.web import ClientWeb
-from torknock.kernel.places import SITE_SOCKET, TUNNEL_SOCKET
+from torknock.kernel.places import PLAIN_SOCKET, SITE_SOCKET, TUNNEL_SOCKET
 from torknock.operate.site_lines import nginx_lines
 from torknock.protocol.bridge_line import Channel, Line
 from torknock.protocol.token import proof_key
@@ -406,6 +407,18 @@ class StrangersTests(SiteCase):
         pages = await self.visit([request.format("/").encode(), request.format("/none").encode()])
         self.assertTrue(pages[0].endswith(PAGE))
         self.assertIn(b"404 Not Found", pages[1])
+
+    def test_a_web_server_that_ends_at_once_ends_the_strangers_connection(self) -> None:
+        """No fault of the bridge's is told."""
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self.directory / PLAIN_SOCKET))
+            listening.listen()
+            link = strangers_link(reactor, self.directory)
+            listening.accept()[0].close()
+        assert link is not None
+        transport = StringTransport()
+        link.makeConnection(transport)
+        self.assertTrue(transport.disconnecting)
 
     async def test_half_a_proof_is_a_strangers(self) -> None:
         """A client's hello is one record."""

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -51,6 +52,21 @@ def key_logs() -> int:
         with contextlib.suppress(OSError):
             found += "memfd:exporter" in os.readlink(f"/proc/self/fd/{name}")
     return found
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Take all that this process may open, meanwhile."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    taken = [null]
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(null))
+        yield
+    finally:
+        for each in taken:
+            os.close(each)
 
 
 def shaken(client: BrowserTLS, context: SSL.Context) -> SSL.Connection:
@@ -195,17 +211,20 @@ class LimitTests(Scene):
 
     def test_it_says_so(self) -> None:
         """Another host is not blamed for it, and nothing is said in another TLS."""
-        null = os.open(os.devnull, os.O_RDONLY)
-        taken = [null]
-        try:
-            with contextlib.suppress(OSError):
-                while True:
-                    taken.append(os.dup(null))
+        with no_descriptors():
             error = self.assertRaises(CannotOpen, self.client.open, LINE, ISN, HOST, self.here)
-        finally:
-            for each in taken:
-                os.close(each)
         self.assertIn("limit of open files", str(error))
+
+    def test_a_handshake_that_fails_is_the_servers_fault(self) -> None:
+        """It is told as at any other time, and what was logged is gone with the connection."""
+        gc.collect()  # what other tests have left
+        failing = browser().connection(None)
+        failing.bio_write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        with no_descriptors():
+            self.assertRaises(SSL.Error, failing.do_handshake)
+        del failing
+        gc.collect()
+        self.assertEqual(key_logs(), 0)
 
 
 class ProfileTests(SynchronousTestCase):

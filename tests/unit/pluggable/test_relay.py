@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import hashlib
@@ -259,6 +260,47 @@ class SocketTests(TestCase):
         """No pipe is to be had."""
         self.patch(splice, "_pipe", lambda: None)
         await self.relay(False, bytes(range(256)) * 10_000, b"back" * 50_000)
+
+    async def test_peers_that_do_not_read_hold_few_pipes(self) -> None:
+        """Above the limit Twisted relays, and nothing is lost; no descriptor is left once the relays have ended."""
+        self.patch(splice, "_pipes", [])
+        self.patch(splice, "_PIPES_AT_MOST", splice._Pipe.open + 1)
+        await deferLater(reactor, 0)  # a reactor that runs has descriptors of its own
+        before = len(os.listdir("/proc/self/fd"))
+        pairs = [socket.socketpair() for _ in range(10)]
+        for ours, theirs in pairs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+        halves = [Half() for _ in pairs]
+        for half, (_, theirs) in zip(halves, pairs, strict=True):
+            with theirs:
+                reactor.adoptStreamConnection(theirs.fileno(), socket.AF_UNIX, Single(half))
+        sending = [ours for ours, _ in pairs[::2]]
+        for one, other in zip(halves[::2], halves[1::2], strict=True):
+            join(one, other)
+        sent = [0] * len(sending)
+        quiet = 0
+        while quiet < 20:
+            quiet += 1
+            for number, each in enumerate(sending):
+                with contextlib.suppress(BlockingIOError):
+                    sent[number] += each.send(bytes(1 << 16))
+                    quiet = 0
+            await deferLater(reactor, 0)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 2 * len(pairs) + 2)
+        got = [0] * len(sending)
+        while got != sent:
+            for number, (ours, _) in enumerate(pairs[1::2]):
+                with contextlib.suppress(BlockingIOError):
+                    got[number] += len(ours.recv(1 << 20))
+            await deferLater(reactor, 0)
+        for ours, _ in pairs:
+            ours.close()
+        while not all(half.lost for half in halves):
+            await deferLater(reactor, 0.01)
+        for pipe in splice._pipes:
+            pipe.close()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     async def test_pipes_are_given_back_when_a_relay_ends(self) -> None:
         """A link that has nothing to say holds none, and few are kept."""
