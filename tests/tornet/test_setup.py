@@ -124,6 +124,15 @@ class BridgeTests(Case):
         self.assertEqual(self.set_up().port, 8443)
         self.assertIn("nothing is to be changed", self.told)
 
+    def test_a_site_is_prepared_before_nginx_has_its_lines(self) -> None:
+        """That is no failure: what nginx needs is said next, and is printed."""
+        self.set_up()
+        self.set_up("--site")
+        self.assertIn("torknock site > /etc/nginx/snippets/torknock.conf", self.told)
+        self.assertIn("listen unix:/run/torknock-site/site.sock ssl", self.torknock("site"))
+        self.set_up("--site")
+        self.assertIn("nothing is to be changed", self.told)
+
     def test_other_wishes_are_taken_up(self) -> None:
         """By the transport that runs; nothing is left at the port that was hidden before."""
         self.set_up("--posture", "filtered")

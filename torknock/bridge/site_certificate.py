@@ -25,8 +25,8 @@ _WITHIN = 5.0
 
 _HEADER = b"PROXY UNKNOWN\r\n"
 _REMEDIES = {
-    errno.ENOENT: "add the lines of torknock site to the web server's configuration, and reload it",
-    errno.ECONNREFUSED: "start the web server, and look at its error log",
+    errno.ENOENT: "add the lines of torknock site to the web server's configuration, and start or reload it",
+    errno.ECONNREFUSED: "start the web server; if it was killed, first remove site.sock and plain.sock there",
     errno.EACCES: "let tor's user write to it, and enter its directory",
 }
 

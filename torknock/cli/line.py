@@ -13,7 +13,7 @@ from torknock.cli.line_printed import add, card, show
 from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import keyring_option, say, until
 from torknock.keyring.site import SITE
-from torknock.operate.line_table import as_json, as_table, minute
+from torknock.operate.line_table import REISSUE, as_json, as_table, minute
 from torknock.protocol.bridge_line import Channel
 
 
@@ -50,7 +50,8 @@ def list_(machine: bool, keyring: Path) -> None:
     elif lines:
         say(as_table(lines, now, get_terminal_size().columns if sys.stdout.isatty() else None))
         if site and (names := [each.name for each in lines if each.is_live(now) and each.line.channel is Channel.TLS]):
-            click.echo(f"torknock: channel tls in spite of a site: {', '.join(names)}; reissue as web", err=True)
+            why = f"these lines are of channel tls and show no site: {', '.join(names)}"
+            click.echo(f"torknock: {why}; {REISSUE}", err=True)
     else:
         click.echo("torknock: no line yet; issue one with torknock line add NAME", err=True)
 

@@ -153,7 +153,7 @@ def add(
             _check_posture(opened)
         where = find_address(opened, keyring, address)
         who = find_fingerprint(opened, keyring, fingerprint)
-        channel, pin = _channel_and_pin(opened, scheme, channel, sni)
+        channel, pin = _channel_and_pin(opened, scheme, channel, sni, shape)
         issued = opened.add(
             name, expires=expires, now=now, n=n, sni=sni, scheme=scheme, channel=channel, integrity=integrity or 0,
             shape=shape, secret=secret, note=note, site_pin=pin,
@@ -232,12 +232,14 @@ def _check_posture(keyring: Keyring) -> None:
 
 
 def _channel_and_pin(
-    keyring: Keyring, scheme: Scheme, channel: Channel | None, sni: str | None
+    keyring: Keyring, scheme: Scheme, channel: Channel | None, sni: str | None, shape: bool
 ) -> tuple[Channel | None, bytes | None]:
     """The channel of a new line, and with channel `web` the site's pin if one is needed. A warning goes to stderr."""
     site = keyring.setting(SITE)
     if channel is None and scheme is Scheme.TOKEN and site:
         channel = Channel.WEB
+    if shape and channel not in (None, Channel.TLS):
+        raise click.UsageError("--shape is for --channel tls; channel web always shapes its streams")
     if channel is not Channel.WEB or scheme is not Scheme.TOKEN:
         return channel, None
     from torknock.operate.site_pin import pin_for  # it loads OpenSSL

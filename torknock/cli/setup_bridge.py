@@ -73,10 +73,10 @@ def bridge(
     """
     asked, password = _Options(address, port, posture, name, site, yes), control_password(asks)
     line = _set_up(asked, control, password)
-    _conclude(line, name, control, password)
+    has_site = _conclude(line, asked, control, password)
     if site:
         click.echo(_NEXT_FOR_SITE, err=True)
-    elif which("nginx", path=PROGRAMS) is not None:
+    elif not has_site and which("nginx", path=PROGRAMS) is not None:
         click.echo(_SITE_OFFER, err=True)
 
 
@@ -161,8 +161,12 @@ def _warn_of_ignored(names: list[str], posture: Posture) -> None:
     )
 
 
-def _conclude(line: str, name: str, control: str, password: str | None) -> None:
-    """Show what the doctor finds, and what to do next. A line that opens nothing yet is not drawn."""
+def _conclude(line: str, asked: _Options, control: str, password: str | None) -> bool:
+    """Show what the doctor finds, and what to do next. A line that opens nothing yet is not drawn.
+
+    Returns whether the bridge has a site. That its web server does not answer is no fault where a site was *asked* for:
+    what to do next is about just that.
+    """
     from torknock.cli.doctor import run
     from torknock.cli.findings import in_text
     from torknock.operate.doctor.examine import Target
@@ -172,11 +176,13 @@ def _conclude(line: str, name: str, control: str, password: str | None) -> None:
     wanting = [finding for finding in findings if finding.state is not State.OK]
     if wanting:
         click.echo(in_text(wanting), err=True)
-    if any(it.state is State.NOT_OK and it.name not in _HARMLESS for it in wanting):
-        click.echo(_NOT_YET.format(name=name), err=True)
+    harmless = _HARMLESS | {"site"} if asked.site else _HARMLESS
+    if any(it.state is State.NOT_OK and it.name not in harmless for it in wanting):
+        click.echo(_NOT_YET.format(name=asked.name), err=True)
         raise click.exceptions.Exit(1)
     _draw(line)
     click.echo(_NEXT, err=True)
+    return any(finding.name == "site" for finding in findings)
 
 
 _HARMLESS = {"bootstrap", "knock lines", "posture"}

@@ -20,7 +20,8 @@ class NoSite(TorknockError):
     def __init__(self) -> None:
         super().__init__(
             "there is no site: this bridge has not run with one",
-            "add site=DIR to ServerTransportOptions of torknock in torrc and restart tor, or name DIR with --dir",
+            "run torknock setup bridge --site; or add site=DIR to ServerTransportOptions of torknock in torrc and "
+            "restart tor, or name DIR with --dir",
         )
 
 
@@ -37,7 +38,8 @@ class NoSite(TorknockError):
 def site(ctx: click.Context, directory: Path | None, keyring: Path) -> None:
     """Print the lines for nginx that make a web site the site of the bridge.
 
-    Add them to the site's own server block, with include, and reload nginx. Visitors see no difference. With them,
+    First run torknock setup bridge --site. Add the lines to the site's own server block, with include, and reload
+    nginx. Visitors see no difference. With them,
     what a token lets in goes to nginx, which passes clients on to the bridge. nginx must be 1.13 or newer and must have
     TLS 1.3 in ssl_protocols.
 

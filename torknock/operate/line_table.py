@@ -21,6 +21,9 @@ from torknock.keyring.lines import Keyring
 from torknock.keyring.rows import DAY
 from torknock.protocol.bridge_line import LineError, parse_address
 
+REISSUE = "issue others instead, with new names: torknock line add NAME --sni HOST"
+"""What to do about lines of channel `tls` at a bridge that has a site."""
+
 _WIDEST = 1000
 """Columns that any table of lines fits in."""
 _NARROWEST_NOTE = 12

@@ -21,7 +21,10 @@ def pin_for(directory: str | None, name: str | None) -> tuple[bytes | None, str]
     None if clients can trust a public certificate. It blocks. Raises `NoPublicSite` and `SiteUnusable`.
     """
     if not directory:
-        remedy = "add site=DIR to ServerTransportOptions of torknock in torrc, and restart tor"
+        remedy = (
+            "run torknock setup bridge --site, or add site=DIR to ServerTransportOptions of torknock in torrc and "
+            "restart tor"
+        )
         raise NoPublicSite("a site, and this bridge has none", remedy)
     if name is None:
         raise NoPublicSite("the site's name", "name it with --sni, such as --sni www.example.org")

@@ -228,6 +228,20 @@ class SiteTests(SiteCase):
         await self.until(lambda: not reactor_connections(other))
         await maybeDeferred(other.stopListening)
 
+    async def test_the_logs_of_nginx_have_no_clients_address(self) -> None:
+        """Neither of a client that was carried nor of a visitor, of a page that is there or not."""
+        await self.start()
+        self.trusting()
+        await self.dial()
+        head = b" HTTP/1.1\r\nHost: " + NAME.encode() + b"\r\n\r\n"
+        await deferToThread(self.get, b"GET /" + head, b"GET /none" + head)
+        logs = [self.nginx.home / name for name in ("access.log", "error.log")]
+        await self.until(lambda: "GET /none" in logs[0].read_text() and "GET /none" in logs[1].read_text())
+        self.assertRegex(logs[0].read_text(), "(?m)^unix: - - .*GET / ")
+        self.assertIn("client: unix:", logs[1].read_text())
+        for log in logs:
+            self.assertNotIn(HOST, log.read_text())
+
     async def test_a_pin_replaces_the_trust_store(self) -> None:
         """It is that of the site's key; another one is refused before a request is sent."""
         await self.start()

@@ -74,7 +74,10 @@ class CommandTests(SiteCase):
     def test_other_channels_are_asked_for(self) -> None:
         """They need no site; `line list` says which lines show a certificate of the bridge's own."""
         self.assertEqual(self.torknock("line", "add", "bob", "--channel", "tls", *WHERE).exit_code, 0)
-        self.assertIn("bob; reissue as web", self.torknock("line", "list").stderr)
+        self.assertIn("show no site: bob; issue others", self.torknock("line", "list").stderr)
+        told = self.torknock("line", "add", "carol", "--sni", NAME, "--shape", *WHERE)
+        self.assertEqual(told.exit_code, 2)
+        self.assertIn("--shape is for --channel tls; channel web always shapes", told.stderr)
 
     def test_a_bridge_without_a_site(self) -> None:
         """Neither lines for nginx nor lines of channel `web`: it is said what to do first."""
@@ -83,7 +86,7 @@ class CommandTests(SiteCase):
         for arguments in (("site",), ("line", "add", "alice", "--channel", "web", "--sni", NAME, *WHERE)):
             told = self.torknock(*arguments)
             self.assertEqual((told.exit_code, told.stdout), (1, ""))
-            self.assertIn("site=DIR", told.stderr)
+            self.assertIn("run torknock setup bridge --site", told.stderr)
         named = self.torknock("site", "--dir", "/run/site").stdout
         self.assertIn("listen unix:/run/site/site.sock ssl proxy_protocol;", named)
         self.assertIn(f"location = /{self.path} {{", named)
@@ -140,4 +143,4 @@ class DoctorTests(SiteCase):
         """They are to be issued again."""
         with Keyring.open(self.keyring, create=False) as opened:
             opened.add("bob", expires=None, now=1)
-        self.assertIn("reissue them as web", site(self.keyring, time.time())[1].why)
+        self.assertIn("1 of 1 live lines show a certificate", site(self.keyring, time.time())[1].why)

@@ -13,6 +13,7 @@ from torknock.keyring.lines import Keyring
 from torknock.keyring.site import SITE
 from torknock.operate.doctor.host import AS_ROOT
 from torknock.operate.finding import Finding, not_ok, ok, unknown
+from torknock.operate.line_table import REISSUE
 from torknock.protocol.bridge_line import Channel, Line
 
 _ANY_NAME = "localhost"
@@ -32,8 +33,8 @@ def site(keyring: Path, now: float) -> list[Finding]:
     channels = Counter(line.channel for line in lines)
     findings = [_shown(Path(directory), [line for line in lines if line.channel is Channel.WEB], now)]
     if number := channels[Channel.TLS]:
-        why = f"{number} live lines of channel tls show a certificate of the bridge's own; reissue them as web"
-        findings.append(ok("tls lines", f"{why}: torknock line add NAME --sni HOST"))
+        why = f"{number} of {len(lines)} live lines show a certificate of the bridge's own, not the site"
+        findings.append(ok("tls lines", f"{why}; {REISSUE}"))
     return findings
 
 
