@@ -11,7 +11,16 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.own_tor import TORKNOCK, OwnTor
-from torknock.operate.setup import apply, debian_tor, doors, place, plan, shipped_files, site_directory, this_host
+from torknock.operate.setup import (
+    apply,
+    debian_tor,
+    doors,
+    place,
+    planned_changes,
+    shipped_files,
+    site_directory,
+    this_host,
+)
 
 
 class HostTreeCase(SynchronousTestCase):
@@ -34,7 +43,7 @@ class HostTreeCase(SynchronousTestCase):
             apply: {"ACCESS": self.access},
             site_directory: {"_RUN": self.host / "run", "_AT_BOOT": self.host / "tmpfiles.d"},
             shipped_files: {"UNITS": self.host / "units"},
-            plan: {"APPARMOR_TOR": self.host / "apparmor.d" / "local" / "system_tor"},
+            planned_changes: {"APPARMOR_TOR": self.host / "apparmor.d" / "local" / "system_tor"},
         }.items():  # fmt: skip
             for name, path in names.items():
                 self.patch(module, name, path)

@@ -119,7 +119,7 @@ def _changes(
 
     *named* is the address and port that lines are to have, if that is decided.
     """
-    from torknock.operate.setup.plan import plan, plan_by_hand
+    from torknock.operate.setup.planned_changes import plan, plan_by_hand
     from torknock.operate.setup.site_directory import check_web_server, site_directory
     from torknock.operate.setup.torrc_options import (
         BridgeSettings,

@@ -43,7 +43,7 @@ def _use(bridge_line: BridgeLine, control: str, password: str | None, yes: bool)
     from torknock.operate.setup import debian_tor
     from torknock.operate.setup.bridge_only import use_bridge, verify_bridged
     from torknock.operate.setup.place import RECORD
-    from torknock.operate.setup.plan import plan
+    from torknock.operate.setup.planned_changes import plan
     from torknock.operate.setup.record import Record
     from torknock.operate.setup.this_host import Host
     from torknock.operate.setup.torrc_options import client_options, known_options
@@ -67,7 +67,7 @@ def _use(bridge_line: BridgeLine, control: str, password: str | None, yes: bool)
 
 def _let_knock(user: str, yes: bool) -> None:
     from torknock.operate.setup.place import RECORD
-    from torknock.operate.setup.plan import plan_for_user
+    from torknock.operate.setup.planned_changes import plan_for_user
     from torknock.operate.setup.record import Record
     from torknock.operate.setup.this_host import Host
 

@@ -10,7 +10,7 @@ import click
 from torknock.channel.shapes import EXCHANGES
 from torknock.cli.options import say
 from torknock.kernel.files import replace_file
-from torknock.operate.site_learn import learn as learn_site
+from torknock.operate.site_pages import learn as learn_site
 from torknock.protocol.exchanges import write_site
 
 

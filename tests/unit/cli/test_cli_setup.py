@@ -16,7 +16,7 @@ from torknock.kernel.places import keyring_within
 from torknock.keyring.lines import Keyring
 from torknock.operate import propose
 from torknock.operate.finding import Finding, not_ok, ok
-from torknock.operate.setup import debian_tor, plan, this_host, torrc_options
+from torknock.operate.setup import debian_tor, planned_changes, this_host, torrc_options
 from torknock.operate.setup.apply import wait_until
 from torknock.operate.setup.changes import Change, Reader
 from torknock.operate.setup.doors import ListedDoor, _rules
@@ -37,7 +37,7 @@ class SetUpCase(HostTreeCase):
     def setUp(self) -> None:
         super().setUp()
         self.port = free_port()
-        self.patch(plan, "_SERVICE_USER", SELF)
+        self.patch(planned_changes, "_SERVICE_USER", SELF)
         self.patch(torrc_options, "taken", lambda *_: "")  # looking at the host's rules needs root
 
     def torknock(self, *arguments: str, stdin: str = "") -> Result:

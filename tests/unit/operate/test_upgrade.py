@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate.setup import daemons, place, plan, shipped_files
+from torknock.operate.setup import daemons, place, planned_changes, shipped_files
 from torknock.operate.setup.account_changes import User
 from torknock.operate.setup.changes import CannotChange, Change, Reader
 from torknock.operate.setup.file_changes import Block, File
@@ -40,7 +40,7 @@ class Case(SynchronousTestCase):
 
     def planned(self, host: Host = HOST) -> dict[str, Change]:
         """What is to be changed, by its name."""
-        changes = plan.plan(Side.BRIDGE, "BridgeRelay 1\n", host, 0)
+        changes = planned_changes.plan(Side.BRIDGE, "BridgeRelay 1\n", host, 0)
         return {Path(change.key[0]).name: change for change in changes}
 
     def unit(self, name: str) -> File:
@@ -60,7 +60,7 @@ class UnitsTests(Case):
         service.inspect([])
         self.assertEqual(service.before, (FIRST / service.key[0].rpartition("/")[2]).read_text())
         self.assertEqual(service.reader, Reader.SYSTEMD)
-        self.assertTrue(any(isinstance(change, Unit) for change in plan.plan(Side.BRIDGE, "", HOST, 0)))
+        self.assertTrue(any(isinstance(change, Unit) for change in planned_changes.plan(Side.BRIDGE, "", HOST, 0)))
 
     def test_for_another_program_and_user(self) -> None:
         """What was put in for them is taken out before it is compared."""

@@ -1,4 +1,4 @@
-"""Makes the changes of a plan, has tor take them up, and undoes them (`torknock.operate.setup.plan`)."""
+"""Makes the changes of a plan, has tor take them up, and undoes them (`torknock.operate.setup.planned_changes`)."""
 
 from __future__ import annotations
 

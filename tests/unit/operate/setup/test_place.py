@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from torknock.operate.setup import place, plan
+from torknock.operate.setup import place, planned_changes
 from torknock.operate.setup.account_changes import User
 from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.file_changes import Block, File
@@ -70,7 +70,7 @@ class PlanTests(Case):
 
     def planned(self, side: Side) -> list[Change]:
         host = Host(Place(INSTANCE, "b"), "_tor-b", PROGRAM, systemd=True, apparmor=False)
-        return plan.plan(side, OPTIONS, host, 0)
+        return planned_changes.plan(side, OPTIONS, host, 0)
 
     def test_another_tor_has_units_of_its_own(self) -> None:
         """Its own, which refer to each other and to its own socket and user."""
@@ -96,7 +96,7 @@ class PlanTests(Case):
         torrc = self.directory / "torrc"
         torrc.write_text("%include /etc/tor/torrc.d/*.conf\n")
         host = Host(Place(torrc, "torrc-1"), "_tor-b", PROGRAM, systemd=True, apparmor=False)
-        error = self.assertRaises(CannotSetUp, plan.plan, Side.CLIENT, "UseBridges 1\n", host, 0)
+        error = self.assertRaises(CannotSetUp, planned_changes.plan, Side.CLIENT, "UseBridges 1\n", host, 0)
         self.assertIn("another tor's", str(error))
 
 

@@ -1,4 +1,4 @@
-"""Tests of torknock.operate.setup.plan and torrc_options: what a set-up would change, as the operator reads it."""
+"""Tests of torknock.operate.setup.planned_changes and torrc_options: what a set-up would change, as it is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import evolve
 
 from tests.support.host_tree import HostTreeCase
 from tests.support.own_tor import TORKNOCK, free_port
-from torknock.operate.setup import plan, site_directory, torrc_options
+from torknock.operate.setup import planned_changes, site_directory, torrc_options
 from torknock.operate.setup.changes import CannotSetUp, Change
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.service_changes import Process, Unit
@@ -56,7 +56,7 @@ class PlanCase(HostTreeCase):
         super().setUp()
         self.torrc.parent.mkdir()
         self.torrc.write_text("Log notice syslog\n")
-        self.patch(plan, "_SERVICE_USER", ACCOUNT)
+        self.patch(planned_changes, "_SERVICE_USER", ACCOUNT)
 
     def at(self, systemd: bool = True, apparmor: bool = False) -> Host:
         """The host, with or without systemd and AppArmor."""
@@ -72,7 +72,9 @@ class BridgePlanTests(PlanCase):
 
     def test_with_systemd_the_units_and_torrc_are_written(self) -> None:
         """The access list is there before the service starts, and torrc is last."""
-        changes = plan.plan(Side.BRIDGE, bridge_options(facts(), settings(), "", self.at()), self.at(), self.group)
+        changes = planned_changes.plan(
+            Side.BRIDGE, bridge_options(facts(), settings(), "", self.at()), self.at(), self.group
+        )
         self.assertEqual(self.described(changes), [
             f"make the system user and group {ACCOUNT}",
             "write to /etc/gate.toml, and the rules of filtered doors to /etc/filtered.nft:",
@@ -86,15 +88,15 @@ class BridgePlanTests(PlanCase):
     def test_a_filtered_door_is_silent_from_boot_on(self) -> None:
         """By a unit of its own; without systemd there is none."""
         options = bridge_options(facts(), settings(posture=Posture.FILTERED), "", self.at())
-        described = self.described(plan.plan(Side.BRIDGE, options, self.at(), 0))
+        described = self.described(planned_changes.plan(Side.BRIDGE, options, self.at(), 0))
         self.assertIn("write /units/torknock-filtered.service:", described)
-        without = self.described(plan.plan(Side.BRIDGE, options, self.at(systemd=False), 0))
+        without = self.described(planned_changes.plan(Side.BRIDGE, options, self.at(systemd=False), 0))
         self.assertFalse([line for line in without if "filtered.service" in line])
 
     def test_without_systemd_the_service_is_a_process_with_one_capability(self) -> None:
         """As the services' user; its command is shown, for whoever starts it at boot."""
         options = bridge_options(facts(), settings(), "", self.at())
-        planned = plan.plan(Side.BRIDGE, options, self.at(systemd=False), 7)
+        planned = planned_changes.plan(Side.BRIDGE, options, self.at(systemd=False), 7)
         [process] = [each for each in planned if isinstance(each, Process)]
         told = process.describe()
         self.assertIn("start, as there is no systemd here", told)
@@ -105,7 +107,7 @@ class BridgePlanTests(PlanCase):
 
     def test_apparmor_gets_the_rules_of_the_installed_program(self) -> None:
         """Wherever that is."""
-        changes = plan.plan(Side.BRIDGE, "BridgeRelay 1\n", self.at(apparmor=True), 0)
+        changes = planned_changes.plan(Side.BRIDGE, "BridgeRelay 1\n", self.at(apparmor=True), 0)
         [rules] = [it.describe() for it in changes if "apparmor.d" in it.key[0]]
         self.assertIn(str(TORKNOCK.resolve()), rules)
 
@@ -114,7 +116,7 @@ class BridgePlanTests(PlanCase):
         by_hand = facts(
             ServerTransportListenAddr="torknock 0.0.0.0:8443", ServerTransportOptions="torknock posture=decoy"
         )
-        changes = plan.plan_by_hand(by_hand, self.at())
+        changes = planned_changes.plan_by_hand(by_hand, self.at())
         self.assertEqual([type(change).__name__ for change in changes], ["User", "ListedDoor"])
         self.assertIn('posture = "decoy"', changes[1].describe())
 
@@ -122,17 +124,17 @@ class BridgePlanTests(PlanCase):
         """A unit is started again if its file is another one."""
         host = self.at()
         text = bridge_options(facts(), settings(), "", host)
-        for change in plan.plan(Side.BRIDGE, text, host, self.group):
+        for change in planned_changes.plan(Side.BRIDGE, text, host, self.group):
             if "units" in change.key[0] or "torrc" in change.key[0]:
                 change.inspect([])
                 path = Path(change.key[0])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(getattr(change, "text", ""))
         self.patch(Unit, "is_needed", lambda _self: False)
-        left = self.described(plan.plan(Side.BRIDGE, text, host, self.group))
+        left = self.described(planned_changes.plan(Side.BRIDGE, text, host, self.group))
         self.assertFalse([line for line in left if "units" in line or "torrc" in line or "enable" in line], left)
         (self.host / "units" / "torknock-gate.service").write_text("[Unit]\n")
-        left = self.described(plan.plan(Side.BRIDGE, text, host, self.group))
+        left = self.described(planned_changes.plan(Side.BRIDGE, text, host, self.group))
         self.assertIn("enable torknock-gate.socket, and start it with what is installed now", left)
 
 
@@ -145,7 +147,7 @@ class ClientPlanTests(PlanCase):
 
     def test_torrc_is_first_and_the_service_follows(self) -> None:
         """If it is interrupted, tor connects to the bridge alone; the line's secret is not shown."""
-        changes = plan.plan(Side.CLIENT, self.options(), self.at(systemd=False), self.group)
+        changes = planned_changes.plan(Side.CLIENT, self.options(), self.at(systemd=False), self.group)
         self.assertEqual(self.described(changes)[:2], ["write /torrc.d/torknock.conf:", "add to /tor/torrc:"])
         self.assertTrue(changes[-1].describe().endswith(f"--user debian-tor --group {ACCOUNT}"))
         self.assertNotIn(write_bridge_line(BridgeLine(ADDRESS, 443, FINGERPRINT, LINE)), changes[0].describe())
@@ -172,11 +174,11 @@ class ClientPlanTests(PlanCase):
     def test_a_user_gets_the_service_and_the_group(self) -> None:
         """Their tor's torrc stays theirs; an unknown user is refused."""
         name = pwd.getpwuid(os.geteuid()).pw_name
-        told = self.described(plan.plan_for_user(name, self.at()))
+        told = self.described(planned_changes.plan_for_user(name, self.at()))
         self.assertIn(f"add {name} to the group {ACCOUNT}", told)
         self.assertFalse([line for line in told if "torrc" in line])
         with self.assertRaisesRegex(CannotSetUp, f"there is no user {ACCOUNT}"):
-            plan.plan_for_user(ACCOUNT, self.at())
+            planned_changes.plan_for_user(ACCOUNT, self.at())
 
 
 class OptionsTests(PlanCase):
@@ -217,7 +219,7 @@ class OptionsTests(PlanCase):
         self.assertIn(f"posture=closed site={there}\n", options)
         self.assertEqual(configured_site(facts(ServerTransportOptions=f"torknock posture=closed site={there}")), there)
         self.assertIsNone(configured_site(facts()))
-        described = self.described(plan.plan(Side.BRIDGE, options, self.at(), self.group))
+        described = self.described(planned_changes.plan(Side.BRIDGE, options, self.at(), self.group))
         self.assertIn("write /tmpfiles.d/torknock-site.conf:", described)
         self.assertIn("make the directory /run/torknock-site, owned by debian-tor", described)
         there.parent.mkdir()

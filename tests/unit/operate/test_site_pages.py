@@ -1,4 +1,4 @@
-"""Tests of torknock.operate.site_learn and `torknock site learn`, with a web server that speaks TLS on loopback."""
+"""Tests of torknock.operate.site_pages and `torknock site learn`, with a web server that speaks TLS on loopback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.unit.channel import peer
 from torknock.channel.shapes import EXCHANGES
 from torknock.cli import torknock
-from torknock.operate.site_learn import SiteNotLearned, learn
+from torknock.operate.site_pages import SiteNotLearned, learn
 from torknock.protocol.exchanges import Site, parse_site
 
 STYLE, SCRIPT, IMAGE = b"s" * 2000, b"j" * 30_000, b"i" * 500
