@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from pluggable.environment import ServerEnvironment
 from pluggable.errors import ORPortError
+from pluggable.inbox import Inbox
 from pluggable.relay import Half, Single
 
 HANDSHAKE_LIMIT = 5.0
@@ -64,7 +65,7 @@ class ExtORPortHandshake:
         self._cookie, self._client_nonce = cookie, client_nonce
         self._about = b"" if user is None else _message(_USERADDR, user.encode("ascii"))
         self._about += _message(_TRANSPORT, transport.encode("ascii")) + _message(_DONE)
-        self._inbox = bytearray()
+        self._inbox = Inbox()
         self._step: Callable[[ExtORPortHandshake], bytes | None] = ExtORPortHandshake._auth_types
         self.done = False
 
@@ -84,27 +85,20 @@ class ExtORPortHandshake:
         """What tor sent after its OKAY; meaningful once `done`."""
         return bytes(self._inbox)
 
-    def _take(self, size: int) -> bytes | None:
-        if len(self._inbox) < size:
-            return None
-        taken = bytes(self._inbox[:size])
-        del self._inbox[:size]
-        return taken
-
     def _auth_types(self) -> bytes | None:
         end = self._inbox.find(0, 0, 256)
         if end < 0:
             if len(self._inbox) >= 256:
                 raise ORPortError("Extended ORPort: 256 authentication types without an end")
             return None
-        offered = self._take(end + 1) or b""
+        offered = self._inbox.take(end + 1) or b""
         if _SAFE_COOKIE not in offered:
             raise ORPortError("Extended ORPort: tor does not offer SAFE_COOKIE (type 1)")
         self._step = ExtORPortHandshake._server_hash
         return bytes([_SAFE_COOKIE]) + self._client_nonce
 
     def _server_hash(self) -> bytes | None:
-        if (sent := self._take(64)) is None:
+        if (sent := self._inbox.take(64)) is None:
             return None
         server_hash, server_nonce = sent[:32], sent[32:]
         if not hmac.compare_digest(server_hash, self._hash(b"server-to-client", server_nonce)):
@@ -113,7 +107,7 @@ class ExtORPortHandshake:
         return self._hash(b"client-to-server", server_nonce)
 
     def _status(self) -> bytes | None:
-        if (status := self._take(1)) is None:
+        if (status := self._inbox.take(1)) is None:
             return None
         if status != b"\x01":
             raise ORPortError("Extended ORPort: tor refused our hash")
@@ -124,7 +118,7 @@ class ExtORPortHandshake:
         if len(self._inbox) < 4:
             return None
         command, size = (int.from_bytes(self._inbox[at : at + 2], "big") for at in (0, 2))
-        if self._take(4 + size) is None:
+        if self._inbox.take(4 + size) is None:
             return None
         if command == _DENY:
             raise ORPortError("Extended ORPort: tor denied the connection")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from pluggable.inbox import Inbox
+
 COOKIE_HEADER = b"! Extended ORPort Auth Cookie !\x0a"
 
 _SAFE_COOKIE = 1
@@ -24,7 +26,7 @@ class TorExtendedORPort:
 
     def __init__(self, cookie: bytes, server_nonce: bytes, denies: bool = False) -> None:
         self._cookie, self._server_nonce, self._denies = cookie, server_nonce, denies
-        self._inbox = bytearray()
+        self._inbox = Inbox()
         self._step: Callable[[TorExtendedORPort], bytes | None] = TorExtendedORPort._authentication_type
         self.user_address: str | None = None
         """`ip:port` of the client, as the transport said it."""
@@ -48,19 +50,12 @@ class TorExtendedORPort:
         """What the client sent after tor's OKAY."""
         return bytes(self._inbox)
 
-    def _take(self, size: int) -> bytes | None:
-        if len(self._inbox) < size:
-            return None
-        taken = bytes(self._inbox[:size])
-        del self._inbox[:size]
-        return taken
-
     def _close(self, last: bytes = b"") -> bytes:
         self.closed = True
         return last
 
     def _authentication_type(self) -> bytes | None:
-        if (chosen := self._take(1)) is None:
+        if (chosen := self._inbox.take(1)) is None:
             return None
         if chosen[0] != _SAFE_COOKIE:
             return self._close()
@@ -68,7 +63,7 @@ class TorExtendedORPort:
         return b""
 
     def _nonce(self) -> bytes | None:
-        if (client_nonce := self._take(32)) is None:
+        if (client_nonce := self._inbox.take(32)) is None:
             return None
         nonces = client_nonce + self._server_nonce
         self._client_hash = self._hash(b"client-to-server", nonces)
@@ -76,7 +71,7 @@ class TorExtendedORPort:
         return self._hash(b"server-to-client", nonces) + self._server_nonce
 
     def _proof(self) -> bytes | None:
-        if (proof := self._take(32)) is None:
+        if (proof := self._inbox.take(32)) is None:
             return None
         if not hmac.compare_digest(proof, self._client_hash):
             return self._close(b"\x00")
@@ -87,7 +82,7 @@ class TorExtendedORPort:
         if len(self._inbox) < 4:
             return None
         command, size = (int.from_bytes(self._inbox[at : at + 2], "big") for at in (0, 2))
-        if (message := self._take(4 + size)) is None:
+        if (message := self._inbox.take(4 + size)) is None:
             return None
         body = message[4:]
         if command == _USERADDR:

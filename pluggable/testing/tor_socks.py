@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
+from pluggable.inbox import Inbox
+
 _USERNAME_LIMIT, _ARGUMENTS_LIMIT = 255, 510
 _REPLY_SIZES = {1: 10, 4: 22}
 """The sizes of a reply, by the type of the address in it."""
@@ -33,7 +35,7 @@ class TorSOCKS:
             raise ValueError(f"{len(self._arguments)} octets of arguments; SOCKS5 carries {_ARGUMENTS_LIMIT}")
         packed = ip_address(address).packed
         self._request = b"\x05\x01\x00" + (b"\x01" if len(packed) == 4 else b"\x04") + packed + port.to_bytes(2, "big")
-        self._inbox = bytearray()
+        self._inbox = Inbox()
         self._step: Callable[[TorSOCKS], bytes | None] = TorSOCKS._method
         self.reply: int | None = None
         """The REP octet of the answer (RFC 1928 §6), 0 for success; 1 if the transport refuses before it."""
@@ -55,15 +57,8 @@ class TorSOCKS:
         """What the transport sent after its reply: the bridge's first octets."""
         return bytes(self._inbox)
 
-    def _take(self, size: int) -> bytes | None:
-        if len(self._inbox) < size:
-            return None
-        taken = bytes(self._inbox[:size])
-        del self._inbox[:size]
-        return taken
-
     def _method(self) -> bytes | None:
-        if (answer := self._take(2)) is None:
+        if (answer := self._inbox.take(2)) is None:
             return None
         if answer == b"\x05\xff":
             self.reply = 1
@@ -78,7 +73,7 @@ class TorSOCKS:
         raise SOCKSAnswerFault(f"not an authentication method that tor offered: {answer.hex()}")
 
     def _status(self) -> bytes | None:
-        if (answer := self._take(2)) is None:
+        if (answer := self._inbox.take(2)) is None:
             return None
         if answer[1]:
             self.reply = 1
@@ -91,7 +86,7 @@ class TorSOCKS:
             return None
         if self._inbox[0] != 5 or self._inbox[3] not in _REPLY_SIZES:
             raise SOCKSAnswerFault(f"not a reply of SOCKS5: {self._inbox[:4].hex()}")
-        if (reply := self._take(_REPLY_SIZES[self._inbox[3]])) is None:
+        if (reply := self._inbox.take(_REPLY_SIZES[self._inbox[3]])) is None:
             return None
         self.reply = reply[1]
         return b""

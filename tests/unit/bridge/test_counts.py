@@ -168,8 +168,8 @@ class RefusalTests(MonitorCase):
             counted.append(self.status().refused)
         self.assertEqual(counted, [5, 7, 9, 9])
 
-    def test_nobody_counts(self) -> None:
-        """Then there is no number."""
+    def test_a_gate_that_cannot_count_gives_no_number(self) -> None:
+        """The status has None there."""
         self.keeper.answer = None
         self.assertIsNone(self.status().refused)
 
