@@ -25,6 +25,7 @@ from torknock.bridge.site_relay import ClientLink
 from torknock.bridge.site_tunnel import Tunnel, Upgraded
 from torknock.channel.interfaces import IServerChannel, NotProved
 from torknock.channel.shapes import Shapes
+from torknock.channel.tls_server import PROOF_WITHIN
 from torknock.kernel.interfaces import IReactor
 from torknock.protocol.bridge_line import Line
 from torknock.protocol.token import proof_key
@@ -37,14 +38,15 @@ _LOOK_EVERY = 1.0
 """Seconds after which it is looked whether the tunnel's socket is still there."""
 
 LEFT = "the client left without a proof"
+LATE = "the client gave no proof in time"
 WRONG = "the client gave a wrong proof to the site"
 
 
 class _Waiting:
-    """A connection at the site whose client has yet to prove which of *lines* it holds."""
+    """A connection at the site whose client has yet to prove, before *ends*, which of *lines* it holds."""
 
-    def __init__(self, lines: Sequence[Line], isn: int, upper: IProtocol) -> None:
-        self.lines, self.isn = lines, isn
+    def __init__(self, lines: Sequence[Line], isn: int, upper: IProtocol, ends: float) -> None:
+        self.lines, self.isn, self.ends = lines, isn, ends
         self.proved: Deferred[int] = Deferred()
         self.upper: IProtocol | None = upper
         """None once it is connected, or never will be."""
@@ -101,7 +103,7 @@ class Site:
         self, lines: Sequence[Line], isn: int, upper: IProtocol, known_at: Sequence[Collection[str]] = ()
     ) -> tuple[IProtocol, Deferred[int]]:
         """See `IServerChannel.accept`. What has no proof is a visitor of the web server's."""
-        waiting = _Waiting(lines, isn, upper)
+        waiting = _Waiting(lines, isn, upper, self._reactor.seconds() + PROOF_WITHIN)
         name = ""
 
         def began(peer: str) -> None:
@@ -120,6 +122,9 @@ class Site:
         """What becomes of *request*, which spends the entry of its connection."""
         waiting = self._waiting.pop(request.peer, None)
         if waiting is None:
+            return None
+        if self._reactor.seconds() > waiting.ends:  # since then a line may have been revoked
+            waiting.refuse(LATE)
             return None
         names = {line.sni or "" for line in waiting.lines}
         found = _proved(waiting, request, self._keys.known(names))

@@ -67,6 +67,7 @@ class FrameReader:
 
     def __init__(self, asks: bool) -> None:
         self._asks = asks
+        self._past_plan = False
         self._head = b""
         self._data = self._padding = 0
 
@@ -107,4 +108,7 @@ class FrameReader:
         answer, free = field & ~PAST_PLAN, bool(field & PAST_PLAN)
         if answer and not HEAD <= answer <= ANSWER_AT_MOST:
             raise BadFrame(f"an answer of {answer} octets is asked for, {HEAD} to {ANSWER_AT_MOST} are allowed")
+        if answer and self._past_plan:
+            raise BadFrame("an answer is asked for after the plan")
+        self._past_plan = self._past_plan or free
         return answer, free

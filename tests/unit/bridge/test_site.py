@@ -32,6 +32,7 @@ from twisted.trial.unittest import TestCase
 from pluggable.relay import Single
 from tests.support.nginx import NAME, PAGE, Nginx
 from tests.unit.channel import peer
+from torknock.bridge import site as site_module
 from torknock.bridge import site_tunnel
 from torknock.bridge.site import Site
 from torknock.bridge.site_relay import strangers_link
@@ -310,6 +311,17 @@ class SiteTests(SiteCase):
         wrong = write_request(PATH, NAME, session.nonce, b"w" * 32, 150)
         answers = await deferToThread(self.get, wrong, right)
         self.assertEqual([each.split(b"\r\n")[0] for each in answers], [b"HTTP/1.1 404 Not Found"] * 2)
+        self.assertEqual(self.site._waiting, {})
+
+    async def test_a_proof_that_comes_late_is_an_unknown_path(self) -> None:
+        """A visit that was kept alive until a line was revoked opens nothing."""
+        self.patch(site_module, "PROOF_WITHIN", -1.0)
+        await self.start()
+        session = Session(ISN, peer.PIN, b"n" * 16)
+        right = write_request(PATH, NAME, session.nonce, client_proof(LINE_KEY, session), 150)
+        page, answer = await deferToThread(self.get, f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode(), right)
+        self.assertTrue(page.endswith(PAGE))
+        self.assertTrue(answer.startswith(b"HTTP/1.1 404 "), answer)
         self.assertEqual(self.site._waiting, {})
 
     async def test_a_visitor_sees_the_site(self) -> None:

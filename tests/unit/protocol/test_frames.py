@@ -28,6 +28,12 @@ def frames(most_data: int = 300, most_padding: int = 300) -> st.SearchStrategy[t
     return st.tuples(st.binary(max_size=most_data), st.integers(0, most_padding), answers, st.booleans())
 
 
+def planned(written: list[tuple[bytes, int, int, bool]]) -> list[tuple[bytes, int, int, bool]]:
+    """The same frames, but nothing is asked for after the plan."""
+    ends = next((number for number, each in enumerate(written) if each[3]), len(written))
+    return [(*each[:2], each[2] if number <= ends else 0, each[3]) for number, each in enumerate(written)]
+
+
 class WriterTests(SynchronousTestCase):
     """What leaves."""
 
@@ -55,7 +61,7 @@ class WriterTests(SynchronousTestCase):
 class ReaderTests(SynchronousTestCase):
     """What arrives."""
 
-    @given(st.lists(frames(), max_size=6), st.data())
+    @given(st.lists(frames(), max_size=6).map(planned), st.data())
     def test_what_was_written_is_read_however_it_is_cut(
         self, written: list[tuple[bytes, int, int, bool]], draw: st.DataObject
     ) -> None:
@@ -107,6 +113,15 @@ class ReaderTests(SynchronousTestCase):
             with self.subTest(asked), self.assertRaises(BadFrame) as caught:
                 FrameReader(asks=True).feed(struct.pack("!HHI", 0, 0, asked))
             self.assertIn("octets is asked for", str(caught.exception))
+
+    def test_an_answer_that_is_asked_for_after_the_plan_is_refused_however_it_is_cut(self) -> None:
+        """In the octets that end the plan too."""
+        octets = write_frame(b"", HEAD, ANSWER_AT_MOST, free=True) + write_frame(b"", HEAD, HEAD)
+        for size in (1, HEAD, 2 * HEAD):
+            reader = FrameReader(asks=True)
+            with self.subTest(size), self.assertRaises(BadFrame):
+                for start in range(0, len(octets), size):
+                    reader.feed(octets[start : start + size])
 
     def test_a_bridge_that_asks_is_refused(self) -> None:
         """Clients answer nothing, and have no plan that a bridge could end."""
