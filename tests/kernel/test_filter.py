@@ -138,6 +138,15 @@ class RootlessTests(SynchronousTestCase):
         self.assertTrue(wait_for(lambda: "net.core.optmem_max" in "\n".join(self.service.said)), self.service.said)
         self.assertEqual(knock(self.client, self.bridge.address, PORT, next(self.fresh), 0.5), "silence")
 
+    def test_forty_eight_lines_fit_in_the_memory_of_an_older_kernel(self) -> None:
+        """1,152 tokens, with the limit that Linux had before it was raised; 54 lines do not fit."""
+        self.bridge.run(["sysctl", "net.core.optmem_max=20480"])
+        bob = self.service.line("bob", time.time(), n=256).line
+        token = iter(tokens(bob.secret, bob.bridge_name, epoch_at(time.time()), bob.n))
+        self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, PORT, next(token), 0.5) == GREETING))
+        self.service.line("carol", time.time(), n=48)
+        self.assertTrue(wait_for(lambda: "net.core.optmem_max" in "\n".join(self.service.said)), self.service.said)
+
     def test_much_goes_both_ways(self) -> None:
         """10 MB and back: the accepted connection has no filter."""
         with connected(self.client, self.bridge.address, PORT, next(self.fresh), 20) as connection:

@@ -20,6 +20,9 @@ COLUMNS = 120
 _NAMED = re.compile(r"(?<![\w./-])((?:tests|torknock|pluggable|contrib)/[a-z_][\w./-]*)|`([a-z_]+/[\w/]+\.py)`")
 """A path from the root of the repository, or a module's, in backticks, from `torknock/` on."""
 
+_LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
+"""What a link of Markdown leads to, within the repository."""
+
 _ENTRY = re.compile(r" {4}( *)([\w.]+/?)  +\S.*|    (\w+/)")
 """A line of the tree: two spaces of indentation a storey."""
 
@@ -28,6 +31,16 @@ def named(text: str) -> set[str]:
     """The paths that *text* names; NAME in one stands for a file that the reader writes."""
     paths = ((found[1] or found[2]).rstrip("./-") for found in _NAMED.finditer(text))
     return {path for path in paths if "NAME" not in path}
+
+
+def leads_somewhere(document: Path, target: str) -> bool:
+    """Whether the link *target* in *document* leads to a file, and to a heading of it if it names one."""
+    path, _, anchor = target.partition("#")
+    there = document.parent / path if path else document
+    if not there.exists() or not anchor:
+        return there.exists()
+    headings = re.findall(r"(?m)^#+ (.*)$", there.read_text("utf-8"))
+    return anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def tree(text: str) -> Iterator[str]:
@@ -57,6 +70,16 @@ class DocumentTests(SynchronousTestCase):
             if not (ROOT / path).exists() and not (ROOT / "torknock" / path).exists()
         }
         self.assertEqual(missing, set())
+
+    def test_every_link_leads_somewhere(self) -> None:
+        """To a file that is there, and to a heading that it has."""
+        broken = {
+            f"{document.relative_to(ROOT)}: {target}"
+            for document in DOCUMENTS
+            for target in _LINK.findall(document.read_text("utf-8"))
+            if not leads_somewhere(document, target)
+        }
+        self.assertEqual(broken, set())
 
     def test_no_line_is_wider_than_a_terminal(self) -> None:
         """Also in tables and examples: a longer row is a list."""
