@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -131,6 +132,13 @@ class DoctorTests(SiteCase):
         (self.directory / SITE_SOCKET).unlink(missing_ok=True)
         self.nginx.start(self.directory / SITE_SOCKET)
         self.assertIn("TLSv1.2", self.found()[1])
+
+    def test_a_web_server_that_was_killed(self) -> None:
+        """It left its sockets, and does not start again before they are removed."""
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(self.directory / SITE_SOCKET))
+        self.assertIn("Connection refused", self.found()[1])
+        self.assertIn("first remove site.sock and plain.sock", site(self.keyring, time.time())[0].remedy)
 
     def test_no_site(self) -> None:
         """Then nothing is said of one; nor if there is no keyring."""
