@@ -7,7 +7,7 @@ it costs the client its token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,8 @@ class Parts:
     upstream: Upstream
     site: IServerChannel | None = None
     """Channel `web`, if the operator has a site."""
+    revoked: Callable[[Issued], bool] = lambda issued: False
+    """Whether a line was revoked, as far as that is known now."""
 
 
 async def accept_all(listener: Listener, parts: Parts) -> None:
@@ -104,6 +106,9 @@ async def serve(connection: AcceptedConnection, parts: Parts) -> None:
     connection.carry(lower, first)
     holder = await _proved(proved, holders, parts.counts)
     if holder is None:
+        return
+    if parts.revoked(holder):  # since its SYN; the line's other connections have been cut, if they were to be
+        arrival.link.abort()
         return
     ended = parts.counts.opened(holder.name, arrival.link.abort)
     connection.closed.addCallback(lambda _: ended())

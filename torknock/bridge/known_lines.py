@@ -84,6 +84,10 @@ class KnownLines:
         """The lines that open a connection at the date *now*, if they are other than those that were `taken`."""
         return None if self._news is None else self._served(self._news.lines, now)
 
+    def is_revoked(self, issued: Issued) -> bool:
+        """Whether *issued* was revoked, in the keyring as it was read last."""
+        return (issued.name, issued.created) in self._revoked
+
     def taken(self) -> None:
         """What `news` told is what counts now."""
         self._news = None

@@ -152,7 +152,7 @@ async def run_bridge(
         keeper = Keeper(lines, spending, entrance.make_gate(spending.judge), lambda: upstream.refusing)
         parts.push_async_callback(keeper.stop)
         tls = ServerTLS(reactor, keyring.private_key, secrets.SystemRandom(), shapes.site, _strangers(reactor, options))
-        met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream, site)
+        met = Parts(reactor, options.program.places, spending, counts, tls, tor, upstream, site, lines.is_revoked)
         Deferred.fromCoroutine(accept_all(listener, met))
         await _take_over(reactor, keeper)
         if site is not None:

@@ -133,7 +133,11 @@ class ConnectionTests(TestCase):
         self.listener = Listener(reactor, self.port)
         self.heard: list[SYN] = []
         self.listener.adopt([listening], self.heard.append)
-        parts = Parts(reactor, self.places, self.keeper, self.counts, channel, factory, self.upstream)
+        self.revoked: set[str] = set()
+        parts = Parts(
+            reactor, self.places, self.keeper, self.counts, channel, factory, self.upstream,
+            revoked=lambda each: each.name in self.revoked,
+        )  # fmt: skip
         self.accepting = Deferred.fromCoroutine(accept_all(self.listener, parts))
         self.made: list[Client] = []
         self.addCleanup(lambda: Deferred.fromCoroutine(self.end()))
@@ -239,6 +243,16 @@ class ConnectionTests(TestCase):
             await self.until(lambda: client.lost is not None)
         self.assertEqual((self.counted(), self.tor.clients), ((1, 0, 1), []))
         self.assertIn("no valid proof (the client does not speak TLS", "\n".join(map(formatEvent, logged)))
+
+    async def test_a_line_that_is_revoked_between_the_syn_and_the_proof_opens_nothing(self) -> None:
+        """Its other connections may have been cut by then."""
+        self.keeper.spent = spent = Deferred[None]()
+        client = await self.client()
+        await self.until(lambda: bool(self.keeper.syns))
+        self.revoked.add("alice")
+        spent.callback(None)
+        await self.assert_reset(client)
+        self.assertEqual((self.counted(), self.counts.in_use), ((1, 0, 0), ()))
 
     async def test_the_port_is_to_be_closed_when_tor_takes_no_client(self) -> None:
         """The client is reset, and tor is asked until it takes clients again."""
