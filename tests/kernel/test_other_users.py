@@ -49,7 +49,7 @@ class FilesTests(FilesCase):
         theirs.symlink_to("file")
         self.assertRaises(OSError, read_file, mine, 100)  # for ever
 
-    def test_another_owner(self) -> None:
+    def test_a_file_is_replaced_for_another_owner(self) -> None:
         """Which root alone can give."""
         path = self.place / "file"
         replace_file(path, b"new", 0o640, (USER, GROUP))

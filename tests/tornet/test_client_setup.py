@@ -163,7 +163,7 @@ class ClientTests(SynchronousTestCase):
         status, _, told = self.set_up(self.line)
         self.assertEqual((status, connected(self.tor.pid)), (0, set()), told)
 
-    def test_broken_off(self) -> None:
+    def test_a_setup_that_is_killed_leaves_the_bridge_or_nothing(self) -> None:
         """Killed at whatever step, tor has the bridge or nothing; only --undo --direct lets it go back."""
         for step in KILLED_BEFORE:
             killed = self.client.run("/usr/local/bin/killed", step, "setup", "client", "-", stdin=f"{self.line}\n")

@@ -28,7 +28,7 @@ class NetworkTests(SynchronousTestCase):
         self.addCleanup(tor.stop)
         return tor.wait_bootstrapped()
 
-    def test_plain_bridge(self) -> None:
+    def test_a_bridge_without_a_transport_is_the_first_hop(self) -> None:
         """Without any transport a client reaches the web server in three hops, and the first is the bridge."""
         network = shared_network()
         bridge = self.started(network.bridge(or_port="auto"))
@@ -39,7 +39,7 @@ class NetworkTests(SynchronousTestCase):
         self.assertEqual({(len(circuit), circuit[0]) for circuit in circuits}, {(3, bridge.nickname)})
         self.assertTrue(any(circuit[-1].startswith("exit") for circuit in circuits), circuits)
 
-    def test_managed_transport(self) -> None:
+    def test_a_transport_that_tor_starts_carries_the_same(self) -> None:
         """The same behind a transport that tor starts on both sides; the ORPort is then on loopback alone."""
         network = shared_network()
         bridge = self.started(network.bridge(f"ServerTransportPlugin obfs4 exec {OBFS4PROXY}"))

@@ -240,7 +240,7 @@ class RefusalTests(Case):
         self.assertRegex(self.told, "ORPort listens on .*9001.*take ORPort 9001 out of /etc/tor/torrc")
         self.assertFalse(self.debian.path(str(RECORD)).exists())
 
-    def test_no_tor(self) -> None:
+    def test_a_control_socket_that_is_not_there_is_named(self) -> None:
         """The control socket is not there."""
         said = ("setup", "bridge", "--address", self.bridge.address, "--yes", "--control", "/run/tor/other")
         self.torknock(*said, status=1)

@@ -173,7 +173,7 @@ class FaultTests(Case):
         os.kill(self.tor.pid, signal.SIGCONT)
         self.assertEqual(self.torrc(), self.before["torrc"])
 
-    def test_an_upgrade(self) -> None:
+    def test_an_upgrade_is_seen_and_restarts_both(self) -> None:
         """What runs is older than what is installed: doctor says so, and the next set-up starts both again."""
         line = self.set_up()
         self.assertRegex(self.doctor(), "ok +version")
@@ -202,7 +202,7 @@ class FaultTests(Case):
 class RestTests(Case):
     """A tor that is installed and does not run: it is configured before its first start."""
 
-    def test_a_client(self) -> None:
+    def test_a_client_is_configured_before_tor_starts(self) -> None:
         """Its configuration has the bridge, and it is said what to do; one undo gives all back."""
         before = self.torrc()
         line = f"torknock 198.51.100.7:443 {'A' * 40} key={'A' * 43} pin={'A' * 43}"
@@ -214,7 +214,7 @@ class RestTests(Case):
         self.assertEqual(self.torrc(), before)
         self.assertFalse(self.debian.path(str(RECORD)).exists())
 
-    def test_a_bridge(self) -> None:
+    def test_a_bridge_goes_on_once_tor_was_started(self) -> None:
         """Once tor was started, the same command goes on."""
         said = ("setup", "bridge", "--address", self.bridge.address, "--yes")
         self.torknock(*said, status=1)
