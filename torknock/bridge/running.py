@@ -51,7 +51,7 @@ from torknock.keyring.erasure import Forgetting
 from torknock.keyring.issued import Issued
 from torknock.keyring.lines import Keyring
 from torknock.keyring.queue import KeyringQueue
-from torknock.keyring.site import SITE, site_path
+from torknock.keyring.site_settings import SITE, site_path
 from torknock.protocol.bridge_line import Channel
 from torknock.protocol.door import Door
 from torknock.service import GATE_SOCKET

@@ -12,7 +12,7 @@ import click
 from torknock.cli.line_printed import add, card, show
 from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import keyring_option, say, until
-from torknock.keyring.site import SITE
+from torknock.keyring.site_settings import SITE
 from torknock.operate.line_table import REISSUE, as_json, as_table, minute
 from torknock.protocol.bridge_line import Channel
 

@@ -29,7 +29,7 @@ from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.errors import TorknockError
 from torknock.keyring.issued import Issued
 from torknock.keyring.lines import POSTURE, Keyring
-from torknock.keyring.site import SITE
+from torknock.keyring.site_settings import SITE
 from torknock.operate.card import qr_text, write_card, write_png, write_svg
 from torknock.operate.line_table import state
 from torknock.protocol.bridge_line import DEFAULT_N, BridgeLine, Channel, Scheme, write_bridge_line

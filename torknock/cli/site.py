@@ -10,7 +10,7 @@ from torknock.cli.open_keyring import open_keyring
 from torknock.cli.options import keyring_option, say
 from torknock.cli.site_learn import learn
 from torknock.errors import TorknockError
-from torknock.keyring.site import SITE, site_path
+from torknock.keyring.site_settings import SITE, site_path
 from torknock.operate.site_lines import nginx_lines
 
 

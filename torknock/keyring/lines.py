@@ -16,7 +16,7 @@ from torknock.keyring.key import key_in, new_key, pin_of
 from torknock.keyring.line_errors import LineErased, LineExists, LineRevoked, LineUnknown, check_name, check_note
 from torknock.keyring.migration import writing
 from torknock.keyring.rows import COLUMNS, DAY, INSERT, issued_of, pin_in
-from torknock.keyring.site import site_path
+from torknock.keyring.site_settings import site_path
 from torknock.protocol.bridge_line import DEFAULT_N, USUAL, Channel, Line, Scheme, arguments, parse_arguments
 from torknock.protocol.token import NEIGHBOURS, RATCHETED, epoch_at, forward, ratchet
 

@@ -30,7 +30,7 @@ from torknock.keyring.file import KeyringLocked, KeyringMissing, KeyringUnreadab
 from torknock.keyring.issued import Issued
 from torknock.keyring.line_errors import BadName, BadNote, LineErased, LineExists, LineRevoked, LineUnknown
 from torknock.keyring.lines import Keyring
-from torknock.keyring.site import site_path
+from torknock.keyring.site_settings import site_path
 from torknock.protocol.bridge_line import Channel, Line, LineError, Scheme
 from torknock.protocol.token import epoch_at, tokens
 

@@ -17,8 +17,8 @@ from tests.unit.channel import peer
 from torknock import cli
 from torknock.kernel.places import SITE_SOCKET
 from torknock.keyring.lines import Keyring
-from torknock.keyring.site import SITE, site_path
-from torknock.operate.doctor.site import site
+from torknock.keyring.site_settings import SITE, site_path
+from torknock.operate.doctor.site_conditions import site
 from torknock.operate.finding import State
 from torknock.protocol.bridge_line import Channel, parse_bridge_line
 

@@ -31,7 +31,7 @@ from torknock.operate import tor_log
 from torknock.operate.doctor import bridge_keyring, host, permissions, port, tor, torrc_file
 from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.own import own_tor
-from torknock.operate.doctor.site import site
+from torknock.operate.doctor.site_conditions import site
 from torknock.operate.doctor.tls_hello import tls_hello
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.fate import SYN

@@ -10,7 +10,7 @@ from pathlib import Path
 from torknock.bridge.site_certificate import SiteCertificate, SiteUnusable, look
 from torknock.keyring.file import KeyringMissing, KeyringUnreadable
 from torknock.keyring.lines import Keyring
-from torknock.keyring.site import SITE
+from torknock.keyring.site_settings import SITE
 from torknock.operate.doctor.host import AS_ROOT
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.line_table import REISSUE
