@@ -57,7 +57,7 @@ class KeeperTests(SynchronousTestCase):
     ) -> Keeper:
         books = Books(SpentTokens(self.directory / "spent"), SpentKnocks(self.directory / "knocks"), in_thread)
         self.spending = Spending(books, self.clock, Calendar(self.now, self.clock.seconds).now)
-        lines = KnownLines(KeyringQueue(self.keyring, self.clock, keyring_in), no_knocks=no_knocks)
+        self.lines = lines = KnownLines(KeyringQueue(self.keyring, self.clock, keyring_in), no_knocks=no_knocks)
         return Keeper(lines, self.spending, self.gate, lambda: self.refusing)
 
     def now(self) -> float:
@@ -76,6 +76,16 @@ class KeeperTests(SynchronousTestCase):
     def tokens_of(self, issued: Issued, *epochs: int) -> set[int]:
         line = issued.line
         return {isn for epoch in epochs for isn in tokens(line.secret, line.bridge_name, epoch, line.n)}
+
+    def test_a_line_is_known_to_be_revoked_within_two_seconds(self) -> None:
+        """And another line is not."""
+        bob = self.keyring.add("bob", expires=None, now=NOW)
+        self.started()
+        self.assertFalse(self.lines.is_revoked(self.alice))
+        self.keyring.revoke("alice", now=self.now())
+        self.pass_time(2)
+        self.assertTrue(self.lines.is_revoked(self.alice))
+        self.assertFalse(self.lines.is_revoked(bob))
 
     def test_three_epochs_open(self) -> None:
         """The present epoch's tokens and its neighbours' are valid (protocol.md §2.3)."""
