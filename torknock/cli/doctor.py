@@ -15,7 +15,7 @@ from torknock.cli.findings import in_json, in_text
 from torknock.cli.in_reactor import in_reactor, installed
 from torknock.cli.options import WordChoice, control_option, control_password, keyring_option, password_option, say
 from torknock.operate.finding import Finding, exit_status
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 
 if TYPE_CHECKING:
     from torknock.operate.doctor.examine import Target

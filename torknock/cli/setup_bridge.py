@@ -25,7 +25,7 @@ from torknock.cli.setup_steps import configure, confirm_changes, group_of, progr
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.kernel.places import PROGRAMS
 from torknock.operate.addresses import warning
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE
 

@@ -6,7 +6,7 @@ import click
 
 from torknock.cli.options import control_option, control_password, password_option, read_bridge_line, say
 from torknock.cli.setup_steps import configure, confirm_changes, group_of, program, yes_option
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import BridgeLine
 
 

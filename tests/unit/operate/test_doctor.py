@@ -28,7 +28,7 @@ from torknock.operate.doctor.open_files import files
 from torknock.operate.doctor.open_files import judge as judge_files
 from torknock.operate.finding import State
 from torknock.operate.firewall.fate import Fate, Judgement
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, Entry
 from torknock.tor.inspect import TorFacts

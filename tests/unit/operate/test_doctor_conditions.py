@@ -18,7 +18,7 @@ from torknock.keyring.lines import Keyring
 from torknock.operate.doctor import bridge_keyring, examine, host, own, permissions, tor, torrc_file
 from torknock.operate.finding import State
 from torknock.operate.setup import daemons
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import BridgeLine, Line, Scheme, parse_address, write_bridge_line
 from torknock.protocol.door import Posture
 from torknock.service.access import EVERYWHERE, Entry, silence

@@ -20,7 +20,7 @@ from torknock.kernel.places import keyring_within
 from torknock.keyring.lines import POSTURE, Keyring
 from torknock.operate.doctor.examine import RoleUnknown, Target, examine
 from torknock.operate.finding import Finding, State
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import BridgeLine, Line, Scheme, parse_address, write_bridge_line
 
 SELF = pwd.getpwuid(os.geteuid()).pw_name

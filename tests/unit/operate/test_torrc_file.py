@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.operate.doctor.torrc_file import held, included
 from torknock.operate.finding import State
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 
 
 class TorrcFileTests(SynchronousTestCase):

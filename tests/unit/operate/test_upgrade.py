@@ -20,7 +20,7 @@ from torknock.operate.setup.place import Place
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.service_changes import Unit
 from torknock.operate.setup.this_host import Host
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 
 ROOT = Path(__file__).parents[3]
 FIRST = ROOT / "tests" / "data" / "0.1.0"

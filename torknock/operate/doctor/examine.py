@@ -36,7 +36,7 @@ from torknock.operate.doctor.tls_hello import tls_hello
 from torknock.operate.finding import Finding, not_ok, unknown
 from torknock.operate.firewall.fate import SYN
 from torknock.operate.firewall.look import Firewall, look, routed
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.operate.status_view import BridgeUnreachable, ask
 from torknock.privileged.gate.translation import taken
 from torknock.protocol.bridge_line import LineError, parse_address

@@ -24,7 +24,7 @@ from torknock.kernel.program import command
 from torknock.kernel.socket_options import TCP_SAVE_SYN
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.daemons import is_outdated
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.door import Door, Posture
 from torknock.service import ruleset
 from torknock.service.ruleset import Judging

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torknock.kernel.descriptor_limit import OF_A_CLIENT, OF_A_PEER, OF_A_REQUEST, places
 from torknock.kernel.proc import Process, may_open_files
 from torknock.operate.finding import Finding, not_ok, ok, unknown
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.service.factory import CONNECTIONS
 
 _NAME = "open files"

@@ -12,7 +12,7 @@ from torknock.kernel.places import APPARMOR_TOR_BROWSER
 from torknock.kernel.proc import Process, answers, confinement, processes_of, service_here, transport_of
 from torknock.operate.doctor import host, tor
 from torknock.operate.finding import Finding, not_ok, ok, unknown
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.service import DIAL_SOCKET
 
 _GROUP = "torknock"

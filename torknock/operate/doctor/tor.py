@@ -9,7 +9,7 @@ from torknock.kernel.places import TORKNOCK
 from torknock.kernel.proc import Listening, Process
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.pasted import read
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import LineError, parse_bridge_line
 from torknock.tor.inspect import TorFacts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torknock.operate.finding import Finding, not_ok, ok, unknown
 from torknock.operate.setup.debian_tor import HOLD
 from torknock.operate.setup.place import SNIPPET, TORRC, includes
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 
 _DIRECTLY = "to let tor connect to the Tor network directly instead: torknock setup --undo --direct"
 

@@ -30,7 +30,7 @@ from torknock.operate.setup.place import Place
 from torknock.operate.setup.programs import run
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.torrc_options import BridgeSettings, known_options
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import BridgeLine, Scheme, parse_fingerprint, write_address, write_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import ACCESS, EVERYWHERE, AccessDenied, read, uid_of

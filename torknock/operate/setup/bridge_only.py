@@ -20,7 +20,7 @@ from torknock.operate.setup.changes import CannotSetUp, Change, Reader
 from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.record import Record
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import BridgeLine
 from torknock.tor.control import RunningTor
 

@@ -15,7 +15,7 @@ from torknock.operate.setup.shipped_files import profile, unit_file
 from torknock.operate.setup.site_directory import site_changes
 from torknock.operate.setup.this_host import Host
 from torknock.operate.setup.torrc_options import HEAD, known_options
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.tor.inspect import TorFacts
 
 _SERVICE_USER = "torknock"

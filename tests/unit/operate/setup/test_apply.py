@@ -30,7 +30,7 @@ from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.place import Place
 from torknock.operate.setup.this_host import Host
 from torknock.operate.setup.torrc_options import HEAD, BridgeSettings, bridge_options
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import Scheme, parse_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE

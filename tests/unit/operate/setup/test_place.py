@@ -17,7 +17,7 @@ from torknock.operate.setup.place import SNIPPET, Place
 from torknock.operate.setup.record import Record
 from torknock.operate.setup.service_changes import Unit
 from torknock.operate.setup.this_host import Host
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 
 DEBIANS, INSTANCE = Path("/etc/tor/torrc"), Path("/etc/tor/instances/b/torrc")
 PROGRAM = Path("/usr/local/bin/torknock")

@@ -27,7 +27,7 @@ from torknock.operate.setup.torrc_options import (
     known_options,
     port_and_posture,
 )
-from torknock.operate.side import Side
+from torknock.operate.sides import Side
 from torknock.protocol.bridge_line import BridgeLine, Line, write_bridge_line
 from torknock.protocol.door import Door, Posture
 from torknock.service.access import EVERYWHERE
