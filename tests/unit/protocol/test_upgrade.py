@@ -96,6 +96,12 @@ class RequestTests(SynchronousTestCase):
             line = next(each for each in REQUEST.split(b"\r\n") if each.startswith(name + b":"))
             self.refused(REQUEST + b"\r\n" + line)
 
+    def test_a_run_of_blanks_takes_no_time(self) -> None:
+        """In a field that is malformed, and around one that is not."""
+        blanks = b" " * 20_000
+        self.refused(REQUEST + b"\r\nX:" + blanks + b"\x01")
+        self.assertEqual(read_request(REQUEST + b"\r\nX:" + blanks + b"a\t", PATH).proof, PROOF)
+
     def test_each_fault_is_refused(self) -> None:
         """Other methods and paths, bodies, odd fields, no proof, two of them, one that is malformed."""
         for right, wrong in (
@@ -146,6 +152,12 @@ class AnswerTests(SynchronousTestCase):
     def test_the_sample_of_the_rfc(self) -> None:
         """RFC 6455 §1.3."""
         self.assertIn(b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", write_answer(NONCE, PROOF))
+
+    def test_a_run_of_blanks_takes_no_time(self) -> None:
+        """In a field that is malformed, and around one that is not."""
+        blanks = b" " * 20_000
+        self.assertRaises(NotAnUpgrade, read_answer, ANSWER + b"\r\nX:" + blanks + b"\x01", NONCE)
+        self.assertEqual(read_answer(ANSWER + b"\r\nX:" + blanks + b"a\t", NONCE), PROOF)
 
     def test_each_fault_is_refused(self) -> None:
         """Another status, another request's, no proof, and what is no HTTP."""
