@@ -88,11 +88,13 @@ class SiteTests(SynchronousTestCase):
     def test_while_nginx_is_down(self) -> None:
         """What a token opens is reset, and `status` says so; once nginx is back it is served."""
         self.assertTrue(wait_for(lambda: knock(self.client, self.bridge.address, 443, next(self.fresh)) != "refused"))
+        before = json.loads(self.torknock("status", "--json", "--once"))
         self.nginx.stop()
         self.assertEqual(knock(self.client, self.bridge.address, 443, next(self.fresh)), "reset")
         told = json.loads(self.torknock("status", "--json", "--once"))
         self.assertEqual([each["trouble"] for each in told["warnings"] if each["trouble"] == "site"], ["site"])
         self.assertGreater(told["site_failed"], 0)
+        self.assertEqual(told["given_nothing"], before["given_nothing"])  # no client is suspected of anything
         self.assertNotIn(self.client.address, "\n".join(self.service.said))
         Path(self.directory / SITE_SOCKET).unlink(missing_ok=True)
         self.nginx.start(self.directory / SITE_SOCKET, self.bridge)

@@ -20,7 +20,7 @@ from torknock.bridge.accept import AcceptedConnection, Listener
 from torknock.bridge.counts import Counts
 from torknock.bridge.upstream import Upstream
 from torknock.channel.integrity import Integrity
-from torknock.channel.interfaces import IServerChannel, NotProved
+from torknock.channel.interfaces import IServerChannel, NotProved, NotServed
 from torknock.channel.raw import Raw
 from torknock.channel.tls_server import ServerTLS
 from torknock.kernel.descriptor_limit import Places
@@ -126,9 +126,11 @@ async def _announced(connection: AcceptedConnection, holders: Sequence[Issued], 
 
 
 async def _proved(proved: Deferred[int], holders: Sequence[Issued], counts: Counts) -> Issued | None:
-    """The one of *holders* that the client has *proved* to hold; None, counted and logged, if it proved none."""
+    """The one of *holders* that the client has *proved* to hold; None if none. No proof is counted and logged."""
     try:
         return holders[await proved]
+    except NotServed:  # the channel counts it, and says so
+        return None
     except NotProved as error:
         counts.count("given_nothing")
         _log.warn(

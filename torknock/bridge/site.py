@@ -23,7 +23,7 @@ from torknock.bridge.site_certificate import SiteCertificate, SiteUnusable, look
 from torknock.bridge.site_keys import SiteKeys
 from torknock.bridge.site_relay import ClientLink
 from torknock.bridge.site_tunnel import Tunnel, Upgraded
-from torknock.channel.interfaces import IServerChannel, NotProved
+from torknock.channel.interfaces import IServerChannel, NotProved, NotServed
 from torknock.channel.shapes import Shapes
 from torknock.channel.tls_server import PROOF_WITHIN
 from torknock.kernel.interfaces import IReactor
@@ -56,11 +56,11 @@ class _Waiting:
         self.upper = None
         self.proved.callback(index)
 
-    def refuse(self, why: str) -> None:
-        """There is no proof. It may be said again."""
+    def refuse(self, error: NotProved | NotServed) -> None:
+        """There is no proof. It may be said again; the first time counts."""
         if self.upper is not None:
             self.upper = None
-            self.proved.errback(NotProved(why))
+            self.proved.errback(error)
 
 
 @implementer(IServerChannel)
@@ -114,9 +114,14 @@ class Site:
         def ended() -> None:
             if self._waiting.get(name) is waiting:
                 del self._waiting[name]
-            waiting.refuse(LEFT)
+            waiting.refuse(NotProved(LEFT))
 
-        return ClientLink(self._reactor, self._directory, began, ended, self._connected), waiting.proved
+        def connected(trouble: str) -> None:
+            if trouble:
+                waiting.refuse(NotServed(trouble))
+            self._connected(trouble)
+
+        return ClientLink(self._reactor, self._directory, began, ended, connected), waiting.proved
 
     async def _judge(self, request: UpgradeRequest) -> Upgraded | None:
         """What becomes of *request*, which spends the entry of its connection."""
@@ -124,7 +129,7 @@ class Site:
         if waiting is None:
             return None
         if self._reactor.seconds() > waiting.ends:  # since then a line may have been revoked
-            waiting.refuse(LATE)
+            waiting.refuse(NotProved(LATE))
             return None
         names = {line.sni or "" for line in waiting.lines}
         found = _proved(waiting, request, self._keys.known(names))
@@ -132,7 +137,7 @@ class Site:
             found = _proved(waiting, request, await self._keys.renew(names))
         upper = waiting.upper
         if found is None or upper is None:
-            waiting.refuse(WRONG)
+            waiting.refuse(NotProved(WRONG))
             return None
         index, key, session = found
         answer = write_answer(request.nonce, server_proof(key, session), request.asked)

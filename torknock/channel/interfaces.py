@@ -40,6 +40,13 @@ class NotProved(TorknockError):
         self.why = why
 
 
+class NotServed(TorknockError):
+    """A connection that this host could not carry, for this *reason*, whatever its client holds."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"connection not served: {reason}")
+
+
 class IClientChannel(Interface):
     """The client's end."""
 
@@ -61,6 +68,7 @@ class IServerChannel(Interface):
 
         *known_at* is for each of them the addresses, IP literals, that it was printed with; empty if that is not known.
         The Deferred fires with the index of the line that the client has proved, when *upper* has been connected, or
-        fails with `NotProved`; then *upper* never is, and the channel ends the connection when it is time. A channel in
-        which nothing is proved fires at once.
+        fails with `NotProved`; then *upper* never is, and the channel ends the connection when it is time. It fails
+        with `NotServed` where the channel itself could not carry the connection, and has said so. A channel in which
+        nothing is proved fires at once.
         """
