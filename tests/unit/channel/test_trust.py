@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -14,7 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from torknock.channel.trust import distrusted
 
-KEYS = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "middle", "server")}
+KEYS: dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey] = {
+    **{name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "middle", "server")},
+    "weak": rsa.generate_private_key(65537, 1024),  # noqa: S505  that it is refused is the test
+    "small": ec.generate_private_key(ec.SECP192R1()),
+    "rsa": rsa.generate_private_key(65537, 2048),
+    "edwards": ed25519.Ed25519PrivateKey.generate(),
+}
 
 
 def issued(name: str, issuer: str, *usages: x509.ObjectIdentifier, ca: bool = False, days: int = 1) -> x509.Certificate:
@@ -28,7 +34,8 @@ def issued(name: str, issuer: str, *usages: x509.ObjectIdentifier, ca: bool = Fa
     builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    return builder.sign(KEYS[issuer], SHA256())
+    signer_key = KEYS[issuer]
+    return builder.sign(signer_key, None if isinstance(signer_key, ed25519.Ed25519PrivateKey) else SHA256())
 
 
 ROOT, MIDDLE = issued("root", "root", ca=True), issued("middle", "root", ca=True)
@@ -62,6 +69,16 @@ class DistrustedTests(SynchronousTestCase):
         for usage, expected in ((mail, True), (servers, False)):
             middle = issued("middle", "root", usage, ca=True)
             self.assert_distrusted(expected, issued("server", "middle", servers), middle)
+
+    def test_a_weak_key_leads_nowhere(self) -> None:
+        """The server's, an issuer's or the root's: as in a handshake of OpenSSL's."""
+        for name, expected in (("weak", True), ("small", True), ("rsa", False), ("edwards", False)):
+            self.assert_distrusted(expected, issued(name, "root"))
+            self.assert_distrusted(expected, issued("server", name), issued(name, "root", ca=True))
+            store = X509Store()
+            store.add_cert(X509.from_cryptography(issued(name, name, ca=True)))
+            own = issued("server", name).public_bytes(Encoding.DER)
+            self.assertIs(distrusted(store, [own]), expected)
 
     def test_what_leads_nowhere(self) -> None:
         """Another's signature, one that is no authority's, one that is over, none at all, no certificate."""
