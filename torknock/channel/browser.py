@@ -153,7 +153,7 @@ class BrowserTLS:
             raise _broken("unsupported protocol")
 
     def _drop_log(self) -> None:
-        """The handshake has failed: nobody reads the log. It is empty even where it cannot be closed altogether."""
+        """The handshake has failed: no one reads the log. It is empty even where it cannot be closed altogether."""
         with suppress(OSError):
             self._log.close()
 
@@ -206,7 +206,7 @@ class BrowserTLS:
             raise _broken(str(error)) from error
 
     def renew_bios(self) -> None:
-        """Nothing: `utls` ties its BIOs to the connection for good."""
+        """Nothing: `utls` ties its BIOs to the connection until the end."""
 
     def _chain(self) -> list[bytes]:
         """What the peer has shown, its own certificate first, in DER."""

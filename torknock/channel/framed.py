@@ -15,7 +15,6 @@ them. These never happen:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -26,22 +25,22 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITransport,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.channel.held import HeldWrites, Timer
+from torknock.channel.layer import Layer
 from torknock.protocol.frames import FRAME_AT_MOST, HEAD, BadFrame, FrameReader, Received, write_frame
 
 _log = Logger()
 
 
 @implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
-class FramedStream(Protocol):
+class FramedStream(Layer):
     """What both ends of a shaped stream have in common."""
 
-    transport: Any
     disconnecting = False
 
     def __init__(self, clock: IReactorTime, upper: IProtocol, reader: FrameReader) -> None:
@@ -125,10 +124,6 @@ class FramedStream(Protocol):
                 self._flush()
             self.queue.settle()
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Send the octets in *data*, one after the other."""
-        self.write(b"".join(data))
-
     def loseWriteConnection(self) -> None:
         """Say no more, once what waits has left; it does not wait for its slot."""
         if not self.write_ended:
@@ -170,26 +165,6 @@ class FramedStream(Protocol):
     def resumeProducing(self) -> None:
         """Hand on what has come, and read on."""
         self.transport.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """Close the connection."""
-        self.loseConnection()
-
-    def getPeer(self) -> Any:
-        """The connection's peer."""
-        return self.transport.getPeer()
-
-    def getHost(self) -> Any:
-        """The connection's own address."""
-        return self.transport.getHost()
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """TCP's option."""
-        self.transport.setTcpNoDelay(enabled)
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """TCP's option."""
-        self.transport.setTcpKeepAlive(enabled)
 
     # Frames.
 

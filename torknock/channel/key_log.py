@@ -46,7 +46,7 @@ class KeyLog:
         return None
 
     def close(self) -> None:
-        """Empty the log and close it, whoever holds it."""
+        """Empty the log and close it, also for others who hold it open."""
         file, self._file = self._file, None
         if file is None:
             return

@@ -1,4 +1,4 @@
-"""TLS over a TCP connection of Twisted's, as fast as Python lets it be.
+"""TLS over a TCP connection of Twisted's, as fast as Python allows.
 
 Octets go through TLS in as few and as large pieces as there are. Nothing waits here in either direction: what the
 upper protocol does not take stays in the network, what the network does not take is in the TCP transport, whose
@@ -18,29 +18,28 @@ one end of each direction, one loss. These never happen:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IProtocol, IPushProducer, ITransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from torknock.channel.engine import AT_ONCE, RECORD, Engine, in_words
 from torknock.channel.flow import Flow
+from torknock.channel.layer import Layer
 from torknock.channel.side import Side
 
 
 @implementer(ITransport, IConsumer, IPushProducer, IHalfCloseableProtocol)
-class TLSPump(Protocol):
+class TLSPump(Layer):
     """The lower protocol of a TCP connection, and the transport of an *upper* one once `carry` is called.
 
     *side* is told what happens before that, and calls `carry`, `turn_deaf` or `leave`.
     """
 
-    transport: Any
     engine: Engine
     disconnecting = False
     _flow: Flow
@@ -224,10 +223,6 @@ class TLSPump(Protocol):
             if not self._deaf:
                 self.engine.shrink()
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Send the octets in *data*, one after the other."""
-        self.write(b"".join(data))
-
     def loseWriteConnection(self) -> None:
         """Say no more: `close_notify`, which leaves the other direction open (RFC 8446 §6.1)."""
         if not self._write_ended:
@@ -274,23 +269,3 @@ class TLSPump(Protocol):
         if not self._deaf:
             self._read()
         self._flow.resume()
-
-    def stopProducing(self) -> None:
-        """Close the connection."""
-        self.loseConnection()
-
-    def getPeer(self) -> Any:
-        """The TCP connection's peer."""
-        return self.transport.getPeer()
-
-    def getHost(self) -> Any:
-        """The TCP connection's own address."""
-        return self.transport.getHost()
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """TCP's option."""
-        self.transport.setTcpNoDelay(enabled)
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """TCP's option."""
-        self.transport.setTcpKeepAlive(enabled)
