@@ -36,7 +36,7 @@ from torknock.bridge.known_lines import KnownLines
 from torknock.bridge.ledger import SpentKnocks, SpentTokens
 from torknock.bridge.metrics import Metrics
 from torknock.bridge.publish import Publication
-from torknock.bridge.site import Site
+from torknock.bridge.site_channel import Site
 from torknock.bridge.site_relay import strangers_link
 from torknock.bridge.spending import Spending
 from torknock.bridge.upstream import Upstream

@@ -1,4 +1,4 @@
-"""Tests of torknock.bridge.site with nginx as the web server, and of channel `web` from end to end, on loopback."""
+"""Tests of torknock.bridge.site_channel with a real nginx, and of channel `web` from end to end, on loopback."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ from twisted.trial.unittest import TestCase
 from pluggable.relay import Single
 from tests.support.nginx import NAME, PAGE, Nginx
 from tests.unit.channel import peer
-from torknock.bridge import site as site_module
-from torknock.bridge import site_tunnel
-from torknock.bridge.site import Site
+from torknock.bridge import site_channel, site_tunnel
+from torknock.bridge.site_channel import Site
 from torknock.bridge.site_relay import strangers_link
 from torknock.channel import tls_server
 from torknock.channel.browser import Browser
@@ -315,7 +314,7 @@ class SiteTests(SiteCase):
 
     async def test_a_proof_that_comes_late_is_an_unknown_path(self) -> None:
         """A visit that was kept alive until a line was revoked opens nothing."""
-        self.patch(site_module, "PROOF_WITHIN", -1.0)
+        self.patch(site_channel, "PROOF_WITHIN", -1.0)
         await self.start()
         session = Session(ISN, peer.PIN, b"n" * 16)
         right = write_request(PATH, NAME, session.nonce, client_proof(LINE_KEY, session), 150)
