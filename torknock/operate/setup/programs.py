@@ -20,6 +20,8 @@ class Ended:
 
     status: int
     output: str
+    errors: str = ""
+    """What it wrote to its standard error."""
 
 
 def run(*command: str, check: bool = True) -> Ended:
@@ -37,4 +39,4 @@ def run(*command: str, check: bool = True) -> Ended:
     if check and done.returncode:
         reason = (done.stderr or done.stdout).strip().rpartition("\n")[2] or "nothing said"
         raise CannotChange(f"{' '.join(command)} ended with {done.returncode}: {reason}")
-    return Ended(done.returncode, done.stdout)
+    return Ended(done.returncode, done.stdout, done.stderr)

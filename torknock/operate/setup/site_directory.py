@@ -13,10 +13,13 @@ from attrs import define, evolve
 from torknock.kernel.places import PROGRAMS, SITE_SOCKET
 from torknock.operate.setup.changes import CannotChange, CannotSetUp, Change
 from torknock.operate.setup.file_changes import File
+from torknock.operate.setup.programs import run
 
 _RUN = Path("/run")
 _AT_BOOT = Path("/etc/tmpfiles.d")
 _MODE = 0o755
+_OLDEST = (1, 13)
+"""The first version of nginx that has TLS 1.3."""
 
 
 @define
@@ -70,10 +73,23 @@ class SiteDirectory:
 
 
 def check_web_server() -> None:
-    """Raise `CannotSetUp` unless this host has nginx."""
+    """Raise `CannotSetUp` unless this host has nginx, of a version that can be a site."""
     if shutil.which("nginx", path=PROGRAMS) is None:
         raise CannotSetUp(
             "a site needs nginx, and this host has none", "apt install nginx, make your web site, and try again"
+        )
+    check_version(run("nginx", "-v", check=False).errors)
+
+
+def check_version(said: str) -> None:
+    """Raise `CannotSetUp` if what nginx *said* of its version is one that is too old; one that is not known is tried.
+
+    TLS 1.3 (`ssl_protocols`) is there from 1.13 on.
+    """
+    found = re.search(r"nginx version: \S+?/(\d+)\.(\d+)", said)
+    if found is not None and (int(found[1]), int(found[2])) < _OLDEST:
+        raise CannotSetUp(
+            f"a site needs nginx 1.13 or newer, and this host has {found[1]}.{found[2]}", "upgrade it, and try again"
         )
 
 

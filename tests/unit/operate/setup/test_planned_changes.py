@@ -239,6 +239,14 @@ class OptionsTests(PlanCase):
         self.patch(site_directory, "PROGRAMS", str(self.host))
         self.assertIn("needs nginx", str(self.assertRaises(CannotSetUp, site_directory.check_web_server)))
 
+    def test_an_nginx_without_tls_1_3_can_be_no_site(self) -> None:
+        """Version 1.13 is the first that has it; what does not say its version is tried."""
+        for said in ("nginx version: nginx/1.13.0\n", "nginx version: openresty/1.21.4.1\n", "", "nginx/1.2"):
+            site_directory.check_version(said)
+        for said in ("nginx version: nginx/1.12.2\nbuilt by gcc", "nginx version: nginx/0.8.54 (Ubuntu)\n"):
+            with self.subTest(said=said), self.assertRaisesRegex(CannotSetUp, "needs nginx 1.13 or newer"):
+                site_directory.check_version(said)
+
     def test_a_directory_of_the_operators_own_is_left_alone(self) -> None:
         """It is in torrc, and the set-up does not make it."""
         options = bridge_options(facts(), evolve(settings(), site=Path("/srv/site")), "", self.at())
