@@ -19,6 +19,7 @@ from torknock.operate.setup import (
     planned_changes,
     shipped_files,
     site_directory,
+    site_include,
     this_host,
 )
 
@@ -42,6 +43,7 @@ class HostTreeCase(SynchronousTestCase):
             doors: {"ACCESS": self.access, "FILTERED": self.access.with_name("filtered.nft")},
             apply: {"ACCESS": self.access},
             site_directory: {"_RUN": self.host / "run", "_AT_BOOT": self.host / "tmpfiles.d"},
+            site_include: {"_SNIPPETS": self.host / "snippets", "SYSTEMD_RUNS": self.host / "no-systemd"},
             shipped_files: {"UNITS": self.host / "units"},
             planned_changes: {"APPARMOR_TOR": self.host / "apparmor.d" / "local" / "system_tor"},
         }.items():  # fmt: skip

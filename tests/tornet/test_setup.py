@@ -8,18 +8,41 @@ import signal
 from pathlib import Path
 
 from click import unstyle
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.kernel.test_gate import wait_for
 from tests.support.bridge import knock
 from tests.support.debian import Debian
 from tests.support.netns import Lab
+from tests.support.nginx import NAME
+from tests.unit.channel import peer
 from torknock.operate.card import qr_text
 from torknock.operate.setup.place import RECORD, SNIPPET
-from torknock.protocol.bridge_line import BridgeLine, parse_bridge_line
+from torknock.protocol.bridge_line import BridgeLine, Channel, parse_bridge_line
 
 OFFLINE = "DirAuthority test orport=1 no-v2 v3ident={0} 127.0.0.1:1 {0}\n".format("0" * 39 + "1")
 """A network that is not there: nothing leaves the machine."""
+
+_NGINX = """\
+daemon off;
+pid /run/nginx.pid;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path /run/body;
+    proxy_temp_path /run/proxy;
+    fastcgi_temp_path /run/fastcgi;
+    uwsgi_temp_path /run/uwsgi;
+    scgi_temp_path /run/scgi;
+    server {{
+        listen 127.0.0.1:8443 ssl;
+        server_name {name};
+        ssl_certificate /etc/nginx/certificate.pem;
+        ssl_certificate_key /etc/nginx/key.pem;
+    }}
+}}
+"""
 
 needs_root = None if os.geteuid() == 0 else "a machine of its own needs root"
 
@@ -124,14 +147,35 @@ class BridgeTests(Case):
         self.assertEqual(self.set_up().port, 8443)
         self.assertIn("nothing is to be changed", self.told)
 
-    def test_a_site_is_prepared_before_nginx_has_its_lines(self) -> None:
-        """That is no failure: what nginx needs is said next, and is printed."""
+    def test_a_site_is_prepared_then_added_to_the_operators_nginx_and_all_of_it_undone(self) -> None:
+        """Before nginx has its lines that is no failure; with them, lines of channel web are pinned to it at once."""
+        config = self.start_nginx()
+        before = config.read_bytes()
         self.set_up()
         self.set_up("--site")
         self.assertIn("torknock site > /etc/nginx/snippets/torknock.conf", self.told)
         self.assertIn("listen unix:/run/torknock-site/site.sock ssl", self.torknock("site"))
-        self.set_up("--site")
-        self.assertIn("nothing is to be changed", self.told)
+        self.set_up("--site-config", "/etc/nginx/nginx.conf")
+        self.assertEqual(self.told.count("nothing is to be changed"), 1)
+        self.assertIs(parse_bridge_line(self.torknock("line", "add", "alice", "--sni", NAME)).line.channel, Channel.WEB)
+        self.set_up("--site-config", "/etc/nginx/nginx.conf")
+        self.assertEqual(self.told.count("nothing is to be changed"), 2)
+        self.torknock("setup", "--undo", "--yes")
+        left = [self.debian.path(each).exists() for each in ("/run/torknock-site", "/etc/nginx/snippets/torknock.conf")]
+        self.assertEqual((config.read_bytes(), left), (before, [False, False]))
+
+    def start_nginx(self) -> Path:
+        """nginx with a site on the machine; its configuration."""
+        config, home = self.debian.path("/etc/nginx/nginx.conf"), self.debian.path("/etc/nginx")
+        config.write_text(_NGINX.format(name=NAME))
+        (home / "certificate.pem").write_bytes(peer.certificate(NAME).public_bytes(Encoding.PEM))
+        (home / "key.pem").write_bytes(peer.KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        self.debian.path("/var/log/nginx").mkdir()
+        nginx = self.bridge.popen(self.debian.within(["/usr/sbin/nginx"]))
+        self.addCleanup(nginx.wait)
+        self.addCleanup(nginx.terminate)
+        self.assertTrue(wait_for(lambda: self.debian.path("/run/nginx.pid").exists()))
+        return config
 
     def test_other_wishes_are_taken_up(self) -> None:
         """By the transport that runs; nothing is left at the port that was hidden before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from torknock.cli.options import (
     say_code,
 )
 from torknock.cli.setup_address import parse_public_address, public_address, where_lines_point
+from torknock.cli.setup_site import serve_site
 from torknock.cli.setup_steps import configure, confirm_changes, group_of, program, yes_option
 from torknock.cli.withdrawal import printed_or_withdrawn
 from torknock.kernel.places import PROGRAMS
@@ -31,7 +33,9 @@ from torknock.service.access import EVERYWHERE
 
 if TYPE_CHECKING:
     from torknock.cli.bridge_address import Address
+    from torknock.operate.setup.apply import FirstLine
     from torknock.operate.setup.changes import Change
+    from torknock.operate.setup.place import Place
     from torknock.operate.setup.this_host import Host
     from torknock.operate.setup.torrc_options import BridgeSettings
     from torknock.tor.inspect import TorFacts
@@ -45,6 +49,7 @@ class _Options(NamedTuple):
     posture: str | None
     name: str
     site: bool
+    site_config: Path | None
     yes: bool
 
 
@@ -60,28 +65,40 @@ def _address(_context: click.Context, _parameter: click.Parameter, text: str | N
 @click.option("--posture", type=WordChoice(Posture), help="What strangers see there.  [as unused ports]")
 @click.option("--name", default="first", show_default=True, help="The name of the first line.")
 @click.option("--site", is_flag=True, help="Prepare for lines of channel web: your own nginx answers at the port.")
+@click.option(
+    "--site-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Do --site, and add its lines to the one server block with TLS in this file of nginx's configuration.",
+)
 @control_option
 @password_option
 @yes_option
 def bridge(
     address: IPv4Address | IPv6Address | None, port: int | None, posture: str | None, name: str, site: bool,
-    control: str, asks: bool, yes: bool,
+    site_config: Path | None, control: str, asks: bool, yes: bool,
 ) -> None:  # fmt: skip
     """Make a hidden bridge of the tor that runs here, and print its first bridge line.
 
     Needs root. To strangers the port looks closed; a client with the line gets in.
     """
-    asked, password = _Options(address, port, posture, name, site, yes), control_password(asks)
-    line = _set_up(asked, control, password)
-    has_site = _conclude(line, asked, control, password)
-    if site:
+    site = site or site_config is not None
+    config = None if site_config is None else site_config.absolute()
+    asked, password = _Options(address, port, posture, name, site, config, yes), control_password(asks)
+    line, place = _set_up(asked, control, password)
+    if config is not None:
+        serve_site(config, place, line.keyring, yes)
+    has_site = _conclude(line.text, asked, control, password)
+    if config is not None:
+        click.echo(_LINES_FOR_SITE, err=True)
+    elif site:
         click.echo(_NEXT_FOR_SITE, err=True)
     elif not has_site and which("nginx", path=PROGRAMS) is not None:
         click.echo(_SITE_OFFER, err=True)
 
 
-def _set_up(asked: _Options, control: str, password: str | None) -> str:
-    """Make the bridge, and print its first line, which is returned. Raises `TorknockError`."""
+def _set_up(asked: _Options, control: str, password: str | None) -> tuple[FirstLine, Place]:
+    """Make the bridge, and print its first line, which is returned with the tor's place. Raises `TorknockError`."""
     from torknock.operate.setup import apply as operate
     from torknock.operate.setup import debian_tor
     from torknock.operate.setup.place import RECORD
@@ -109,7 +126,7 @@ def _set_up(asked: _Options, control: str, password: str | None) -> str:
         line = operate.first_line(tor, settings, time.time())
     with printed_or_withdrawn(line.keyring, line.name) if line.made else nullcontext():
         say(line.text)
-    return line.text
+    return line, host.place
 
 
 def _changes(
@@ -121,6 +138,7 @@ def _changes(
     """
     from torknock.operate.setup.planned_changes import plan, plan_by_hand
     from torknock.operate.setup.site_directory import check_web_server, site_directory
+    from torknock.operate.setup.site_include import check_config
     from torknock.operate.setup.torrc_options import (
         BridgeSettings,
         bridge_options,
@@ -136,6 +154,8 @@ def _changes(
     named = named or where_lines_point(facts, address, port, asked.yes)
     if asked.site:
         check_web_server()
+    if asked.site_config is not None:
+        check_config(asked.site_config)
     site = site_directory(host.place.suffix) if asked.site else configured_site(facts)
     settings = BridgeSettings(address, Door(EVERYWHERE, port, Posture(posture)), asked.name, named, site)
     known = known_options(host.place.snippet)
@@ -208,7 +228,12 @@ To have nginx answer at the port, for the server block of your site:
   torknock site > /etc/nginx/snippets/torknock.conf
   add the line include snippets/torknock.conf; to that server block
   nginx -t && systemctl reload nginx
-  torknock line add NAME --sni HOST, with the host name of that server block, makes lines of channel web"""
+  torknock line add NAME --sni HOST, with the host name of that server block, makes lines of channel web
+(torknock setup bridge --site-config FILE, with the file of that server block, does all but the last)"""
+
+_LINES_FOR_SITE = """
+nginx answers at the port, too:
+  torknock line add NAME --sni HOST, with the host name of its server block, makes lines of channel web"""
 
 
 def _draw(line: str) -> None:

@@ -38,8 +38,8 @@ class NoSite(TorknockError):
 def site(ctx: click.Context, directory: Path | None, keyring: Path) -> None:
     """Print the lines for nginx that make a web site the site of the bridge.
 
-    First run torknock setup bridge --site. Add the lines to the site's own server block, with include, and reload
-    nginx. Visitors see no difference. With them,
+    torknock setup bridge --site-config FILE does all of this. By hand: first run torknock setup bridge --site. Add the
+    lines to the site's own server block, with include, and reload nginx. Visitors see no difference. With them,
     what a token lets in goes to nginx, which passes clients on to the bridge. nginx must be 1.13 or newer and must have
     TLS 1.3 in ssl_protocols.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from torknock.kernel.places import PLAIN_SOCKET, SITE_SOCKET, TUNNEL_SOCKET
@@ -39,3 +40,8 @@ def nginx_lines(directory: Path, path: str) -> str:
     """The lines for the `server` block of nginx whose name clients send, for a site in *directory*."""
     site, plain, tunnel = (directory / name for name in (SITE_SOCKET, PLAIN_SOCKET, TUNNEL_SOCKET))
     return _NGINX.format(site=site, plain=plain, tunnel=tunnel, path=path, unknown=path[::-1])
+
+
+def without_path(text: str) -> str:
+    """*text* for a terminal, without the path that leads to the bridge, or its reverse: other people may see it."""
+    return re.sub(r"(?<=[\s\"]/)[\w-]{22}(?=[\s;\"]|$)", "...", text)

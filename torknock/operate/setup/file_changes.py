@@ -14,6 +14,7 @@ from torknock.kernel.files import draft_of
 from torknock.operate.setup.changes import CannotChange, Reader
 from torknock.operate.setup.config_files import read, rewrite, write
 from torknock.operate.setup.programs import run
+from torknock.operate.site_lines import without_path
 
 
 @define
@@ -167,6 +168,6 @@ def _read_again(reader: Reader, path: str) -> None:
 
 
 def _indented(text: str) -> str:
-    """*text* indented for a terminal, without the secrets of bridge lines: other people may see it."""
-    shown = re.sub(r"\bkey=\S+", "key=...", text)
+    """*text* indented for a terminal, without the secrets of bridge lines and sites: other people may see it."""
+    shown = without_path(re.sub(r"\bkey=\S+", "key=...", text))
     return "".join(f"    {line}\n" for line in shown.splitlines()).rstrip("\n")

@@ -26,10 +26,13 @@ from torknock.operate.setup.doors import FILTERED_UNIT, ListedDoor
 from torknock.operate.setup.file_changes import Block, File
 from torknock.operate.setup.service_changes import Process, Unit
 from torknock.operate.setup.site_directory import SiteDirectory
+from torknock.operate.setup.site_include import SiteInclude
 
 _FORMAT = 2
 
-_KINDS: dict[str, Any] = {each.__name__: each for each in (File, Block, User, Member, Unit, Process, SiteDirectory)}
+_KINDS: dict[str, Any] = {
+    each.__name__: each for each in (File, Block, User, Member, Unit, Process, SiteDirectory, SiteInclude)
+}
 _KINDS["Door"] = ListedDoor
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
