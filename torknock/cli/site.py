@@ -43,7 +43,7 @@ def site(ctx: click.Context, directory: Path | None, keyring: Path) -> None:
     what a token lets in goes to nginx, which passes clients on to the bridge. nginx must be 1.13 or newer and must have
     TLS 1.3 in ssl_protocols.
 
-    If other listen lines of that server block say http2, add it to this one.
+    If other listen lines of that server block say http2, add it to the first of these; setup does.
     """
     if ctx.invoked_subcommand is not None:
         return

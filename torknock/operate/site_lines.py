@@ -8,7 +8,7 @@ from pathlib import Path
 from torknock.kernel.places import PLAIN_SOCKET, SITE_SOCKET, TUNNEL_SOCKET
 
 _NGINX = """\
-listen unix:{site} ssl proxy_protocol;
+listen unix:{site} ssl{http2} proxy_protocol;
 listen unix:{plain} proxy_protocol;
 location = /{path} {{
     if ($request_method != GET) {{
@@ -36,10 +36,15 @@ location = /{path} {{
 """What is no client's goes to `unknown`, so that the site answers it as it answers any path that it does not have."""
 
 
-def nginx_lines(directory: Path, path: str) -> str:
-    """The lines for the `server` block of nginx whose name clients send, for a site in *directory*."""
+def nginx_lines(directory: Path, path: str, http2: bool = False) -> str:
+    """The lines for the `server` block of nginx whose name clients send, for a site in *directory*.
+
+    With *http2* its `listen` says so, as those of its neighbours do.
+    """
     site, plain, tunnel = (directory / name for name in (SITE_SOCKET, PLAIN_SOCKET, TUNNEL_SOCKET))
-    return _NGINX.format(site=site, plain=plain, tunnel=tunnel, path=path, unknown=path[::-1])
+    return _NGINX.format(
+        site=site, plain=plain, tunnel=tunnel, path=path, unknown=path[::-1], http2=" http2" if http2 else ""
+    )
 
 
 def without_path(text: str) -> str:

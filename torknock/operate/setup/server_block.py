@@ -5,23 +5,33 @@ from __future__ import annotations
 import re
 from pathlib import PurePath
 
-from attrs import define
+from attrs import define, frozen
 
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{};]|(?:\\.|\$\{[^}]*\}|[^\s;{}\\])+""", re.DOTALL)
 """A comment, a string, a mark, or a word (nginx's own reader, ngx_conf_file.c)."""
+
+
+@frozen
+class ServerBlock:
+    """A `server` block that listens with TLS."""
+
+    at: int
+    """Behind its brace."""
+    http2: bool
+    """Whether a `listen` of it says so: visitors are offered HTTP/2 there."""
 
 
 @define
 class _Block:
     is_server: bool
     at: int
-    """Behind its brace."""
     has_tls: bool = False
+    http2: bool = False
 
 
-def blocks_with_tls(text: str) -> list[int]:
-    """Where the `server` blocks of *text* begin that listen with TLS: the places behind their braces."""
-    found: list[int] = []
+def blocks_with_tls(text: str) -> list[ServerBlock]:
+    """The `server` blocks of *text* that listen with TLS."""
+    found: list[ServerBlock] = []
     around: list[_Block] = []
     words: list[str] = []
     for token in _TOKEN.finditer(text):
@@ -33,11 +43,12 @@ def blocks_with_tls(text: str) -> list[int]:
             continue
         if word == "{":
             around.append(_Block(words == ["server"], token.end()))
-        elif word == ";" and around:
-            around[-1].has_tls |= words[:1] == ["listen"] and "ssl" in words[2:]
+        elif word == ";" and around and words[:1] == ["listen"] and "ssl" in words[2:]:
+            around[-1].has_tls = True
+            around[-1].http2 |= "http2" in words
         elif word == "}" and around:
             block = around.pop()
-            found += [block.at] if block.is_server and block.has_tls else []
+            found += [ServerBlock(block.at, block.http2)] if block.is_server and block.has_tls else []
         words = []
     return found
 

@@ -17,6 +17,7 @@ from torknock.operate.setup.changes import CannotChange, CannotSetUp, Change
 from torknock.operate.setup.config_files import read, rewrite
 from torknock.operate.setup.file_changes import File
 from torknock.operate.setup.programs import run
+from torknock.operate.setup.server_block import ServerBlock
 from torknock.operate.site_lines import nginx_lines, without_path
 
 _SNIPPETS = Path("/etc/nginx/snippets")
@@ -55,14 +56,14 @@ class SiteInclude:
         """Find the block, unless the snippet is included."""
         self.former = not self.is_needed()
         if not self.former:
-            text, at = _block_of(self.path)
-            self.added = server_block.addition(text, at, self.snippet)
+            text, block = _block_of(self.path)
+            self.added = server_block.addition(text, block.at, self.snippet)
 
     def make(self) -> None:
         """Add the line, have nginx test it, and reload nginx; what nginx refuses is taken out at once."""
         if not self.former:
-            text, at = _block_of(self.path)
-            rewrite(self.path, text[:at] + self.added + text[at:])
+            text, block = _block_of(self.path)
+            rewrite(self.path, text[: block.at] + self.added + text[block.at :])
         if reason := _refused():
             if not self.former:
                 rewrite(self.path, text)
@@ -98,10 +99,11 @@ class SiteInclude:
 def include_changes(config: Path, suffix: str, site: Path, path: str) -> list[Change]:
     """What has the `server` block in *config* be the site in the directory *site*, with this secret *path*.
 
-    *suffix* is that of the tor's `Place`. Nothing if all is there.
+    *suffix* is that of the tor's `Place`. Nothing if all is there. Raises `CannotSetUp`.
     """
+    _, block = _block_of(str(config))
     snippet = _SNIPPETS / f"torknock{suffix}.conf"
-    file = File(str(snippet), nginx_lines(site, path), 0o600)
+    file = File(str(snippet), nginx_lines(site, path, block.http2), 0o600)
     include = SiteInclude(str(config), str(snippet), str(site / SITE_SOCKET))
     if file.is_needed():
         return [file, include]
@@ -115,8 +117,8 @@ def check_config(config: Path) -> None:
         raise CannotSetUp(f"nginx does not take its configuration as it is: {reason}", "mend that first")
 
 
-def _block_of(config: str) -> tuple[str, int]:
-    """The text of the file, and where its block begins. Raises `CannotSetUp` unless there is exactly one."""
+def _block_of(config: str) -> tuple[str, ServerBlock]:
+    """The text of the file, and its block. Raises `CannotSetUp` unless there is exactly one."""
     if (text := read(config)) is None:
         raise CannotSetUp(f"there is no file {config}", "name the file of your site's server block")
     blocks = server_block.blocks_with_tls(text)

@@ -15,7 +15,7 @@ from tests.unit.channel import peer
 from torknock.operate.setup import site_include
 from torknock.operate.setup.changes import CannotChange, CannotSetUp
 from torknock.operate.setup.record import Record
-from torknock.operate.setup.server_block import blocks_with_tls
+from torknock.operate.setup.server_block import ServerBlock, blocks_with_tls
 from torknock.operate.setup.site_directory import SiteDirectory
 from torknock.operate.setup.site_include import check_config, include_changes
 
@@ -119,6 +119,14 @@ class IncludeTests(IncludeCase):
         self.assertEqual(self.undo(), [])
         self.assertEqual((self.listens, self.serves("https.sock"), self.written()), (False, True, self.before))
 
+    def test_a_site_that_offers_http_2_offers_it_to_those_who_take_a_connection_over(self) -> None:
+        """The added `listen` has the neighbour's word, also on a second run."""
+        self.config.write_text(self.config.read_text().replace(" ssl;\n    server", " ssl http2;\n    server"))
+        self.start()
+        self.set_up()
+        self.assertIn("site.sock ssl http2 proxy_protocol;", (self.host / "snippets" / "torknock.conf").read_text())
+        self.assertEqual(include_changes(self.config, "", self.sockets, _PATH), [])
+
     def test_the_directory_of_the_sockets_is_removed_after_nginx_has_left_it(self) -> None:
         """An undo goes backwards: the include, the snippet, the directory."""
         self.start()
@@ -138,6 +146,28 @@ class IncludeTests(IncludeCase):
         self.assertRegex(told, r"nginx would not take the site's lines.*duplicate location")
         self.assertNotIn(_PATH, told)
         self.assertEqual((self.listens, self.serves("https.sock"), self.written()), (False, True, before))
+
+    def test_sockets_that_nginx_cannot_make_are_noticed_before_it_is_reloaded(self) -> None:
+        """Their directory is missing; the site stays."""
+        self.start()
+        self.sockets.rmdir()
+        told = str(self.assertRaises(CannotChange, self.set_up))
+        self.assertRegex(told, r"nginx would not take .*bind\(\) to unix:.*failed")
+        self.assertEqual((self.serves("https.sock"), self.written()), (True, self.before))
+
+    def test_two_bridges_can_have_one_site(self) -> None:
+        """Each has its own snippet and sockets; one that is undone leaves the other's."""
+        self.start()
+        self.set_up()
+        second, sockets = Record(self.record_path.with_name("setup-b.json")), self.host / "run-b"
+        sockets.mkdir()
+        with second.locked(), second.making(include_changes(self.config, "-b", sockets, _PATH.swapcase())):
+            pass
+        self.assertTrue(self.listens and (sockets / "site.sock").exists())
+        self.assertEqual((self.undo(), self.listens, (sockets / "site.sock").exists()), ([], False, True))
+        with second.locked():
+            self.assertEqual(list(second.undo()), [])
+        self.assertEqual((self.serves("https.sock"), self.written()), (True, self.before))
 
     def test_an_nginx_that_does_not_run_is_not_changed(self) -> None:
         """It is said what to do."""
@@ -186,4 +216,4 @@ class ConfigTests(IncludeCase):
     def test_a_block_on_one_line_is_found(self) -> None:
         """With what stands around it."""
         text = "http { server{listen 443 ssl;} upstream u { server a; } } # server { listen 1 ssl; }"
-        self.assertEqual([text[at:] for at in blocks_with_tls(text)], [text[text.index("listen") :]])
+        self.assertEqual(blocks_with_tls(text), [ServerBlock(text.index("listen"), http2=False)])
