@@ -38,6 +38,7 @@ http {{
     server {{
         listen 127.0.0.1:8443 ssl;
         server_name {name};
+        ssl_protocols TLSv1.2;
         ssl_certificate /etc/nginx/certificate.pem;
         ssl_certificate_key /etc/nginx/key.pem;
     }}
@@ -148,21 +149,27 @@ class BridgeTests(Case):
         self.assertIn("nothing is to be changed", self.told)
 
     def test_a_site_is_prepared_then_added_to_the_operators_nginx_and_all_of_it_undone(self) -> None:
-        """Before nginx has its lines that is no failure; with them, lines of channel web are pinned to it at once."""
+        """Before nginx has its lines that is no failure; with them, a site without TLS 1.3 is one."""
         config = self.start_nginx()
-        before = config.read_bytes()
         self.set_up()
         self.set_up("--site")
         self.assertIn("torknock site > /etc/nginx/snippets/torknock.conf", self.told)
         self.assertIn("listen unix:/run/torknock-site/site.sock ssl", self.torknock("site"))
-        self.set_up("--site-config", "/etc/nginx/nginx.conf")
+        asked = ("setup", "bridge", "--address", self.bridge.address, "--yes", "--site-config", "/etc/nginx/nginx.conf")
+        self.torknock(*asked, status=1)
         self.assertEqual(self.told.count("nothing is to be changed"), 1)
+        self.assertRegex(self.told, r"not ok +site +it speaks TLSv1.2")
+        config.write_text(config.read_text().replace("TLSv1.2;", "TLSv1.2 TLSv1.3;"))
+        self.debian.run("nginx", "-s", "reload")
+        doctor = ("torknock", "doctor", "bridge")
+        self.assertTrue(wait_for(lambda: "speaks TLSv1.2" not in self.debian.run(*doctor).stdout, 60))
         self.assertIs(parse_bridge_line(self.torknock("line", "add", "alice", "--sni", NAME)).line.channel, Channel.WEB)
-        self.set_up("--site-config", "/etc/nginx/nginx.conf")
+        self.torknock(*asked)
         self.assertEqual(self.told.count("nothing is to be changed"), 2)
         self.torknock("setup", "--undo", "--yes")
         left = [self.debian.path(each).exists() for each in ("/run/torknock-site", "/etc/nginx/snippets/torknock.conf")]
-        self.assertEqual((config.read_bytes(), left), (before, [False, False]))
+        without = _NGINX.format(name=NAME).replace("TLSv1.2;", "TLSv1.2 TLSv1.3;")
+        self.assertEqual((config.read_text(), left), (without, [False, False]))
 
     def start_nginx(self) -> Path:
         """nginx with a site on the machine; its configuration."""

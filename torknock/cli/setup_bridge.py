@@ -184,8 +184,8 @@ def _warn_of_ignored(names: list[str], posture: Posture) -> None:
 def _conclude(line: str, asked: _Options, control: str, password: str | None) -> bool:
     """Show what the doctor finds, and what to do next. A line that opens nothing yet is not drawn.
 
-    Returns whether the bridge has a site. That its web server does not answer is no fault where a site was *asked* for:
-    what to do next is about just that.
+    Returns whether the bridge has a site. That its web server does not answer is no fault where a site was *asked* for
+    without a file of its configuration: what to do next is about just that.
     """
     from torknock.cli.doctor import run
     from torknock.cli.findings import in_text
@@ -196,7 +196,7 @@ def _conclude(line: str, asked: _Options, control: str, password: str | None) ->
     wanting = [finding for finding in findings if finding.state is not State.OK]
     if wanting:
         click.echo(in_text(wanting), err=True)
-    harmless = _HARMLESS | {"site"} if asked.site else _HARMLESS
+    harmless = _HARMLESS | {"site"} if asked.site and asked.site_config is None else _HARMLESS
     if any(it.state is State.NOT_OK and it.name not in harmless for it in wanting):
         click.echo(_NOT_YET.format(name=asked.name), err=True)
         raise click.exceptions.Exit(1)
