@@ -38,7 +38,7 @@ from torknock.bridge.site_relay import strangers_link
 from torknock.channel import tls_server
 from torknock.channel.browser import Browser
 from torknock.channel.hello import BrowserHello, OpenSSLHello
-from torknock.channel.interfaces import ChannelFailed, NotProved
+from torknock.channel.interfaces import ChannelFailed, NotProved, NotServed
 from torknock.channel.shapes import Shapes
 from torknock.channel.tls_server import ServerTLS
 from torknock.channel.web import ClientWeb
@@ -92,12 +92,16 @@ class Accepting(Factory[Any]):
         self.site, self.lines = site, lines
         self.upper: Callable[[], Any] = Echo
         self.proved: list[Deferred[int]] = []
+        self.errors: list[type[Exception] | None] = []
 
     def buildProtocol(self, addr: object) -> Any:
         lower, proved = self.site.accept(self.lines, ISN, self.upper())
         self.proved.append(proved)
-        proved.addErrback(lambda failure: failure.trap(NotProved) and None)
+        proved.addErrback(self._failed)
         return lower
+
+    def _failed(self, failure: Failure) -> None:
+        self.errors.append(failure.trap(NotProved, NotServed))
 
 
 class SiteCase(TestCase):
@@ -464,6 +468,7 @@ class FaultTests(SiteCase):
         assert client.lost is not None
         self.assertTrue(client.lost.check(ConnectionLost))
         self.assertEqual(self.failures, 1)
+        self.assertEqual(self.accepting.errors, [NotServed])  # no client is suspected
         self.assertIn(f"cannot connect to {self.directory / SITE_SOCKET}: No such file", self.site.tell_trouble())
         await deferToThread(self.nginx.start, self.directory / SITE_SOCKET)
         self.trusting()
