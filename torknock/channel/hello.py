@@ -10,6 +10,7 @@ from OpenSSL import SSL
 from twisted.logger import Logger
 
 from torknock.channel.browser import Browser, NoBrowser
+from torknock.channel.interfaces import CannotOpen
 from torknock.channel.openssl_tls import OpenSSLTLS
 from torknock.channel.side import TLS
 from torknock.channel.tls import ALPN, tls_1_3
@@ -22,7 +23,7 @@ class Hello(Protocol):
     """Whose ClientHello it is."""
 
     def begin(self, line: Line) -> TLS:
-        """TLS for a connection to the bridge of *line*. Raises `OSError`."""
+        """TLS for a connection to the bridge of *line*. Raises `CannotOpen`."""
 
 
 def offered(line: Line) -> tuple[str, ...]:
@@ -73,7 +74,10 @@ class BrowserHello:
     def begin(self, line: Line) -> TLS:
         """See `Hello.begin`."""
         trust = None if line.pin else self.trusting.get_cert_store()
-        return self._browser.connection(line.sni, offered(line), trust)
+        try:
+            return self._browser.connection(line.sni, offered(line), trust)
+        except OSError as error:
+            raise CannotOpen(error.strerror or "no key log") from error
 
 
 def usual_hello(shuffle: Callable[[list[bytes]], None]) -> Hello:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from zope.interface import implementer
 
 from torknock.channel.hello import Hello
-from torknock.channel.interfaces import CannotOpen, ChannelFailed, IClientChannel
+from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.peer_certificate import wrong_peer
 from torknock.channel.pump import TLSPump
 from torknock.channel.shapes import Shapes
@@ -57,12 +57,8 @@ class ClientTLS:
 
         Raises `CannotOpen`.
         """
-        try:
-            tls = self._hello.begin(line)
-        except OSError as error:
-            raise CannotOpen(error.strerror or "no key log") from error
         carry = self._carry_shaped if line.shape else self._carry_plain
-        side = _Client(tls, Dialled(line, isn, host), carry, upper)
+        side = _Client(self._hello.begin(line), Dialled(line, isn, host), carry, upper)
         return side.pump, side.opened.addTimeout(HANDSHAKE_WITHIN, self._clock, _too_late)
 
     def _carry_plain(self, pump: TLSPump, proved: bytes, upper: IProtocol) -> None:

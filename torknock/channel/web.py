@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from zope.interface import implementer
 
 from torknock.channel.hello import Hello
-from torknock.channel.interfaces import CannotOpen, ChannelFailed, IClientChannel
+from torknock.channel.interfaces import ChannelFailed, IClientChannel
 from torknock.channel.peer_certificate import wrong_peer
 from torknock.channel.pump import TLSPump
 from torknock.channel.shapes import Shapes
@@ -57,11 +57,8 @@ class ClientWeb:
 
         Raises `CannotOpen`.
         """
-        try:
-            tls = self._hello.begin(line)
-        except OSError as error:
-            raise CannotOpen(error.strerror or "no key log") from error
-        side = _Client(tls, Dialled(line, isn, host), self._chance.randbytes(NONCE), self._shapes, upper)
+        nonce = self._chance.randbytes(NONCE)
+        side = _Client(self._hello.begin(line), Dialled(line, isn, host), nonce, self._shapes, upper)
         return side.pump, side.opened.addTimeout(ANSWER_WITHIN, self._clock, _too_late)
 
 
