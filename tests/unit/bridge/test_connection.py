@@ -13,7 +13,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -22,6 +22,7 @@ from twisted.trial.unittest import TestCase
 from pluggable.arrivals import ORPortFactory
 from pluggable.environment import ServerEnvironment
 from pluggable.relay import Links, Single
+from tests.support.recording import Client
 from tests.unit.channel import peer
 from torknock.bridge.accept import Listener
 from torknock.bridge.connection import Parts, accept_all
@@ -88,22 +89,6 @@ class TorFactory(Factory[Any]):
         made = Tor()
         made.factory = self
         return made
-
-
-class Client(Protocol):
-    """Keeps what happens to it."""
-
-    transport: Any
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.lost: Failure | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = reason
 
 
 class ConnectionTests(TestCase):

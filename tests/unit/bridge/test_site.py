@@ -22,7 +22,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
@@ -31,6 +31,7 @@ from twisted.trial.unittest import TestCase
 
 from pluggable.relay import Single
 from tests.support.nginx import NAME, PAGE, Nginx
+from tests.support.recording import Client
 from tests.unit.channel import peer
 from torknock.bridge import site_channel, site_tunnel
 from torknock.bridge.site_channel import Site
@@ -65,22 +66,6 @@ class Echo(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data)
-
-
-class Client(Protocol):
-    """Keeps what happens to it."""
-
-    transport: Any
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.lost: Failure | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = reason
 
 
 class Accepting(Factory[Any]):
